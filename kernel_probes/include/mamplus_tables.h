@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Keys and values of the maps that user space writes and the probes read.
+ *
+ * A generation lives in one of MAMPLUS_SIDES sets of inner maps; `active` names the
+ * set and its generation in one 8-byte word, so one map update swaps all tables at once.
+ */
+#ifndef MAMPLUS_TABLES_H
+#define MAMPLUS_TABLES_H
+
+#include "mamplus_events.h"
+
+#define MAMPLUS_SIDES 2
+#define MAMPLUS_KNOWN_MAX 65536		/* files whose SHA-256 is remembered (LRU) */
+#define MAMPLUS_HELD_MAX 4096		/* starts that may wait at one time */
+#define MAMPLUS_GUARD_MAX 64
+#define MAMPLUS_EVENTS_BYTES (1 << 20)	/* the events ring */
+#define MAMPLUS_HOLDS_BYTES (1 << 18)	/* the holds ring: 4096 holds */
+#define MAMPLUS_DOMAIN_LABELS 32	/* suffixes asked of one DNS name */
+
+/* Key of `known`: which file. Its value is compared with the file before it is believed. */
+struct mamplus_file_key {
+	unsigned long long dev;
+	unsigned long long ino;
+};
+
+struct mamplus_known {
+	unsigned long long size;
+	long long ctime_s;
+	unsigned int ctime_ns;
+	unsigned int pad;
+	unsigned char sha256[MAMPLUS_SHA256_LEN];
+};
+
+/* Value of every BLE table: which entry, and what it says. */
+struct mamplus_hit {
+	unsigned int slot;		/* index of the entry in the generation's file */
+	unsigned short verdict;		/* enum mamplus_verdict */
+	unsigned short flags;		/* MAMPLUS_HIT_ */
+};
+
+#define MAMPLUS_HIT_EXACT_ONLY 0x1	/* domain: the name itself, not its sub-domains */
+
+struct mamplus_addr_key {
+	unsigned char addr[MAMPLUS_ADDR_LEN];
+};
+
+/* LPM key; an IPv4 prefix of n bits has prefixlen 96 + n. */
+struct mamplus_cidr_key {
+	unsigned int prefixlen;
+	unsigned char addr[MAMPLUS_ADDR_LEN];
+};
+
+/* Above the BLE: never refused. port_be 0 stands for every port. */
+struct mamplus_guard_key {
+	unsigned char addr[MAMPLUS_ADDR_LEN];
+	unsigned short port_be;
+	unsigned short pad;
+};
+
+/* The one element of `active`. */
+struct mamplus_active {
+	unsigned long long word;	/* generation << 1 | side */
+};
+
+enum mamplus_mode { MAMPLUS_MODE_ENFORCE = 0, MAMPLUS_MODE_MONITOR = 1 };
+
+/* Declared answer for a file whose SHA-256 could not be had. */
+enum mamplus_answer { MAMPLUS_ANSWER_ALLOW = 0, MAMPLUS_ANSWER_REFUSE = 1 };
+
+/* The one element of `posture`, from the configuration and the signed policy. */
+struct mamplus_posture {
+	unsigned int mode;		/* enum mamplus_mode */
+	unsigned int on_responder_down;	/* enum mamplus_answer: nobody is there to hash */
+	unsigned int on_deadline;	/* enum mamplus_answer: hashing took too long */
+	unsigned int deadline_ms;
+	unsigned int responder_stale_ms;	/* heartbeat older than this: nobody is there */
+	unsigned int report_allowed;	/* 1: connects that nothing forbids are reported too */
+};
+
+/* Value of `held`: a start that waits, by tgid. */
+struct mamplus_held {
+	unsigned long long boot_ns;
+	unsigned long long start_ns;	/* task_struct.start_boottime: a reused pid differs */
+	struct mamplus_file file;
+};
+
+/* The one element of `heartbeat`, memory-mapped by its writers; CLOCK_BOOTTIME. */
+struct mamplus_heartbeat {
+	unsigned long long responder_ns;
+	unsigned long long agent_ns;
+};
+
+/* The one element of `waiting`, memory-mapped: 1 while the agent sleeps without a timer. */
+struct mamplus_waiting {
+	unsigned long long agent_waits;
+};
+
+/* Index of the per-CPU array `counters`. produced + lost is what happened. */
+enum mamplus_counter {
+	MAMPLUS_C_PRODUCED = 0,		/* records put into the events ring */
+	MAMPLUS_C_LOST = 1,		/* records for which the events ring had no room */
+	MAMPLUS_C_REFUSED = 2,		/* refusals, kills and drops, reported or not */
+	MAMPLUS_C_HELD = 3,		/* starts that waited */
+	MAMPLUS_C_HOLD_LOST = 4,	/* starts that could not wait: the declared answer was used */
+	MAMPLUS_C_DECLARED = 5,		/* declared answers given */
+	MAMPLUS_C_MAX = 6,
+};
+
+/* Argument and result of the syscall program `mamplus_answer`. */
+struct mamplus_answer_args {
+	unsigned int tgid;
+	unsigned int hashed;		/* 1: `known` holds the file; 0: deadline passed, use the declared answer */
+	unsigned int refuse;		/* out: 1 kill, 0 let it go on */
+	unsigned int found;		/* out: 0 when nothing waits under this tgid */
+};
+
+_Static_assert(sizeof(struct mamplus_known) == 56, "hole in mamplus_known");
+_Static_assert(sizeof(struct mamplus_hit) == 8, "hole in mamplus_hit");
+_Static_assert(sizeof(struct mamplus_cidr_key) == 20, "hole in mamplus_cidr_key");
+_Static_assert(sizeof(struct mamplus_guard_key) == 20, "hole in mamplus_guard_key");
+_Static_assert(sizeof(struct mamplus_held) == 56, "hole in mamplus_held");
+_Static_assert(sizeof(struct mamplus_posture) == 24, "hole in mamplus_posture");
+#endif

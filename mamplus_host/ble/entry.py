@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One entry of the BLE, its kinds, and the one canonical spelling of each kind's values.
+
+Both sides use this module: the enterprise to accept what an administrator types,
+the device to look up what a probe saw. Values are canonical past `canonical`.
+"""
+
+import re
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+import msgspec
+
+from mamplus_host.errors import ConfigInvalid
+from mamplus_host.verdicts import Severity, Verdict
+
+MAX_TEXT_BYTES = 4096  # reason, message, source, link: each
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+
+
+class Kind(IntEnum):
+    """Entry kinds; the numbers are on disk, so they are never renumbered or reused."""
+
+    SHA256 = 1
+    IP = 2
+    CIDR = 3
+    DOMAIN = 4
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the list. Text fields are shown to people and never matched on."""
+
+    id: int  # unique within an enterprise, 1 to 2**63 - 1; stays with the entry through generations
+    kind: Kind
+    value: str  # canonical, see `canonical`
+    verdict: Verdict  # ALLOW, BLOCK or SUSPECT
+    severity: Severity = Severity.HIGH
+    confidence: int = 100  # 0-100
+    valid_until: int = 0  # seconds since the epoch; 0: no end
+    source: str = ""  # feed or administrator
+    reason: str = ""  # for administrators
+    message: str = ""  # shown to the person who carries the device
+    link: str = ""
+
+
+def parse_kind(text: str) -> Kind:
+    """Return the kind named `text` (any case); ConfigInvalid lists the names."""
+    try:
+        return Kind[text.strip().upper()]
+    except KeyError:
+        names = ", ".join(kind.name.lower() for kind in Kind)
+        raise ConfigInvalid(f"unknown kind {text!r}; want one of: {names}") from None
+
+
+def canonical(kind: Kind, text: str) -> str:
+    """Return the one spelling of `text` under which `kind` is stored and looked up.
+
+    sha256: 64 lower-case hex digits. ip: compressed, IPv4-mapped IPv6 as IPv4. cidr:
+    network address with zero host bits. domain: lower case, IDNA A-labels (RFC 5891),
+    no trailing dot; a leading `=` means the name alone, without its sub-domains.
+
+    Raises ConfigInvalid, naming what was seen and what was wanted.
+    """
+    text = text.strip()
+    return {Kind.SHA256: _sha256, Kind.IP: _ip, Kind.CIDR: _cidr, Kind.DOMAIN: _domain}[kind](text)
+
+
+def _sha256(text: str) -> str:
+    value = text.lower()
+    if not _SHA256.fullmatch(value):
+        raise ConfigInvalid(f"{text!r} is no SHA-256; want 64 hex digits, as printed by sha256sum")
+    return value
+
+
+def unmapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """Return `address`, as IPv4 where it is IPv4-mapped IPv6."""
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped if mapped is not None else address
+
+
+def _ip(text: str) -> str:
+    try:
+        return str(unmapped(ip_address(text)))
+    except ValueError:
+        raise ConfigInvalid(f"{text!r} is no IP address; want one like 203.0.113.7 or 2001:db8::7") from None
+
+
+def _cidr(text: str) -> str:
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        raise ConfigInvalid(f"{text!r} is no network; want one like 203.0.113.0/24 or 2001:db8::/32") from None
+    if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None and network.prefixlen >= 96:
+        return str(IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96)))
+    return str(network)
+
+
+def _domain(text: str) -> str:
+    exact, name = ("=", text[1:]) if text.startswith("=") else ("", text)
+    name = name.rstrip(".").lower()
+    try:
+        name = name if name.isascii() else name.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise ConfigInvalid(f"{text!r} cannot be written in IDNA; want a DNS name like bad.example") from None
+    labels = name.split(".")
+    if len(name) > 253 or len(labels) < 2 or not all(_LABEL.fullmatch(label) for label in labels):
+        raise ConfigInvalid(f"{text!r} is no DNS name; want one like bad.example, or =bad.example without sub-domains")
+    return exact + name
+
+
+def address_key(text: str) -> bytes:
+    """Return the 16 bytes under which a canonical address is stored: IPv6, IPv4 as ::ffff:a.b.c.d."""
+    address = ip_address(text)
+    packed = address.packed
+    return packed if len(packed) == 16 else b"\0" * 10 + b"\xff\xff" + packed
+
+
+def cidr_key(text: str) -> tuple[int, bytes]:
+    """Return (prefix length 0-128, 16 bytes) of a canonical network; an IPv4 /n is 96 + n."""
+    network = ip_network(text)
+    offset = 96 if isinstance(network, IPv4Network) else 0
+    return network.prefixlen + offset, address_key(str(network.network_address))
+
+
+_FNV_OFFSET, _FNV_PRIME, _MASK64 = 0xCBF29CE484222325, 0x100000001B3, (1 << 64) - 1
+
+
+def domain_hash(name: str) -> int:
+    """Return FNV-1a 64 over the name's bytes from the last to the first.
+
+    From the end, so that one pass over a name meets the hash of each of its suffixes:
+    the kernel stops at every dot and asks. The same loop stands in `packet.bpf.c`.
+    """
+    value = _FNV_OFFSET
+    for byte in reversed(name.encode("ascii")):
+        value = ((value ^ byte) * _FNV_PRIME) & _MASK64
+    return value

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's configuration: one TOML file, read once at start.
+
+Unknown keys are errors that name the nearest known key. Every bound of a buffer,
+queue or spool stands here, with its unit in its name.
+"""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from mamplus_host.errors import ConfigInvalid
+
+DEFAULT_CONFIG = Path("/etc/mamplus/agent.toml")
+CGROUP2_MOUNTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
+
+
+class Scope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the agent enforces on."""
+
+    cgroup: str = "/"  # cgroup v2 path below its mount; production: the root or the professional slice
+    netns: tuple[str, ...] = ()  # names under /run/netns where our chains are kept; empty: the agent's own
+
+
+class Paths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    state: str = "/var/lib/mamplus"  # survives reboots: BLE, keys, outbox, vault, journal
+    run: str = "/run/mamplus"  # control socket, locks
+    bpffs: str = "/sys/fs/bpf/mamplus"  # pinned links, programs and maps
+
+
+class Agent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    mode: Literal["enforce", "monitor"] = "enforce"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class ExecPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Declared answers of the exec control for a file whose SHA-256 cannot be had."""
+
+    on_responder_down: Literal["allow", "refuse"] = "refuse"
+    on_deadline: Literal["allow", "refuse"] = "refuse"
+    deadline_ms: int = 5000  # hashing of one file; 1 GiB takes about 2 s on a slow device
+
+
+class SuspicionPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is done with a suspected program until the enterprise answers."""
+
+    hold: Literal["freeze", "watch"] = "freeze"
+    deadline_s: int = 86_400  # nobody answered by then, offline included:
+    on_deadline: Literal["release", "kill"] = "release"
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    outbox_bytes: int = 64 << 20  # above: the oldest of the lowest severity go first, counted
+    journal_bytes: int = 64 << 20
+    vault_bytes: int = 1 << 30
+    protected_file_bytes: int = 256 << 20  # one file; larger ones are refused by `protect`
+    recent_events: int = 2000  # kept in memory for `mamplus events` and `alerts`
+    lineage_tasks: int = 4096  # processes remembered, least recently seen first out
+    pending_analyses: int = 4096  # events between collector and analyzer (Request_analysis)
+
+
+class Uplink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    connect_timeout_s: float = 5.0
+    poll_s: int = 50  # one long poll for "generation N exists"; the enterprise holds it at most this long
+    retry_min_s: float = 0.5
+    retry_max_s: float = 60.0
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    scope: Scope = Scope()
+    paths: Paths = Paths()
+    agent: Agent = Agent()
+    exec: ExecPolicy = ExecPolicy()
+    suspicion: SuspicionPolicy = SuspicionPolicy()
+    limits: Limits = Limits()
+    uplink: Uplink = Uplink()
+
+    @property
+    def state(self) -> Path:
+        return Path(self.paths.state)
+
+    @property
+    def run(self) -> Path:
+        return Path(self.paths.run)
+
+    @property
+    def bpffs(self) -> Path:
+        return Path(self.paths.bpffs)
+
+    @property
+    def control_socket(self) -> Path:
+        return self.run / "control.sock"
+
+
+def load(path: Path) -> Config:
+    """Return the configuration in `path`; ConfigInvalid says what was seen, wanted, and the way out."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise ConfigInvalid(f"no configuration at {str(path)!r}; write one, or name it with --config FILE") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigInvalid(f"cannot read {str(path)!r}: {error}; want a readable TOML file") from None
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigInvalid(f"{path}: not TOML: {error}") from None
+    return parse(raw, where=str(path))
+
+
+def parse(raw: dict[str, Any], *, where: str = "configuration") -> Config:
+    """Return the configuration in `raw`, the tables of a TOML file."""
+    _refuse_unknown_keys(raw, Config, where)
+    try:
+        return msgspec.convert(raw, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigInvalid(f"{where}: {error}") from None
+
+
+def _refuse_unknown_keys(raw: dict[str, Any], model: Any, where: str) -> None:
+    fields = {field.name: field.type for field in msgspec.structs.fields(model)}
+    for key, value in raw.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1, cutoff=0.0)[0]
+            known = ", ".join(sorted(fields))
+            raise ConfigInvalid(f"{where}: unknown key {key!r}; did you mean {near!r}? known here: {known}")
+        if isinstance(value, dict):
+            _refuse_unknown_keys(value, fields[key], f"{where}: [{key}]")
+
+
+def cgroup_dir(config: Config) -> Path:
+    """Return the directory of the scope's cgroup; ConfigInvalid when there is none.
+
+    Both spellings are taken: below the cgroup v2 mount ("/apps"), and the whole path
+    ("/sys/fs/cgroup/apps").
+    """
+    mount = next((Path(m) for m in CGROUP2_MOUNTS if (Path(m) / "cgroup.controllers").exists()), None)
+    if mount is None:
+        raise ConfigInvalid("no cgroup v2 hierarchy is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup")
+    name = config.scope.cgroup
+    given = Path(name)
+    path = given if given.is_relative_to(mount) else mount / name.lstrip("/")
+    if not (path / "cgroup.procs").exists():
+        raise ConfigInvalid(f"[scope] cgroup = {name!r}: no cgroup at {str(path)!r}; create it with mkdir")
+    return path

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was seen: the nouns that move from the collector to the analyzer.
+
+Raw bytes stop at `collector/decode.py`; past it there are numbers, addresses and text.
+Every event carries a `Head`; the other fields are its own. `Alert` in the original
+design is an event that the collector hands on.
+"""
+
+from ipaddress import IPv4Address, IPv6Address
+
+import msgspec
+
+from mamplus_host.verdicts import Verdict
+
+Address = IPv4Address | IPv6Address
+NO_SLOT = 0xFFFFFFFF
+
+
+class Head(msgspec.Struct, frozen=True, gc=False):
+    """First part of every event; field order is that of `struct mamplus_head`."""
+
+    boot_ns: int  # CLOCK_BOOTTIME; not comparable across reboots
+    cgroup_id: int  # cgroup v2 inode number
+    generation: int  # of the BLE that the kernel asked; 0: none was loaded
+    tgid: int
+    ppid: int
+    uid: int
+    slot: int  # BLE entry that decided in the kernel, NO_SLOT when none did
+    flags: int  # MAMPLUS_F_ of mamplus_events.h
+    verdict: Verdict
+    comm: str  # the task picks this: show it, never match policy on it
+
+
+class File(msgspec.Struct, frozen=True, gc=False):
+    """A file's identity: while all five agree, it is the file that was hashed."""
+
+    dev: int  # kernel dev_t: major << 20 | minor
+    ino: int
+    size: int  # bytes
+    ctime_s: int
+    ctime_ns: int
+    mode: int = 0  # st_mode
+
+
+class Exec(msgspec.Struct, frozen=True, gc=False):
+    """A program was started: `sched_process_exec`. `held` events are the answers to starts that waited."""
+
+    head: Head
+    file: File
+    sha256: str  # lower-case hex; "" when unknown
+    path: str  # as given to execve, undecodable bytes as surrogates: may be relative or a link
+    held: bool = False
+    waited_ns: int = 0  # held only
+
+
+class Fork(msgspec.Struct, frozen=True, gc=False):
+    """`head` is the parent's."""
+
+    head: Head
+    child_tgid: int
+
+
+class Exit(msgspec.Struct, frozen=True, gc=False):
+    head: Head
+    exit_code: int  # as in wait(2): signal in the low 7 bits, status << 8
+
+
+class Connect(msgspec.Struct, frozen=True, gc=False):
+    """connect(2), or (`unconnected`) sendto(2) and kin with an address."""
+
+    head: Head
+    address: Address  # IPv4-mapped IPv6 is shown as IPv4
+    port: int  # host order
+    protocol: int  # IPPROTO_
+    unconnected: bool
+
+
+class Packet(msgspec.Struct, frozen=True, gc=False):
+    """A packet that netfilter refused (`Read_packets`). Its head's task is not evidence."""
+
+    head: Head
+    source: Address
+    destination: Address
+    sport: int
+    dport: int
+    protocol: int
+
+
+class DnsQuery(msgspec.Struct, frozen=True, gc=False):
+    """A DNS query that was refused."""
+
+    head: Head
+    server: Address
+    name: str  # lower case, no trailing dot
+
+
+class FileChange(msgspec.Struct, frozen=True, gc=False):
+    """A protected file was touched, as told by fanotify or inotify; made in user space."""
+
+    boot_ns: int
+    path: str
+    changes: tuple[str, ...]  # of: modify, attrib, delete, moved-away, moved-over, created, close-write
+    tgid: int  # 0 when the tier cannot say (inotify)
+
+
+Event = Exec | Fork | Exit | Connect | Packet | DnsQuery | FileChange
