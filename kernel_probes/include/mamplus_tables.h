@@ -12,11 +12,10 @@
 
 #define MAMPLUS_SIDES 2
 #define MAMPLUS_KNOWN_MAX 65536		/* files whose SHA-256 is remembered (LRU) */
-#define MAMPLUS_HELD_MAX 4096		/* starts that may wait at one time */
+#define MAMPLUS_HELD_MAX 1024		/* starts that may wait at one time: 0.5 MB, allocated at load */
 #define MAMPLUS_GUARD_MAX 64
 #define MAMPLUS_EVENTS_BYTES (1 << 20)	/* the events ring */
-#define MAMPLUS_HOLDS_BYTES (1 << 18)	/* the holds ring: 4096 holds */
-#define MAMPLUS_DOMAIN_LABELS 32	/* suffixes asked of one DNS name */
+#define MAMPLUS_HOLDS_BYTES (1 << 17)	/* the holds ring: as many as may wait, 64 bytes each, twice */
 
 /* Key of `known`: which file. Its value is compared with the file before it is believed. */
 struct mamplus_file_key {
@@ -28,18 +27,28 @@ struct mamplus_known {
 	unsigned long long size;
 	long long ctime_s;
 	unsigned int ctime_ns;
-	unsigned int pad;
+	unsigned int flags;		/* MAMPLUS_KNOWN_ */
 	unsigned char sha256[MAMPLUS_SHA256_LEN];
 };
+
+/*
+ * Good for the start that waits, not for the next one: the file may change without a trace in
+ * size and ctime (written in the same clock tick; or on tmpfs, through a shared mapping).
+ */
+#define MAMPLUS_KNOWN_ONCE 0x1
 
 /* Value of every BLE table: which entry, and what it says. */
 struct mamplus_hit {
 	unsigned int slot;		/* index of the entry in the generation's file */
 	unsigned short verdict;		/* enum mamplus_verdict */
-	unsigned short flags;		/* MAMPLUS_HIT_ */
+	unsigned short pad;
 };
 
-#define MAMPLUS_HIT_EXACT_ONLY 0x1	/* domain: the name itself, not its sub-domains */
+/*
+ * Key of the domain table: domain_hash() of the name, for it and its sub-domains; the
+ * complement of that for an entry that means the name alone.
+ */
+#define MAMPLUS_DOMAIN_EXACT_ONLY 0x1	/* in a domain record of a BLE file */
 
 struct mamplus_addr_key {
 	unsigned char addr[MAMPLUS_ADDR_LEN];
@@ -83,12 +92,15 @@ struct mamplus_held {
 	unsigned long long boot_ns;
 	unsigned long long start_ns;	/* task_struct.start_boottime: a reused pid differs */
 	struct mamplus_file file;
+	struct mamplus_exec exec;	/* the record of the start: the answer's record is made from it */
 };
 
 /* The one element of `heartbeat`, memory-mapped by its writers; CLOCK_BOOTTIME. */
 struct mamplus_heartbeat {
 	unsigned long long responder_ns;
 	unsigned long long agent_ns;
+	unsigned int responder_tgid;	/* its exit stops the heartbeat at once */
+	unsigned int pad;
 };
 
 /* The one element of `waiting`, memory-mapped: 1 while the agent sleeps without a timer. */
@@ -107,18 +119,24 @@ enum mamplus_counter {
 	MAMPLUS_C_MAX = 6,
 };
 
-/* Argument and result of the syscall program `mamplus_answer`. */
+/* Context of the raw_tp program `mamplus_answer`, run by the responder through BPF_PROG_TEST_RUN. */
 struct mamplus_answer_args {
 	unsigned int tgid;
-	unsigned int hashed;		/* 1: `known` holds the file; 0: deadline passed, use the declared answer */
-	unsigned int refuse;		/* out: 1 kill, 0 let it go on */
-	unsigned int found;		/* out: 0 when nothing waits under this tgid */
+	unsigned int hashed;		/* 1: `known` holds the file; 0: it could not be had, use the declared answer */
+	unsigned long long boot_ns;	/* of the hold: a later start under the same tgid is another one */
 };
+
+/* Return value of `mamplus_answer`, bits. 0: nothing waits under this tgid. */
+#define MAMPLUS_REPLY_FOUND 0x1
+#define MAMPLUS_REPLY_KILL 0x2
+#define MAMPLUS_REPLY_CONT 0x4		/* it was stopped: let it go on */
 
 _Static_assert(sizeof(struct mamplus_known) == 56, "hole in mamplus_known");
 _Static_assert(sizeof(struct mamplus_hit) == 8, "hole in mamplus_hit");
 _Static_assert(sizeof(struct mamplus_cidr_key) == 20, "hole in mamplus_cidr_key");
 _Static_assert(sizeof(struct mamplus_guard_key) == 20, "hole in mamplus_guard_key");
-_Static_assert(sizeof(struct mamplus_held) == 56, "hole in mamplus_held");
+_Static_assert(sizeof(struct mamplus_held) == 464, "hole in mamplus_held");
+_Static_assert(sizeof(struct mamplus_heartbeat) == 24, "hole in mamplus_heartbeat");
+_Static_assert(sizeof(struct mamplus_answer_args) == 16, "hole in mamplus_answer_args");
 _Static_assert(sizeof(struct mamplus_posture) == 24, "hole in mamplus_posture");
 #endif

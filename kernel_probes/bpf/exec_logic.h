@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What is decided about a program that starts, apart from the hook that asks.
+ *
+ * exec_judge() fills a record and says what to do; the caller does it with the means of its
+ * hook (a signal at sched_process_exec; -EPERM in an LSM hook) and emits the record.
+ */
+#ifndef MAMPLUS_EXEC_LOGIC_H
+#define MAMPLUS_EXEC_LOGIC_H
+
+#include "ble.h"
+#include "record.h"
+
+#define MAMPLUS_NS_PER_MS 1000000ULL
+#define MAMPLUS_S_IWOTH 0002
+#define MAMPLUS_CTIME_NS_MASK 0x3fffffff	/* since 6.13 the top bit says that the time was asked for */
+
+enum exec_action { EXEC_GO_ON, EXEC_REFUSE, EXEC_ASK };
+
+/* Records too large for the 512 bytes of stack. Slot 0: hooks; slot 1: the answer program, run by one thread only. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct mamplus_held);
+} scratch SEC(".maps");
+
+static __always_inline struct mamplus_held *scratch_slot(__u32 slot)
+{
+	return bpf_map_lookup_elem(&scratch, &slot);
+}
+
+static __always_inline void fill_ctime(struct mamplus_file *file, struct inode *inode)
+{
+	struct inode___renamed *renamed = (void *)inode;
+	struct inode___discrete *discrete = (void *)inode;
+
+	if (bpf_core_field_exists(discrete->i_ctime_sec)) {
+		file->ctime_s = BPF_CORE_READ(discrete, i_ctime_sec);
+		file->ctime_ns = BPF_CORE_READ(discrete, i_ctime_nsec);
+	} else if (bpf_core_field_exists(renamed->__i_ctime)) {
+		file->ctime_s = BPF_CORE_READ(renamed, __i_ctime.tv_sec);
+		file->ctime_ns = BPF_CORE_READ(renamed, __i_ctime.tv_nsec);
+	} else {
+		file->ctime_s = BPF_CORE_READ(inode, i_ctime.tv_sec);
+		file->ctime_ns = BPF_CORE_READ(inode, i_ctime.tv_nsec);
+	}
+	file->ctime_ns &= MAMPLUS_CTIME_NS_MASK;
+}
+
+/* Returns the MAMPLUS_F_ that the file itself earns. */
+static __always_inline __u32 fill_file(struct mamplus_file *out, struct file *file)
+{
+	struct inode *inode = BPF_CORE_READ(file, f_inode);
+	umode_t parent_mode = BPF_CORE_READ(file, f_path.dentry, d_parent, d_inode, i_mode);
+	__u32 flags = 0;
+
+	out->dev = BPF_CORE_READ(inode, i_sb, s_dev);
+	out->ino = BPF_CORE_READ(inode, i_ino);
+	out->size = BPF_CORE_READ(inode, i_size);
+	out->mode = BPF_CORE_READ(inode, i_mode);
+	fill_ctime(out, inode);
+	if (BPF_CORE_READ(inode, i_nlink) == 0)
+		flags |= MAMPLUS_F_DELETED;
+	if (parent_mode & MAMPLUS_S_IWOTH)
+		flags |= MAMPLUS_F_WORLD_WRITABLE;
+	return flags;
+}
+
+/* The remembered SHA-256 of this very file, or NULL. */
+static __always_inline struct mamplus_known *believed(const struct mamplus_file *file)
+{
+	struct mamplus_file_key key = { .dev = file->dev, .ino = file->ino };
+	struct mamplus_known *entry = bpf_map_lookup_elem(&known, &key);
+
+	if (!entry || entry->size != file->size || entry->ctime_s != file->ctime_s || entry->ctime_ns != file->ctime_ns)
+		return NULL;
+	return entry;
+}
+
+/* Judge by content. PID 1 is never refused: without it there is no device. */
+static __always_inline enum exec_action judge_known(struct mamplus_exec *exec, const struct mamplus_known *entry)
+{
+	__u64 word = ble_word();
+
+	__builtin_memcpy(exec->sha256, entry->sha256, MAMPLUS_SHA256_LEN);
+	exec->head.generation = ble_generation(word);
+	take_hit(&exec->head, ble_ask(&ble_sha256, word, exec->sha256));
+	if (exec->head.tgid == 1)
+		return EXEC_GO_ON;
+	return refuse_blocked(&exec->head) ? EXEC_REFUSE : EXEC_GO_ON;
+}
+
+/* The policy's answer for a file whose content could not be had. */
+static __always_inline enum exec_action judge_declared(struct mamplus_exec *exec, __u32 answer)
+{
+	exec->head.generation = ble_generation(ble_word());
+	exec->head.flags |= MAMPLUS_F_DECLARED;
+	count(MAMPLUS_C_DECLARED);
+	if (answer != MAMPLUS_ANSWER_REFUSE || exec->head.tgid == 1)
+		return EXEC_GO_ON;
+	if (is_monitor()) {
+		exec->head.flags |= MAMPLUS_F_MONITOR;
+		return EXEC_GO_ON;
+	}
+	exec->head.flags |= MAMPLUS_F_REFUSED;
+	return EXEC_REFUSE;
+}
+
+static __always_inline bool responder_is_there(const struct mamplus_posture *now)
+{
+	__u32 zero = 0;
+	struct mamplus_heartbeat *beat = bpf_map_lookup_elem(&heartbeat, &zero);
+
+	__s64 age_ns;
+
+	if (!beat || !beat->responder_ns)
+		return false;
+	/* Signed: it may have beaten since the clock was read. */
+	age_ns = bpf_ktime_get_boot_ns() - beat->responder_ns;
+	return age_ns < (__s64)(now->responder_stale_ms * MAMPLUS_NS_PER_MS);
+}
+
+/* Fill the record of a start and judge it. EXEC_ASK: unknown, and somebody is there to hash it. */
+static __always_inline enum exec_action exec_judge(struct mamplus_held *start, struct task_struct *task,
+						   struct linux_binprm *bprm)
+{
+	struct mamplus_posture *now = posture_now();
+	struct mamplus_exec *exec = &start->exec;
+	struct mamplus_known *entry;
+
+	fill_head(&exec->head, MAMPLUS_KIND_EXEC, sizeof(*exec));
+	exec->head.flags |= fill_file(&exec->file, BPF_CORE_READ(bprm, file));
+	__builtin_memset(exec->sha256, 0, MAMPLUS_SHA256_LEN);
+	exec->waited_ns = 0;
+	__builtin_memset(exec->path, 0, sizeof(exec->path));
+	bpf_probe_read_kernel_str(exec->path, sizeof(exec->path), BPF_CORE_READ(bprm, filename));
+	start->boot_ns = exec->head.boot_ns;
+	start->start_ns = BPF_CORE_READ(task, start_boottime);
+	start->file = exec->file;
+
+	entry = believed(&exec->file);
+	if (entry && !(entry->flags & MAMPLUS_KNOWN_ONCE))
+		return judge_known(exec, entry);
+	exec->head.flags |= MAMPLUS_F_UNKNOWN;
+	if (!now)
+		return EXEC_GO_ON;	/* not configured yet: the maps are younger than the hooks */
+	/* A tracer may swallow the signal that holds, and PID 1 must not wait. */
+	if (BPF_CORE_READ(task, ptrace) || exec->head.tgid == 1 || !responder_is_there(now))
+		return judge_declared(exec, now->on_responder_down);
+	return EXEC_ASK;
+}
+
+/* Turn the record of a start into that of its answer. */
+static __always_inline void finish_wait(struct mamplus_held *start)
+{
+	struct mamplus_head *head = &start->exec.head;
+
+	head->kind = MAMPLUS_KIND_HELD;
+	head->flags &= ~(MAMPLUS_F_HELD | MAMPLUS_F_MONITOR);
+	start->exec.waited_ns = bpf_ktime_get_boot_ns() - start->boot_ns;
+	head->boot_ns = start->boot_ns + start->exec.waited_ns;
+}
+
+#endif

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The few kernel types and fields that the probes read.
+ *
+ * libbpf finds each field in the running kernel's BTF when it loads a program (CO-RE), so only
+ * names and types count here, not offsets. A name after ___ is a flavor: the same kernel type
+ * as other releases spell it; ask bpf_core_field_exists() before reading one.
+ */
+#ifndef MAMPLUS_KERNEL_TYPES_H
+#define MAMPLUS_KERNEL_TYPES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+typedef unsigned short umode_t;
+
+struct timespec64 {
+	long long tv_sec;
+	long tv_nsec;
+};
+
+struct super_block {
+	unsigned int s_dev;
+};
+
+/* Up to 6.5: i_ctime. */
+struct inode {
+	umode_t i_mode;
+	unsigned long i_ino;
+	unsigned int i_nlink;
+	long long i_size;
+	struct super_block *i_sb;
+	struct timespec64 i_ctime;
+};
+
+/* 6.6 to 6.10: renamed by 13bc24457850 ("fs: rename i_ctime field to __i_ctime"). */
+struct inode___renamed {
+	struct timespec64 __i_ctime;
+};
+
+/* Since 6.11: 3aa63a569c64 ("fs: switch timespec64 fields in inode to discrete integers"). */
+struct inode___discrete {
+	long long i_ctime_sec;
+	unsigned int i_ctime_nsec;
+};
+
+struct dentry {
+	struct dentry *d_parent;
+	struct inode *d_inode;
+};
+
+struct path {
+	struct dentry *dentry;
+};
+
+struct file {
+	struct path f_path;
+	struct inode *f_inode;
+};
+
+struct linux_binprm {
+	struct file *file;
+	const char *filename;
+};
+
+struct kuid {
+	unsigned int val;
+};
+
+struct cred {
+	struct kuid uid;
+};
+
+struct signal_struct {
+	int group_exit_code;
+	struct {
+		int counter;
+	} live;
+};
+
+struct task_struct {
+	unsigned int ptrace;
+	int pid;
+	int tgid;
+	int exit_code;
+	struct task_struct *real_parent;
+	struct task_struct *group_leader;
+	unsigned long long start_boottime;
+	const struct cred *cred;
+	struct signal_struct *signal;
+	char comm[16];
+};
+
+#pragma clang attribute pop
+
+#endif

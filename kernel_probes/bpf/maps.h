@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Every map that the probes share, pinned by name: the first object that is loaded makes them,
+ * the others find them. mamplus_tables.h says what keys and values mean.
+ */
+#ifndef MAMPLUS_MAPS_H
+#define MAMPLUS_MAPS_H
+
+#include "kernel_types.h"
+#include "mamplus_tables.h"
+
+/* One element, read by all, written by user space. */
+#define MAMPLUS_SINGLE(name, type_, flags_)           \
+	struct {                                      \
+		__uint(type, BPF_MAP_TYPE_ARRAY);     \
+		__uint(max_entries, 1);               \
+		__uint(map_flags, flags_);            \
+		__type(key, __u32);                   \
+		__type(value, type_);                 \
+		__uint(pinning, LIBBPF_PIN_BY_NAME);  \
+	} name SEC(".maps")
+
+/* One table of the BLE: an inner map for each side. Sizes are those of the generation, so the 1 here is no bound. */
+#define MAMPLUS_TABLE(name, inner_type, inner_flags, key_type)                       \
+	struct {                                                                     \
+		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                            \
+		__uint(max_entries, MAMPLUS_SIDES);                                  \
+		__type(key, __u32);                                                  \
+		__uint(pinning, LIBBPF_PIN_BY_NAME);                                 \
+		__array(values, struct {                                             \
+			__uint(type, inner_type);                                    \
+			__uint(max_entries, 1);                                      \
+			__uint(map_flags, inner_flags);                              \
+			__uint(key_size, sizeof(key_type));                                      \
+			__uint(value_size, sizeof(struct mamplus_hit));                         \
+		});                                                                  \
+	} name SEC(".maps")
+
+struct mamplus_sha256_key {
+	unsigned char sha256[MAMPLUS_SHA256_LEN];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, MAMPLUS_EVENTS_BYTES);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, MAMPLUS_HOLDS_BYTES);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} holds SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAMPLUS_C_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_CGROUP_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} scope SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAMPLUS_KNOWN_MAX);
+	__type(key, struct mamplus_file_key);
+	__type(value, struct mamplus_known);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} known SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAMPLUS_HELD_MAX);
+	__type(key, __u32);
+	__type(value, struct mamplus_held);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} held SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAMPLUS_GUARD_MAX);
+	__type(key, struct mamplus_guard_key);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} guard SEC(".maps");
+
+MAMPLUS_SINGLE(active, struct mamplus_active, 0);
+MAMPLUS_SINGLE(posture, struct mamplus_posture, 0);
+MAMPLUS_SINGLE(heartbeat, struct mamplus_heartbeat, BPF_F_MMAPABLE);
+MAMPLUS_SINGLE(waiting, struct mamplus_waiting, BPF_F_MMAPABLE);
+
+MAMPLUS_TABLE(ble_sha256, BPF_MAP_TYPE_HASH, 0, struct mamplus_sha256_key);
+MAMPLUS_TABLE(ble_addr, BPF_MAP_TYPE_HASH, 0, struct mamplus_addr_key);
+MAMPLUS_TABLE(ble_cidr, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct mamplus_cidr_key);
+MAMPLUS_TABLE(ble_domain, BPF_MAP_TYPE_HASH, 0, __u64);
+
+#endif

@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Packets of connections that stand already, and DNS questions.
+ *
+ * Hooks:   mamplus_packet_in and _out: socket filters that an iptables rule runs by their pin
+ *          (`-m bpf --object-pinned`). mamplus_dns: cgroup_skb/egress.
+ * Emits:   struct mamplus_packet, struct mamplus_dns for what is refused.
+ * Returns: packet: 1 matches, and the rule drops; 0 does not. dns: 0 drops (sendto fails with
+ *          EPERM), 1 lets go on.
+ * Missing: what cannot be parsed is let go on: the socket hooks judged its address before. No ring
+ *          space means a counted loss, and the same verdict.
+ */
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/udp.h>
+
+#include "ble.h"
+#include "record.h"
+
+#define MAMPLUS_TCP 6
+#define MAMPLUS_ETH_P_IP 0x0800
+#define MAMPLUS_UDP 17
+#define MAMPLUS_DNS_PORT 53
+#define MAMPLUS_DNS_HEADER 12
+#define MAMPLUS_DNS_QR 0x80	/* third byte of the header: an answer */
+#define MAMPLUS_LABEL_MAX 63
+#define MAMPLUS_FNV_OFFSET 0xcbf29ce484222325ULL
+#define MAMPLUS_FNV_PRIME 0x100000001b3ULL
+
+struct packet {
+	unsigned char saddr[MAMPLUS_ADDR_LEN];
+	unsigned char daddr[MAMPLUS_ADDR_LEN];
+	__u32 payload;		/* offset of the transport header from the network header */
+	__u16 sport_be;
+	__u16 dport_be;
+	__u8 protocol;
+};
+
+/* In netfilter offset 0 of a socket filter is the network header, in cgroup_skb too; say so, rather than know it. */
+static __always_inline bool load(struct __sk_buff *skb, __u32 at, void *to, __u32 size)
+{
+	return bpf_skb_load_bytes_relative(skb, at, to, size, BPF_HDR_START_NET) == 0;
+}
+
+static __always_inline bool parse4(struct __sk_buff *skb, struct packet *out)
+{
+	struct iphdr ip;
+	__u32 mapped[4] = { 0, 0, bpf_htonl(0xffff), 0 };
+
+	if (!load(skb, 0, &ip, sizeof(ip)))
+		return false;
+	mapped[3] = ip.saddr;
+	__builtin_memcpy(out->saddr, mapped, sizeof(mapped));
+	mapped[3] = ip.daddr;
+	__builtin_memcpy(out->daddr, mapped, sizeof(mapped));
+	out->protocol = ip.protocol;
+	out->payload = ip.ihl * 4;
+	return true;
+}
+
+/* Extension headers are not walked: the ports stay 0 then, the addresses are judged all the same. */
+static __always_inline bool parse6(struct __sk_buff *skb, struct packet *out)
+{
+	struct ipv6hdr ip;
+
+	if (!load(skb, 0, &ip, sizeof(ip)))
+		return false;
+	__builtin_memcpy(out->saddr, &ip.saddr, MAMPLUS_ADDR_LEN);
+	__builtin_memcpy(out->daddr, &ip.daddr, MAMPLUS_ADDR_LEN);
+	out->protocol = ip.nexthdr;
+	out->payload = sizeof(ip);
+	return true;
+}
+
+static __always_inline bool parse(struct __sk_buff *skb, struct packet *out)
+{
+	__u16 ports[2] = { 0, 0 };
+	__u8 version = 0;
+
+	if (!load(skb, 0, &version, sizeof(version)))
+		return false;
+	if (!(version >> 4 == 4 ? parse4(skb, out) : parse6(skb, out)))
+		return false;
+	if (out->protocol == MAMPLUS_TCP || out->protocol == MAMPLUS_UDP)
+		load(skb, out->payload, ports, sizeof(ports));
+	out->sport_be = ports[0];
+	out->dport_be = ports[1];
+	return true;
+}
+
+static __always_inline int match(struct __sk_buff *skb, bool is_inwards)
+{
+	struct mamplus_packet event = {};
+	struct packet packet = {};
+
+	if (!parse(skb, &packet))
+		return 0;
+	fill_head_no_task(&event.head, MAMPLUS_KIND_PACKET, sizeof(event));
+	ble_address(&event.head, is_inwards ? packet.saddr : packet.daddr, is_inwards ? packet.sport_be : packet.dport_be);
+	if (event.head.verdict != MAMPLUS_BLOCK)
+		return 0;
+	if (is_inwards)
+		event.head.flags |= MAMPLUS_F_INGRESS;
+	__builtin_memcpy(event.saddr, packet.saddr, MAMPLUS_ADDR_LEN);
+	__builtin_memcpy(event.daddr, packet.daddr, MAMPLUS_ADDR_LEN);
+	event.sport_be = packet.sport_be;
+	event.dport_be = packet.dport_be;
+	event.protocol = packet.protocol;
+	if (refuse_blocked(&event.head))
+		count(MAMPLUS_C_REFUSED);
+	emit(&event, sizeof(event), false);	/* a flood of packets must not be one of wake-ups */
+	return event.head.flags & MAMPLUS_F_REFUSED ? 1 : 0;
+}
+
+SEC("socket")
+int mamplus_packet_in(struct __sk_buff *skb)
+{
+	return match(skb, true);
+}
+
+SEC("socket")
+int mamplus_packet_out(struct __sk_buff *skb)
+{
+	return match(skb, false);
+}
+
+/*
+ * Turn length-prefixed labels into dotted lower case, in place: name[0] becomes a dot, and all
+ * that follows the name becomes zero. No early end and no length: with either, the verifier
+ * would walk the next loop once for each length.
+ */
+static __always_inline bool to_text(unsigned char *name)
+{
+	__u32 left = 0;
+	bool ended = false;
+
+	for (__u32 i = 0; i < MAMPLUS_NAME_LEN; i++) {
+		unsigned char byte = name[i];
+
+		if (ended) {
+			name[i] = 0;
+		} else if (left) {
+			left--;
+			if (byte >= 'A' && byte <= 'Z')
+				name[i] = byte | 0x20;
+		} else if (byte == 0) {
+			ended = true;
+		} else if (byte > MAMPLUS_LABEL_MAX) {
+			return false;	/* a compression pointer: never in a question */
+		} else {
+			left = byte;
+			name[i] = '.';
+		}
+	}
+	return ended;
+}
+
+/*
+ * Ask for every suffix that starts a label, from the shortest to the longest: the most specific
+ * entry wins. The hash is that of domain_hash() in mamplus_host/ble/entry.py. name[0] is a dot.
+ */
+static __always_inline void ble_name(struct mamplus_head *head, const unsigned char *name)
+{
+	__u64 hash = MAMPLUS_FNV_OFFSET, word = ble_word(), alone;
+	struct mamplus_hit *hit;
+
+	head->generation = ble_generation(word);
+	for (__u32 i = MAMPLUS_NAME_LEN - 1; i > 0; i--) {
+		if (!name[i])
+			continue;
+		hash = (hash ^ name[i]) * MAMPLUS_FNV_PRIME;
+		if (name[i - 1] != '.')
+			continue;
+		hit = ble_ask(&ble_domain, word, &hash);
+		if (hit) {
+			head->verdict = hit->verdict;
+			head->slot = hit->slot;
+		}
+	}
+	alone = ~hash;	/* of the whole name: the entry that means it alone */
+	hit = ble_ask(&ble_domain, word, &alone);
+	if (hit) {
+		head->verdict = hit->verdict;
+		head->slot = hit->slot;
+	}
+}
+
+/* The question's name as it lies in the packet, and zeros after it. */
+static __always_inline bool load_name(struct __sk_buff *skb, __u32 at, unsigned char *name)
+{
+	__u32 room = skb->len > at ? skb->len - at : 0;
+
+	if (room > MAMPLUS_NAME_LEN)
+		room = MAMPLUS_NAME_LEN;
+	__builtin_memset(name, 0, MAMPLUS_NAME_LEN);
+	return room >= 3 && load(skb, at, name, room);
+}
+
+static __always_inline bool is_question(struct __sk_buff *skb, struct packet *packet)
+{
+	__u8 flags = MAMPLUS_DNS_QR;
+
+	return parse(skb, packet) && packet->protocol == MAMPLUS_UDP && packet->dport_be == bpf_htons(MAMPLUS_DNS_PORT) &&
+	       load(skb, packet->payload + sizeof(struct udphdr) + 2, &flags, 1) && !(flags & MAMPLUS_DNS_QR);
+}
+
+/* Returns 1 to let the question go on. */
+static __always_inline int judge_name(struct __sk_buff *skb, struct packet *packet, const unsigned char *name)
+{
+	struct mamplus_head head;
+	struct mamplus_dns *event;
+	bool refused;
+
+	fill_head_no_task(&head, MAMPLUS_KIND_DNS, sizeof(*event));
+	ble_name(&head, name);
+	if (head.verdict != MAMPLUS_BLOCK && head.verdict != MAMPLUS_SUSPECT)
+		return 1;
+	refused = refuse_blocked(&head);
+	if (refused)
+		count(MAMPLUS_C_REFUSED);
+	event = reserve(sizeof(*event));
+	if (event) {
+		fill_head_of(&event->head, MAMPLUS_KIND_DNS, sizeof(*event), bpf_skb_cgroup_id(skb));
+		take_judgement(&event->head, &head);
+		__builtin_memcpy(event->server, packet->daddr, MAMPLUS_ADDR_LEN);
+		__builtin_memcpy(event->name, name + 1, MAMPLUS_NAME_LEN - 1);
+		event->name[MAMPLUS_NAME_LEN - 1] = 0;
+		submit(event, sizeof(*event), true);
+	}
+	return refused ? 0 : 1;
+}
+
+/* Every packet of the scope passes here, and few are UDP: one byte tells. */
+static __always_inline bool is_udp(struct __sk_buff *skb)
+{
+	bool is_v4 = skb->protocol == bpf_htons(MAMPLUS_ETH_P_IP);
+	__u8 protocol = 0;
+
+	load(skb, is_v4 ? offsetof(struct iphdr, protocol) : offsetof(struct ipv6hdr, nexthdr), &protocol, 1);
+	return protocol == MAMPLUS_UDP;
+}
+
+SEC("cgroup_skb/egress")
+int mamplus_dns(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+	unsigned char name[MAMPLUS_NAME_LEN];
+
+	if (!is_udp(skb) || !is_question(skb, &packet) ||
+	    !load_name(skb, packet.payload + sizeof(struct udphdr) + MAMPLUS_DNS_HEADER, name) ||
+	    !to_text(name))
+		return 1;
+	return judge_name(skb, &packet, name);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

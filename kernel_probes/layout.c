@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* One variable of each shared type: its BTF is what mirror.py reads. Never loaded. */
+#include "mamplus_tables.h"
+
+struct mamplus_head head;
+struct mamplus_file file;
+struct mamplus_exec exec;
+struct mamplus_fork fork;
+struct mamplus_exit exit_;
+struct mamplus_connect connect;
+struct mamplus_packet packet;
+struct mamplus_dns dns;
+struct mamplus_hold hold;
+struct mamplus_file_key file_key;
+struct mamplus_known known;
+struct mamplus_hit hit;
+struct mamplus_cidr_key cidr_key;
+struct mamplus_guard_key guard_key;
+struct mamplus_active active;
+struct mamplus_posture posture;
+struct mamplus_held held;
+struct mamplus_heartbeat heartbeat;
+struct mamplus_waiting waiting;
+struct mamplus_answer_args answer_args;
+
+enum mamplus_kind kind;
+enum mamplus_verdict verdict;
+enum mamplus_mode mode;
+enum mamplus_answer answer;
+enum mamplus_counter counter;

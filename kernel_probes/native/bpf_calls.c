@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * bpf(2), as far as a process needs it that works on pinned objects only.
+ *
+ * libbpf is not linked here: relocating and loading objects is the loader's business, which
+ * ends when it is done, so its memory is never part of the agent's.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <linux/bpf.h>
+
+#include "mamplus_native.h"
+
+static int call(int command, union bpf_attr *attr)
+{
+	long result = syscall(SYS_bpf, command, attr, sizeof(*attr));
+
+	return result < 0 ? -errno : (int)result;
+}
+
+static uint64_t address(const void *pointer)
+{
+	return (uint64_t)(uintptr_t)pointer;
+}
+
+int mamplus_obj_get(const char *path)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.pathname = address(path);
+	return call(BPF_OBJ_GET, &attr);
+}
+
+int mamplus_obj_pin(int fd, const char *path)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.pathname = address(path);
+	attr.bpf_fd = fd;
+	return call(BPF_OBJ_PIN, &attr);
+}
+
+/* A tp_btf program knows its tracepoint since it was loaded; this makes the link. */
+int mamplus_attach_tracing(int prog_fd)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.raw_tracepoint.prog_fd = prog_fd;
+	return call(BPF_RAW_TRACEPOINT_OPEN, &attr);
+}
+
+int mamplus_attach_cgroup(int prog_fd, int cgroup_fd, uint32_t attach_type)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.link_create.prog_fd = prog_fd;
+	attr.link_create.target_fd = cgroup_fd;
+	attr.link_create.attach_type = attach_type;
+	return call(BPF_LINK_CREATE, &attr);
+}
+
+int mamplus_run(int prog_fd, const void *context, uint32_t size, uint32_t *result)
+{
+	union bpf_attr attr;
+	int error;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.test.prog_fd = prog_fd;
+	attr.test.ctx_in = address(context);
+	attr.test.ctx_size_in = size;
+	error = call(BPF_PROG_TEST_RUN, &attr);
+	*result = attr.test.retval;
+	return error;
+}
+
+int mamplus_map_create(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries, uint32_t flags)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.map_type = type;
+	attr.key_size = key_size;
+	attr.value_size = value_size;
+	attr.max_entries = max_entries;
+	attr.map_flags = flags;
+	return call(BPF_MAP_CREATE, &attr);
+}
+
+static int element(int command, int map_fd, const void *key, const void *value)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.map_fd = map_fd;
+	attr.key = address(key);
+	attr.value = address(value);
+	return call(command, &attr);
+}
+
+int mamplus_map_lookup(int map_fd, const void *key, void *value)
+{
+	return element(BPF_MAP_LOOKUP_ELEM, map_fd, key, value);
+}
+
+int mamplus_map_update(int map_fd, const void *key, const void *value)
+{
+	return element(BPF_MAP_UPDATE_ELEM, map_fd, key, value);
+}
+
+int mamplus_map_delete(int map_fd, const void *key)
+{
+	return element(BPF_MAP_DELETE_ELEM, map_fd, key, NULL);
+}
+
+/* `next` has the place of `value` in the kernel's union. */
+int mamplus_map_next(int map_fd, const void *key, void *next)
+{
+	return element(BPF_MAP_GET_NEXT_KEY, map_fd, key, next);
+}

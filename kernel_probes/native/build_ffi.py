@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds `mamplus_host.kernel._native`: the C that the agent's Python calls (cffi, API mode).
+
+Named in setup.py (`cffi_modules`), so a wheel and a working tree get it the same way.
+The declarations are read from mamplus_native.h: they stand in one place.
+"""
+
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path("kernel_probes/native")  # setup.py runs in the project's root
+SOURCES = ("bpf_calls.c", "ring_reader.c", "table_fill.c")
+DECLARATIONS = (HERE / "mamplus_native.h").read_text().split("/* cffi: begin */")[1].split("/* cffi: end */")[0]
+
+ffibuilder = FFI()
+ffibuilder.cdef(DECLARATIONS)
+ffibuilder.set_source(
+    "mamplus_host.kernel._native",
+    '#include "mamplus_native.h"',
+    sources=[str(HERE / name) for name in SOURCES],
+    include_dirs=[str(HERE), "kernel_probes/include"],
+    extra_compile_args=["-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"],
+)

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the agent's Python and the responder share in C: thin bpf(2) calls, the ring reader and
+ * the table builder. Between the two marks stands what cffi reads: plain declarations only.
+ *
+ * Every int result is a descriptor or count (>= 0), or -errno.
+ */
+#ifndef MAMPLUS_NATIVE_H
+#define MAMPLUS_NATIVE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* cffi: begin */
+int mamplus_obj_get(const char *path);
+int mamplus_obj_pin(int fd, const char *path);
+int mamplus_attach_tracing(int prog_fd);
+int mamplus_attach_cgroup(int prog_fd, int cgroup_fd, uint32_t attach_type);
+int mamplus_run(int prog_fd, const void *context, uint32_t size, uint32_t *result);
+
+int mamplus_map_create(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries, uint32_t flags);
+int mamplus_map_lookup(int map_fd, const void *key, void *value);
+int mamplus_map_update(int map_fd, const void *key, const void *value);
+int mamplus_map_delete(int map_fd, const void *key);
+int mamplus_map_next(int map_fd, const void *key, void *next);
+
+/* Where a section of a BLE file lies, and its entries (mamplus_host/ble/format.py). */
+struct mamplus_section {
+	const unsigned char *records;
+	const unsigned char *entries;
+	uint32_t count;		/* records */
+	uint32_t entry_count;
+	uint16_t kind;		/* 1 sha256, 2 ip, 3 cidr, 4 domain */
+	uint64_t now_s;		/* entries that ended before are left out */
+};
+
+/* Fill an inner map. Returns the number of entries put in; *next_end_s: when the first of them ends, 0 never. */
+int mamplus_table_fill(int map_fd, const struct mamplus_section *section, uint64_t *next_end_s);
+
+/* A run: records of one kind, one after the other, without gaps. */
+struct mamplus_run {
+	uint32_t kind;
+	uint32_t count;
+	uint32_t bytes;
+};
+
+struct mamplus_ring;
+
+/* waiting_fd: the `waiting` map, or -1. NULL: *error holds -errno. */
+struct mamplus_ring *mamplus_ring_open(int ring_fd, int waiting_fd, int *error);
+void mamplus_ring_close(struct mamplus_ring *ring);
+int mamplus_ring_fd(const struct mamplus_ring *ring);	/* an epoll descriptor: readable when the kernel sent a wake-up */
+int mamplus_ring_drain(struct mamplus_ring *ring, unsigned char *out, uint32_t size, struct mamplus_run *runs, uint32_t max_runs);
+int mamplus_ring_arm(struct mamplus_ring *ring);	/* ms after which to look again unwoken; -1: sleep until woken */
+int mamplus_ring_wait(struct mamplus_ring *ring, int timeout_ms);	/* 1: worth a drain; 0: the time is over */
+/* cffi: end */
+
+/* The next record, or NULL; give it back before the next call. */
+const void *mamplus_ring_next(struct mamplus_ring *ring, uint32_t *size);
+void mamplus_ring_done(struct mamplus_ring *ring);
+
+#endif

@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Answers for programs whose content the kernel does not know yet: they wait, stopped, until
+ * this process has hashed them and run `mamplus_answer`, which decides from the same tables.
+ *
+ *     mamplus-responder --bpffs DIR --lock FILE
+ *
+ * Detaches itself; the caller gets "<pid>" on stdout and exit code 0 once it answers, 3 and the
+ * other's pid when one runs already, 1 otherwise. It lives through the agent's end, and ends
+ * itself when its pins are gone or at SIGTERM; before it ends, every start that waits is answered.
+ *
+ * The main thread never reads a file and never writes a log: while it lives, deadlines hold.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "responder.h"
+
+#define BEAT_NS 1000000000ULL
+#define NS_PER_MS 1000000ULL
+#define EXIT_ANOTHER 3
+
+static struct pins pins;
+static struct mamplus_heartbeat *heartbeat;
+static uint64_t next_ns;	/* the nearest deadline or heartbeat */
+static const char *bpffs;
+
+uint64_t boot_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	return now.tv_sec * 1000000000ULL + now.tv_nsec;
+}
+
+static void die(const char *what, int error)
+{
+	fprintf(stderr, "mamplus-responder: %s: %s\n", what, strerror(error));
+	exit(1);
+}
+
+/* --- answers ------------------------------------------------------------------------------- */
+
+static void send_signal(int pidfd, int signal)
+{
+	/* ESRCH: it was killed while it waited, and there is nothing left to do. */
+	(void)syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0);
+}
+
+static void answer(const struct mamplus_hold *hold, int pidfd, bool hashed)
+{
+	struct mamplus_answer_args args = { .tgid = hold->tgid, .hashed = hashed, .boot_ns = hold->boot_ns };
+	uint32_t reply = 0;
+
+	if (mamplus_run(pins.answer, &args, sizeof(args), &reply) < 0)
+		reply = MAMPLUS_REPLY_CONT;	/* cannot be asked: a device that hangs is worse */
+	if (reply & MAMPLUS_REPLY_KILL)
+		send_signal(pidfd, SIGKILL);
+	else if (reply & MAMPLUS_REPLY_CONT)
+		send_signal(pidfd, SIGCONT);
+	close(pidfd);
+}
+
+static void answer_job(struct job *job, bool hashed)
+{
+	answer(&job->hold, job->pidfd, hashed);
+	job->pidfd = -1;
+	job_answered(job);
+}
+
+static void settle(struct job *job, enum job_state state)
+{
+	if (job->pidfd >= 0) {
+		if (state == JOB_DONE)
+			answer_job(job, job->hashed);
+		else if (job->deadline_ns <= boot_ns())
+			answer_job(job, false);
+		else if (job->deadline_ns < next_ns)
+			next_ns = job->deadline_ns;
+	}
+	if (state == JOB_DONE)
+		job_free(job);
+}
+
+/* --- starts that wait ---------------------------------------------------------------------- */
+
+static uint64_t deadline(void)
+{
+	struct mamplus_posture posture = { 0 };
+	uint32_t zero = 0;
+
+	mamplus_map_lookup(pins.posture, &zero, &posture);
+	return boot_ns() + posture.deadline_ms * NS_PER_MS;
+}
+
+static void take(const struct mamplus_hold *hold)
+{
+	int pidfd = syscall(SYS_pidfd_open, hold->tgid, 0);
+	struct mamplus_held entry;
+	struct job *job;
+
+	if (pidfd < 0)
+		return;
+	/* `held` still has it after the pidfd was opened: so the pidfd is of this very process. */
+	if (mamplus_map_lookup(pins.held, &hold->tgid, &entry) || entry.boot_ns != hold->boot_ns) {
+		close(pidfd);
+		return;
+	}
+	job = job_add(hold, pidfd, deadline());
+	if (!job)
+		answer(hold, pidfd, false);	/* no room: the declared answer now, and not a start that hangs */
+	else if (job_is_known(job))
+		close(pidfd);
+}
+
+/* What a predecessor left stopped. */
+static void sweep(void)
+{
+	struct mamplus_held entry;
+	uint32_t tgid, *last = NULL;
+	static uint32_t key;
+
+	while (mamplus_map_next(pins.held, last, &tgid) == 0) {
+		if (mamplus_map_lookup(pins.held, &tgid, &entry) == 0) {
+			struct mamplus_hold hold = { .boot_ns = entry.boot_ns, .tgid = tgid, .file = entry.file };
+
+			take(&hold);
+		}
+		key = tgid;
+		last = &key;
+	}
+}
+
+static void drain(struct mamplus_ring *ring)
+{
+	const struct mamplus_hold *hold;
+	uint32_t size;
+
+	while ((hold = mamplus_ring_next(ring, &size))) {
+		take(hold);
+		mamplus_ring_done(ring);
+	}
+}
+
+/* --- the loop ------------------------------------------------------------------------------ */
+
+static bool pins_are_gone(void)
+{
+	char path[512];
+
+	snprintf(path, sizeof(path), "%s/held", bpffs);
+	return access(path, F_OK) != 0;
+}
+
+static void stop_beating(void)
+{
+	heartbeat->responder_ns = 0;	/* from here on nobody is made to wait */
+	heartbeat->responder_tgid = 0;
+}
+
+static void beat(void)
+{
+	heartbeat->responder_tgid = getpid();
+	heartbeat->responder_ns = boot_ns();
+}
+
+static int timeout_ms(void)
+{
+	uint64_t now = boot_ns();
+
+	return next_ns > now ? (next_ns - now) / NS_PER_MS + 1 : 0;
+}
+
+static void loop(struct mamplus_ring *ring, int epoll_fd, int done_fd, int signal_fd)
+{
+	struct epoll_event events[4];
+	struct signalfd_siginfo info;
+	eventfd_t unused;
+	bool ending = false;
+
+	while (!ending || jobs_open()) {
+		ending = ending || pins_are_gone() || read(signal_fd, &info, sizeof(info)) > 0;
+		if (ending)
+			stop_beating();
+		else
+			beat();
+		(void)eventfd_read(done_fd, &unused);
+		drain(ring);
+		next_ns = boot_ns() + BEAT_NS;
+		jobs_each(settle);
+		if (!ending || jobs_open())
+			(void)epoll_wait(epoll_fd, events, 4, timeout_ms());
+	}
+}
+
+static void watch(int epoll_fd, int fd)
+{
+	struct epoll_event event = { .events = EPOLLIN, .data.fd = fd };
+
+	if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0)
+		die("epoll", errno);
+}
+
+static int watch_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)	/* inherited by the hashing threads */
+		die("signals", errno);
+	return signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+}
+
+static void serve(int ready_fd)
+{
+	int epoll_fd = epoll_create1(EPOLL_CLOEXEC), done_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	int signal_fd = watch_signals(), error = 0;
+	struct mamplus_ring *ring = mamplus_ring_open(pins.holds, -1, &error);
+
+	if (!ring || epoll_fd < 0 || done_fd < 0 || signal_fd < 0)
+		die("start", error ? -error : errno);
+	watch(epoll_fd, mamplus_ring_fd(ring));
+	watch(epoll_fd, done_fd);
+	watch(epoll_fd, signal_fd);
+	error = hash_start(&pins, done_fd);
+	if (error)
+		die("threads", -error);
+	beat();
+	sweep();
+	dprintf(ready_fd, "%d\n", getpid());
+	close(ready_fd);
+	loop(ring, epoll_fd, done_fd, signal_fd);
+}
+
+/* --- start --------------------------------------------------------------------------------- */
+
+static int pin(const char *name)
+{
+	char path[512];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", bpffs, name);
+	fd = mamplus_obj_get(path);
+	if (fd < 0)
+		die(path, -fd);
+	return fd;
+}
+
+static void open_pins(void)
+{
+	pins = (struct pins){ .held = pin("held"), .known = pin("known"), .holds = pin("holds"), .posture = pin("posture"),
+			      .heartbeat = pin("heartbeat"), .answer = pin("prog_mamplus_answer") };
+	heartbeat = mmap(NULL, sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE, MAP_SHARED, pins.heartbeat, 0);
+	if (heartbeat == MAP_FAILED)
+		die("heartbeat", errno);
+}
+
+/* The lock file holds the pid of whoever holds the lock; the descriptor is kept until the end. */
+static int take_lock(const char *path)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	char pid[16] = "";
+
+	if (fd < 0)
+		die(path, errno);
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		if (read(fd, pid, sizeof(pid) - 1) > 0)
+			fputs(pid, stdout);
+		fflush(stdout);
+		exit(EXIT_ANOTHER);
+	}
+	return fd;
+}
+
+static void protect_from_oom(void)
+{
+	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+	if (fd >= 0) {
+		(void)!write(fd, "-1000", 5);
+		close(fd);
+	}
+}
+
+/* The parent waits until the child answers, says its pid, and ends: nobody is left with a zombie. */
+static int detach(void)
+{
+	int ends[2];
+	char pid[16] = "";
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		die("pipe", errno);
+	switch (fork()) {
+	case -1:
+		die("fork", errno);
+		break;
+	case 0:
+		close(ends[0]);
+		setsid();
+		return ends[1];
+	default:
+		close(ends[1]);
+		if (read(ends[0], pid, sizeof(pid) - 1) <= 0)
+			exit(1);
+		fputs(pid, stdout);
+		fflush(stdout);
+		_exit(0);
+	}
+	return -1;
+}
+
+static void close_standard_streams(void)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (null >= 0) {
+		dup2(null, STDIN_FILENO);
+		dup2(null, STDOUT_FILENO);
+	}
+	(void)!chdir("/");
+}
+
+int main(int argc, char **argv)
+{
+	int lock_fd, ready_fd;
+
+	if (argc != 5 || strcmp(argv[1], "--bpffs") != 0 || strcmp(argv[3], "--lock") != 0) {
+		fprintf(stderr, "usage: mamplus-responder --bpffs DIR --lock FILE\n");
+		return 2;
+	}
+	bpffs = argv[2];
+	lock_fd = take_lock(argv[4]);
+	open_pins();
+	ready_fd = detach();
+	if (ftruncate(lock_fd, 0) < 0 || dprintf(lock_fd, "%d\n", getpid()) < 0)
+		die(argv[4], errno);
+	close_standard_streams();
+	protect_from_oom();
+	serve(ready_fd);
+	return 0;
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The responder's parts: responder.c (main loop, answers), responder_jobs.c (the table of
+ * starts that wait), responder_hash.c (two threads that hash).
+ */
+#ifndef MAMPLUS_RESPONDER_H
+#define MAMPLUS_RESPONDER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "mamplus_native.h"
+#include "mamplus_tables.h"
+
+#define HASH_THREADS 2
+
+enum job_state { JOB_FREE, JOB_QUEUED, JOB_HASHING, JOB_DONE };
+
+struct job {
+	struct mamplus_hold hold;
+	uint64_t deadline_ns;	/* CLOCK_BOOTTIME */
+	int pidfd;		/* -1: answered */
+	enum job_state state;	/* guarded by the table's lock */
+	bool hashed;		/* JOB_DONE: `known` holds the file */
+	bool is_answered;	/* guarded by the lock: hashed on only for the next start, while nobody waits */
+};
+
+/* Descriptors of the pinned objects. */
+struct pins {
+	int held, known, holds, posture, heartbeat, answer;
+};
+
+uint64_t boot_ns(void);
+
+/* responder_jobs.c; only the main thread adds and frees. */
+struct job *job_add(const struct mamplus_hold *hold, int pidfd, uint64_t deadline_ns);	/* NULL: no room */
+bool job_is_known(const struct job *job);	/* what job_add returned: that start waits already */
+struct job *job_take(bool small_only);	/* waits for a queued job; NULL: the end */
+void job_done(struct job *job, bool hashed);
+void jobs_each(void (*visit)(struct job *job, enum job_state state));
+void job_answered(struct job *job);	/* frees it if no thread has taken it */
+bool job_gives_way(const struct job *job);	/* it is answered, and another waits */
+void job_free(struct job *job);
+unsigned int jobs_open(void);	/* starts that wait for an answer */
+void jobs_end(void);
+
+/* responder_hash.c */
+int hash_start(const struct pins *pins, int done_fd);	/* done_fd: an eventfd, written after each job */
+
+#endif

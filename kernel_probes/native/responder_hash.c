@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Hashing the program of a start that waits.
+ *
+ * The file is opened through /proc/<tgid>/exe, so no path is ever followed. That the process is
+ * still the one that waits is asked after the open: `held` loses its entry before a pid can be
+ * used again. Device and inode are not compared: on btrfs and overlayfs stat(2) shows others
+ * than the kernel's inode has. While the program runs, nobody can open it for writing.
+ */
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <openssl/evp.h>
+
+#include "responder.h"
+
+#define BLOCK (128 * 1024)
+#define CLOCK_TICKS_NS 50000000LL	/* coarse file times advance by a tick, 1 to 10 ms; with room */
+#define NS_PER_S 1000000000LL
+#define FUSE_MAGIC 0x65735546
+
+static struct pins pins;
+static int done;
+
+static bool still_waits(const struct mamplus_hold *hold)
+{
+	struct mamplus_held entry;
+
+	return mamplus_map_lookup(pins.held, &hold->tgid, &entry) == 0 && entry.boot_ns == hold->boot_ns;
+}
+
+static bool is_as_held(const struct stat *stat, const struct mamplus_file *file)
+{
+	return (uint64_t)stat->st_size == file->size && stat->st_ctim.tv_sec == file->ctime_s &&
+	       stat->st_ctim.tv_nsec == file->ctime_ns;
+}
+
+static int open_program(const struct mamplus_hold *hold)
+{
+	char path[32];
+	struct stat stat;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%u/exe", hold->tgid);
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	if (fd >= 0 && still_waits(hold) && fstat(fd, &stat) == 0 && is_as_held(&stat, &hold->file))
+		return fd;
+	if (fd >= 0)
+		close(fd);
+	return -1;
+}
+
+static bool digest(const struct job *job, int fd, unsigned char *block, EVP_MD_CTX *context, unsigned char *sha256)
+{
+	ssize_t got;
+
+	if (!EVP_DigestInit_ex(context, EVP_sha256(), NULL))
+		return false;
+	while ((got = read(fd, block, BLOCK)) > 0)
+		if (!EVP_DigestUpdate(context, block, got) || job_gives_way(job))
+			return false;
+	return got == 0 && EVP_DigestFinal_ex(context, sha256, NULL);
+}
+
+/* Where a later change may leave size and ctime as they are, the answer is good once. */
+static uint32_t known_flags(int fd, const struct mamplus_file *file)
+{
+	struct timespec now;
+	struct statfs fs;
+	int64_t age_ns;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	age_ns = (now.tv_sec - file->ctime_s) * NS_PER_S + now.tv_nsec - file->ctime_ns;
+	if (age_ns < CLOCK_TICKS_NS || fstatfs(fd, &fs) || fs.f_type == TMPFS_MAGIC || fs.f_type == FUSE_MAGIC)
+		return MAMPLUS_KNOWN_ONCE;
+	return 0;
+}
+
+static bool remember(int fd, const struct mamplus_file *file, const unsigned char *sha256)
+{
+	struct mamplus_file_key key = { .dev = file->dev, .ino = file->ino };
+	struct mamplus_known known = { .size = file->size, .ctime_s = file->ctime_s, .ctime_ns = file->ctime_ns };
+
+	known.flags = known_flags(fd, file);
+	memcpy(known.sha256, sha256, sizeof(known.sha256));
+	return mamplus_map_update(pins.known, &key, &known) == 0;
+}
+
+static bool is_remembered(const struct mamplus_file *file)
+{
+	struct mamplus_file_key key = { .dev = file->dev, .ino = file->ino };
+	struct mamplus_known known;
+
+	return mamplus_map_lookup(pins.known, &key, &known) == 0 && !(known.flags & MAMPLUS_KNOWN_ONCE) &&
+	       known.size == file->size && known.ctime_s == file->ctime_s && known.ctime_ns == file->ctime_ns;
+}
+
+static bool hash(const struct job *job, unsigned char *block, EVP_MD_CTX *context)
+{
+	const struct mamplus_hold *hold = &job->hold;
+	unsigned char sha256[EVP_MAX_MD_SIZE];
+	struct stat after;
+	bool good;
+	int fd;
+
+	if (is_remembered(&hold->file))
+		return true;	/* another start of the same file was quicker */
+	fd = open_program(hold);
+	if (fd < 0)
+		return false;
+	good = digest(job, fd, block, context, sha256) && fstat(fd, &after) == 0 && is_as_held(&after, &hold->file) &&
+	       remember(fd, &hold->file, sha256);
+	close(fd);
+	return good;
+}
+
+static void *hash_jobs(void *is_small)
+{
+	unsigned char *block = malloc(BLOCK);
+	EVP_MD_CTX *context = EVP_MD_CTX_new();
+	struct job *job;
+
+	while ((job = job_take(is_small != NULL))) {
+		job_done(job, block && context && hash(job, block, context));
+		eventfd_write(done, 1);
+	}
+	return NULL;	/* the process ends: it takes the memory with it */
+}
+
+int hash_start(const struct pins *given, int done_fd)
+{
+	pins = *given;
+	done = done_fd;
+	for (int i = 0; i < HASH_THREADS; i++) {
+		pthread_t thread;
+		int error = pthread_create(&thread, NULL, hash_jobs, i ? NULL : &pins);	/* the first: small files only */
+
+		if (error)
+			return -error;
+		pthread_detach(thread);
+	}
+	return 0;
+}

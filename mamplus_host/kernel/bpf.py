@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Descriptors of BPF objects, and what can be asked of them.
+
+Thin over `_native` (kernel_probes/native): every refusal of the kernel becomes KernelRefused
+with its errno. Keys and values are bytes, laid out as `layout` says.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from mamplus_host.errors import KernelRefused
+from mamplus_host.kernel._native import ffi, lib
+
+
+def checked(result: int, what: str) -> int:
+    """Return `result` unless it is -errno; then raise KernelRefused, naming `what`."""
+    if result < 0:
+        raise KernelRefused(f"{what}: {os.strerror(-result)}", errno=-result)
+    return result
+
+
+class Fd:
+    """A descriptor that closes itself."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    @classmethod
+    def open(cls, path: Path) -> "Fd":
+        """Return the object pinned at `path`."""
+        return cls(checked(lib.mamplus_obj_get(os.fsencode(path)), f"open the pin {str(path)!r}"))
+
+    def pin(self, path: Path) -> None:
+        checked(lib.mamplus_obj_pin(self.number, os.fsencode(path)), f"pin at {str(path)!r}")
+
+    def close(self) -> None:
+        number, self.number = self.number, -1
+        if number >= 0:
+            os.close(number)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __enter__(self) -> "Fd":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+
+class Map(Fd):
+    """A map; `key_size` and `value_size` in bytes, as seen from user space."""
+
+    def __init__(self, number: int, key_size: int, value_size: int, name: str) -> None:
+        super().__init__(number)
+        self.key_size, self.value_size, self.name = key_size, value_size, name
+
+    @classmethod
+    def pinned(cls, path: Path, key_size: int, value_size: int) -> "Map":
+        number = checked(lib.mamplus_obj_get(os.fsencode(path)), f"open the pin {str(path)!r}")
+        return cls(number, key_size, value_size, path.name)
+
+    @classmethod
+    def create(cls, kind: int, key_size: int, value_size: int, entries: int, flags: int, name: str) -> "Map":
+        number = lib.mamplus_map_create(kind, key_size, value_size, entries, flags)
+        return cls(checked(number, f"create a map of {entries} entries for {name}"), key_size, value_size, name)
+
+    def get(self, key: bytes) -> bytes | None:
+        value = ffi.new("unsigned char[]", self.value_size)
+        result = lib.mamplus_map_lookup(self.number, self._sized(key), value)
+        if result == -2:  # ENOENT
+            return None
+        checked(result, f"look up in {self.name}")
+        return bytes(ffi.buffer(value))
+
+    def set(self, key: bytes, value: bytes) -> None:
+        if len(value) != self.value_size:
+            raise KernelRefused(f"a value of {self.name} has {len(value)} bytes, want {self.value_size}")
+        checked(lib.mamplus_map_update(self.number, self._sized(key), value), f"write to {self.name}")
+
+    def remove(self, key: bytes) -> bool:
+        """Delete `key`; False when it was not there."""
+        result = lib.mamplus_map_delete(self.number, self._sized(key))
+        if result == -2:
+            return False
+        checked(result, f"delete from {self.name}")
+        return True
+
+    def keys(self) -> Iterator[bytes]:
+        """Yield the keys; those that come and go meanwhile may be met or not."""
+        last, following = ffi.NULL, ffi.new("unsigned char[]", self.key_size)
+        while lib.mamplus_map_next(self.number, last, following) >= 0:
+            last = bytes(ffi.buffer(following))
+            yield last
+
+    def _sized(self, key: bytes) -> bytes:
+        if len(key) != self.key_size:
+            raise KernelRefused(f"a key of {self.name} has {len(key)} bytes, want {self.key_size}")
+        return key

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts the probes into the kernel, finds them there again, and takes them out.
+
+Everything is pinned, so enforcement outlives the agent; the next agent adopts it without a
+gap. Objects of another release, or attached to another cgroup, are replaced: the new ones
+are attached first, and the old ones go when `retire_predecessors` is called.
+
+Loading is done by a short-lived process (kernel_probes/native/loader.c); this one only
+opens pins.
+"""
+
+import contextlib
+import mmap
+import os
+import struct
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from mamplus_host.config import Config
+from mamplus_host.errors import KernelRefused, NotPossible
+from mamplus_host.kernel import layout, pins, responder
+from mamplus_host.kernel._native import lib
+from mamplus_host.kernel.bpf import Fd, Map, checked
+from mamplus_host.kernel.ring import EventRing
+from mamplus_host.kernel.tables import Tables
+
+_BTF = Path("/sys/kernel/btf/vmlinux")
+_LOAD_TIMEOUT_S = 120
+_AGENT_NS_OFFSET = 8  # in struct mamplus_heartbeat
+
+
+class Kernel:
+    """The probes of one agent, attached. Closing it leaves them attached; `detach` takes them out."""
+
+    def __init__(self, config: Config, directory: Path, *, adopted: bool) -> None:
+        self.adopted = adopted  # an earlier agent had attached them: its tables are in force
+        self._config, self._directory = config, directory
+        self.tables = Tables(directory)
+        with Fd.open(directory / "events") as events, Fd.open(directory / "waiting") as waiting:
+            self.ring = EventRing(events, waiting)
+        with Fd.open(directory / "heartbeat") as heartbeat:
+            self._heartbeat = mmap.mmap(heartbeat.number, mmap.PAGESIZE)
+
+    @classmethod
+    def attach(cls, config: Config, cgroup: Path) -> "Kernel":
+        """Attach the probes to `cgroup`, or adopt those that are attached; the posture is set either way.
+
+        A responder is started before anything can wait for it. NotPossible when this machine
+        lacks something, KernelRefused when the kernel would not take a program.
+        """
+        _require_machine(cgroup)
+        pins.make_room(config)
+        directory = pins.directory_for(config, cgroup)
+        adopted = pins.is_complete(directory)
+        if not adopted:
+            _load(directory, cgroup)
+        Tables(directory).set_posture(config)
+        responder.ensure_running(config, cgroup)
+        if not adopted:
+            _attach(directory, cgroup)
+        _pin_packet_programs(config, directory)
+        return cls(config, directory, adopted=adopted)
+
+    def hooks(self) -> dict[str, str]:
+        """Return what is attached: hook -> the kernel's name of the place. What is missing here is not enforced."""
+        places = (
+            pins.TRACING | pins.OPTIONAL_TRACING | {name: section for name, (section, _type) in pins.CGROUP.items()}
+        )
+        return {
+            name.removeprefix("mamplus_"): place
+            for name, place in places.items()
+            if pins.link_pin(self._directory, name).exists()
+        }
+
+    def packet_program_path(self, direction: str) -> Path:
+        """Return the pin for `iptables -m bpf --object-pinned`; `direction` is "in" or "out".
+
+        iptables-legacy opens it anew at every change of its table, so rules go before the pin does.
+        """
+        return pins.packet_pin(self._config, direction)
+
+    def retire_predecessors(self) -> int:
+        """Detach probes of other releases or cgroups; return how many sets. To be called once our tables are filled."""
+        others = [path for path in pins.directories(self._config) if path != self._directory]
+        for directory in others:
+            pins.remove(directory)
+        return len(others)
+
+    def beat(self, boot_ns: int) -> None:
+        """Note that the agent lives; CLOCK_BOOTTIME."""
+        struct.pack_into("=Q", self._heartbeat, _AGENT_NS_OFFSET, boot_ns)
+
+    def heartbeats(self) -> dict[str, int]:
+        """Return when the responder and the agent lived last, CLOCK_BOOTTIME; 0: they ended, or never began."""
+        responder_ns, agent_ns, _tgid, _pad = layout.HEARTBEAT.unpack_from(self._heartbeat)
+        return {"responder_ns": responder_ns, "agent_ns": agent_ns}
+
+    def close(self) -> None:
+        """Close what this process holds; all hooks stay attached."""
+        self.ring.close()
+        self._heartbeat.close()
+
+    @staticmethod
+    def detach(config: Config) -> None:
+        """Remove every pin of ours, and only ours: nothing is enforced after that. The responder ends by itself."""
+        pins.remove_all(config)
+
+
+def _require_machine(cgroup: Path) -> None:
+    if os.geteuid() != 0:
+        raise NotPossible("the agent runs as another user than root; BPF programs need root: start it with sudo")
+    if not _BTF.exists():
+        raise NotPossible(f"{_BTF} is missing: this kernel was built without BTF; want CONFIG_DEBUG_INFO_BTF=y")
+    if not (cgroup / "cgroup.procs").exists():
+        raise NotPossible(f"{str(cgroup)!r} is no cgroup; want a directory below a cgroup v2 mount")
+
+
+def _load(directory: Path, cgroup: Path) -> None:
+    """Load all objects into `directory`, and name the scope; nothing is attached yet."""
+    if directory.exists():
+        pins.remove(directory)  # left by an attach that was cut off
+    directory.mkdir(mode=0o700, exist_ok=True)
+    try:
+        _run_loader(directory, pins.OBJECTS)
+    except (KernelRefused, NotPossible):
+        pins.remove(directory)
+        raise
+    for path in pins.OPTIONAL_OBJECTS:
+        with contextlib.suppress(KernelRefused):  # `hooks` does not name it then
+            _run_loader(directory, [path])
+    descriptor = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        Map.pinned(directory / "scope", 4, 4).set(bytes(4), struct.pack("=i", descriptor))
+    finally:
+        os.close(descriptor)
+
+
+def _run_loader(directory: Path, objects: Iterable[Path]) -> None:
+    command = [str(pins.LOADER), str(directory), *map(str, objects)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_LOAD_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotPossible(f"the BPF loader does not run: {error}; build it with `make build`") from None
+    if done.returncode:
+        seen = done.stderr.strip()[-2000:]
+        raise KernelRefused(f"the kernel did not take the probes: {seen!r}", errno=done.returncode)
+
+
+def _attach(directory: Path, cgroup: Path) -> None:
+    """Attach and pin every program; on failure nothing of `directory` stays attached."""
+    descriptor = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for name, (_section, attach_type) in pins.CGROUP.items():
+            with Fd.open(pins.program_pin(directory, name)) as program:
+                link = lib.mamplus_attach_cgroup(program.number, descriptor, attach_type)
+                _pin_link(directory, name, link)
+        optional = [name for name in pins.OPTIONAL_TRACING if pins.program_pin(directory, name).exists()]
+        for name in (*pins.TRACING, *optional):
+            with Fd.open(pins.program_pin(directory, name)) as program:
+                _pin_link(directory, name, lib.mamplus_attach_tracing(program.number))
+    except KernelRefused:
+        pins.remove(directory)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _pin_link(directory: Path, name: str, descriptor: int) -> None:
+    with Fd(checked(descriptor, f"attach {name}")) as link:
+        link.pin(pins.link_pin(directory, name))
+
+
+def _pin_packet_programs(config: Config, directory: Path) -> None:
+    """Put the packet programs where iptables rules look for them, in one step each."""
+    for direction, name in pins.PACKET.items():
+        path, beside = pins.packet_pin(config, direction), pins.packet_pin(config, f"{direction}_new")
+        beside.unlink(missing_ok=True)
+        with Fd.open(pins.program_pin(directory, name)) as program:
+            program.pin(beside)
+        beside.rename(path)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where our pins lie, and which of them an agent may adopt.
+
+    <bpffs>/packet_in, packet_out       what iptables rules name: one path through all releases
+    <bpffs>/<stamp>-<cgroup id>/        maps by name, prog_<name>, link_<name>
+
+The directory's name is the stamp: a digest of the objects that were loaded, and the cgroup
+that they are attached to. An agent that would load the same adopts; any other makes its own
+directory beside it and removes this one when its own tables are filled.
+"""
+
+import hashlib
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from mamplus_host.config import Config
+from mamplus_host.errors import NotPossible
+
+HERE = Path(__file__).resolve().parent
+OBJECTS = tuple(HERE / "objects" / f"{name}.bpf.o" for name in ("exec", "connect", "packet"))
+OPTIONAL_OBJECTS = (HERE / "objects" / "signal.bpf.o",)  # its header says which kernels take it
+LOADER = HERE / "native" / "mamplus-loader"
+RESPONDER = HERE / "native" / "mamplus-responder"
+
+TRACING = {
+    "mamplus_exec": "tp_btf/sched_process_exec",
+    "mamplus_fork": "tp_btf/sched_process_fork",
+    "mamplus_exit": "tp_btf/sched_process_exit",
+}
+OPTIONAL_TRACING = {"mamplus_signal": "tp_btf/signal_generate"}
+CGROUP = {  # name: (section, enum bpf_attach_type)
+    "mamplus_connect4": ("cgroup/connect4", 10),
+    "mamplus_connect6": ("cgroup/connect6", 11),
+    "mamplus_sendmsg4": ("cgroup/sendmsg4", 14),
+    "mamplus_sendmsg6": ("cgroup/sendmsg6", 15),
+    "mamplus_dns": ("cgroup_skb/egress", 1),
+}
+PACKET = {"in": "mamplus_packet_in", "out": "mamplus_packet_out"}
+UNATTACHED = ("mamplus_answer", *PACKET.values())
+LINKS = (*TRACING, *CGROUP)
+MAPS = (
+    "active", "ble_addr", "ble_cidr", "ble_domain", "ble_sha256", "counters", "events", "guard",
+    "heartbeat", "held", "holds", "known", "posture", "scope", "waiting",
+)  # fmt: skip
+
+_STAMPED = re.compile(r"[0-9a-f]{16}-[0-9a-f]+")
+_BPF_FS_MAGIC = "bpf"
+
+
+def link_pin(directory: Path, name: str) -> Path:
+    return directory / f"link_{name}"
+
+
+def program_pin(directory: Path, name: str) -> Path:
+    return directory / f"prog_{name}"
+
+
+def packet_pin(config: Config, direction: str) -> Path:
+    """Return the pin for `direction` "in" or "out"; it stays where it is when programs are replaced."""
+    return config.bpffs / f"packet_{direction}"
+
+
+def stamp() -> str:
+    """Return what stands for the objects that this agent would load: 16 hex digits."""
+    digest = hashlib.sha256()
+    for path in (*OBJECTS, *OPTIONAL_OBJECTS):
+        try:
+            digest.update(path.read_bytes())
+        except OSError as error:
+            raise NotPossible(f"a BPF object is missing: {error}; build them with `make build`") from None
+    return digest.hexdigest()[:16]
+
+
+def directory_for(config: Config, cgroup: Path) -> Path:
+    """Return where this agent's pins lie, whether they are there or not."""
+    return config.bpffs / f"{stamp()}-{cgroup.stat().st_ino:x}"
+
+
+def directories(config: Config) -> list[Path]:
+    """Return every directory of ours below `config.bpffs`, of whatever release and cgroup."""
+    if not config.bpffs.is_dir():
+        return []
+    return sorted(path for path in config.bpffs.iterdir() if path.is_dir() and _STAMPED.fullmatch(path.name))
+
+
+def is_complete(directory: Path) -> bool:
+    """Say whether everything is pinned: an attach that was cut off is not adopted."""
+    wanted = [link_pin(directory, name) for name in LINKS]
+    wanted += [program_pin(directory, name) for name in (*LINKS, *UNATTACHED)]
+    wanted += [directory / name for name in MAPS]
+    return all(path.exists() for path in wanted)
+
+
+def remove(directory: Path) -> None:
+    """Remove one directory of ours, links first: that is what detaches. What is not ours stays."""
+    for path in sorted(directory.iterdir(), key=lambda path: not path.name.startswith("link_")):
+        if path.name in MAPS or path.name.startswith(("link_mamplus_", "prog_mamplus_")):
+            path.unlink()
+    _remove_if_empty(directory)
+
+
+def remove_all(config: Config) -> None:
+    """Remove every pin of ours and only ours."""
+    for directory in directories(config):
+        remove(directory)
+    for direction in PACKET:
+        packet_pin(config, direction).unlink(missing_ok=True)
+        packet_pin(config, f"{direction}_new").unlink(missing_ok=True)
+    if config.bpffs.is_dir():
+        _remove_if_empty(config.bpffs)
+
+
+def _remove_if_empty(directory: Path) -> None:
+    if not any(directory.iterdir()):
+        directory.rmdir()
+
+
+def make_room(config: Config) -> None:
+    """Make `config.bpffs` a directory on a bpffs; NotPossible when it cannot be one.
+
+    /sys/fs/bpf is mounted when nothing is: on a device without systemd that is the normal state.
+    """
+    default = Path("/sys/fs/bpf")
+    if config.bpffs.is_relative_to(default) and default.is_dir() and _file_system(default) != _BPF_FS_MAGIC:
+        subprocess.run(["mount", "-t", "bpf", "bpf", str(default)], check=False, capture_output=True)
+    try:
+        config.bpffs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotPossible(f"cannot make {str(config.bpffs)!r}: {error}; name a place with [paths] bpffs") from None
+    seen = _file_system(config.bpffs)
+    if seen != _BPF_FS_MAGIC:
+        raise NotPossible(f"{str(config.bpffs)!r} lies on {seen!r}, want a bpffs; mount one: mount -t bpf bpf DIR")
+
+
+def _file_system(path: Path) -> str:
+    """Return the type of the file system that `path` lies on, "" when /proc does not say."""
+    device = path.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        if line.split()[2] == wanted:
+            return line.split(" - ")[1].split()[0]
+    return ""

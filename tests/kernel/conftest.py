@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Places of our own to act on: a cgroup, a bpffs directory, a network namespace; and an agent in them."""
+
+import hashlib
+import os
+import secrets
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mamplus_host.ble.entry import Entry, Kind, canonical
+from mamplus_host.ble.format import Generation, encode
+from mamplus_host.config import CGROUP2_MOUNTS, Config, cgroup_dir, parse
+from mamplus_host.kernel import layout, responder
+from mamplus_host.kernel.objects import Kernel
+from mamplus_host.kernel.tables import LoadReport, file_of
+from mamplus_host.verdicts import Verdict
+
+PROGRAMS = Path(__file__).parent / "programs"
+GCC = ("gcc", "-O2", "-Wall", "-Wextra", "-Werror")
+BUILD: dict[str, list[str]] = {
+    "enter": [],
+    "mark": ["-static", "-nostdlib", "-fno-stack-protector"],
+    "talk": [],
+    "burst": [],
+    "crowd": [],
+    "hammer": [],
+    "traced": [],
+    "waker": [],
+    "tracer": [],
+}
+DEADLINE_S = 20.0
+
+_LAYOUTS = {
+    layout.KIND_EXEC: ("exec", layout.EXEC, layout.EXEC_FIELDS),
+    layout.KIND_HELD: ("held", layout.EXEC, layout.EXEC_FIELDS),
+    layout.KIND_FORK: ("fork", layout.FORK, layout.FORK_FIELDS),
+    layout.KIND_EXIT: ("exit", layout.EXIT, layout.EXIT_FIELDS),
+    layout.KIND_CONNECT: ("connect", layout.CONNECT, layout.CONNECT_FIELDS),
+    layout.KIND_SENDMSG: ("sendmsg", layout.CONNECT, layout.CONNECT_FIELDS),
+    layout.KIND_PACKET: ("packet", layout.PACKET, layout.PACKET_FIELDS),
+    layout.KIND_DNS: ("dns", layout.DNS, layout.DNS_FIELDS),
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record of the ring: `kind` by name, fields by the names of the C structs."""
+
+    kind: str
+    fields: dict[str, Any]
+
+    @property
+    def flags(self) -> int:
+        return int(self.fields["head_flags"])
+
+    @property
+    def verdict(self) -> Verdict:
+        return Verdict(self.fields["head_verdict"])
+
+    @property
+    def tgid(self) -> int:
+        return int(self.fields["head_tgid"])
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def end(pid: int) -> None:
+    """Kill a process with SIGKILL, and wait until it is gone."""
+    pidfd = os.pidfd_open(pid)
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    gone = select.poll()
+    gone.register(pidfd, select.POLLIN)
+    assert gone.poll(DEADLINE_S * 1000)
+    os.close(pidfd)
+
+
+def decode(runs: list[tuple[int, int, bytes]]) -> list[Record]:
+    found = []
+    for kind, count, data in runs:
+        name, record, fields = _LAYOUTS[kind]
+        made = [Record(name, dict(zip(fields, values, strict=True))) for values in record.iter_unpack(data)]
+        assert len(made) == count
+        found += made
+    return found
+
+
+class Started(subprocess.Popen[bytes]):
+    """A program that is not waited for without end: it may be held for ever."""
+
+    def wait(self, timeout: float | None = DEADLINE_S) -> int:
+        return super().wait(timeout)
+
+    def __exit__(self, *exc: Any) -> None:
+        self.kill()
+        super().__exit__(*exc)
+
+
+@dataclass
+class Agent:
+    """An attached kernel, and programs run in its scope."""
+
+    config: Config
+    cgroup: Path
+    programs: Path
+    kernel: Kernel
+    seen: list[Record] = field(default_factory=list)
+
+    def start(self, *command: str | Path) -> "Started":
+        return Started([self.programs / "enter", self.cgroup, *command], stdout=subprocess.PIPE)
+
+    def run(self, *command: str | Path) -> int:
+        """Run a program in the scope; return its exit code, negative for a signal."""
+        with self.start(*command) as process:
+            return process.wait()
+
+    def publish(
+        self,
+        *lines: tuple[Kind, str, Verdict],
+        generation: int = 1,
+        valid_until: int = 0,
+        guarded_names: tuple[str, ...] = (),
+    ) -> LoadReport:
+        """Load a generation of these lines."""
+        entries = [
+            Entry(id=number, kind=kind, value=canonical(kind, value), verdict=verdict, valid_until=valid_until)
+            for number, (kind, value, verdict) in enumerate(lines, 1)
+        ]
+        with Generation(encode(entries, generation=generation, created_s=1)) as made:
+            return self.kernel.tables.load(made, time.time(), guarded_names=guarded_names)
+
+    def block(self, *programs: Path, generation: int = 1) -> None:
+        """Load a generation that blocks the content of `programs`."""
+        self.publish(*((Kind.SHA256, sha256(path), Verdict.BLOCK) for path in programs), generation=generation)
+
+    def make_known(self, program: Path, *arguments: str | Path) -> None:
+        """Run `program` until the kernel remembers its content: not before its ctime is a few clock ticks old."""
+        end = time.monotonic() + DEADLINE_S
+        while True:
+            with self.start(program, *arguments) as process:
+                process.wait()
+            if not self.wait_for("exec", lambda record: record.tgid == process.pid).flags & layout.F_UNKNOWN:
+                return
+            assert time.monotonic() < end, "it never became known"
+
+    def drain(self) -> None:
+        while runs := self.kernel.ring.drain():
+            self.seen += decode(runs)
+
+    def wait_for(self, kind: str, matches: Callable[[Record], bool] = lambda _record: True) -> Record:
+        """Return the first record of `kind` that matches, of those seen already or still to come."""
+        end = time.monotonic() + DEADLINE_S
+        while True:
+            self.drain()
+            for record in self.seen:
+                if record.kind == kind and matches(record):
+                    return record
+            left = end - time.monotonic()
+            assert left > 0, f"no {kind} record among {[r.kind for r in self.seen]}"
+            self.kernel.ring.wait(left)
+
+    def count(self, kind: str) -> int:
+        self.drain()
+        return sum(record.kind == kind for record in self.seen)
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small C programs, compiled."""
+    out = tmp_path_factory.mktemp("programs")
+    for name, flags in BUILD.items():
+        command: list[str | Path] = [*GCC, *flags, "-o", out / name, PROGRAMS / f"{name}.c"]
+        subprocess.run(command, check=True)
+    return out
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """A cgroup of our own; what is left in it is killed at the end."""
+    mount = next(Path(m) for m in CGROUP2_MOUNTS if (Path(m) / "cgroup.controllers").exists())
+    path = mount / f"mamplus-test-{secrets.token_hex(4)}"
+    path.mkdir()
+    yield path
+    (path / "cgroup.kill").write_text("1")
+    end = time.monotonic() + DEADLINE_S
+    while "populated 1" in (path / "cgroup.events").read_text() and time.monotonic() < end:
+        os.sched_yield()
+    path.rmdir()
+
+
+@pytest.fixture
+def configure(cgroup: Path, tmp_path: Path) -> Iterator[Callable[..., Config]]:
+    """Makes configurations for our cgroup and a bpffs directory of our own; removes what was pinned there."""
+    base = {
+        "scope": {"cgroup": str(cgroup)},
+        "paths": {
+            "bpffs": f"/sys/fs/bpf/mptest-{secrets.token_hex(4)}",
+            "run": str(tmp_path / "run"),
+            "state": str(tmp_path / "state"),
+        },
+    }
+    made = parse(base)
+    yield lambda **sections: parse(base | sections)
+    responder.stop(made)
+    Kernel.detach(made)
+
+
+@pytest.fixture
+def attach(configure: Callable[..., Config], cgroup: Path, programs: Path) -> Iterator[Callable[..., Agent]]:
+    """Attaches an agent; its keyword arguments are sections of the configuration."""
+    attached: list[Agent] = []
+
+    def attach_one(**sections: dict[str, Any]) -> Agent:
+        config = configure(**sections)
+        attached.append(Agent(config, cgroup, programs, Kernel.attach(config, cgroup_dir(config))))
+        for name in BUILD:  # the tests' own tools do not wait
+            with (programs / name).open("rb") as file:
+                attached[-1].kernel.tables.remember(file_of(file.fileno()), sha256(programs / name))
+        return attached[-1]
+
+    yield attach_one
+    for agent in attached:
+        agent.kernel.close()
+
+
+@pytest.fixture
+def agent(attach: Callable[..., Agent]) -> Agent:
+    """An agent as configured by default: it enforces."""
+    return attach()
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, programs: Path) -> Callable[..., Path]:
+    """Copies a program to a new file whose content nobody has seen: random bytes behind the ELF's end."""
+
+    def copy(name: str = "mark", directory: Path = tmp_path) -> Path:
+        path = directory / f"{name}-{secrets.token_hex(4)}"
+        shutil.copy(programs / name, path)
+        with path.open("ab") as file:
+            file.write(secrets.token_bytes(16))
+        return path
+
+    return copy

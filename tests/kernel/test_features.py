@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `features` says of this kernel is what attaching finds."""
+
+import msgspec
+import pytest
+
+from mamplus_host.kernel.features import YES, probe
+
+from .conftest import Agent
+
+pytestmark = pytest.mark.kernel
+NOT_NEEDED = {"signal_other", "lsm_exec", "fentry"}
+
+
+def test_where_an_agent_attaches_all_that_it_needs_is_there(agent: Agent) -> None:
+    found = msgspec.structs.asdict(probe())
+
+    assert {name: answer for name, answer in found.items() if name not in NOT_NEEDED and answer != YES} == {}
+    assert (found["signal_other"] == YES) == ("signal" in agent.kernel.hooks())
+
+
+def test_a_no_has_a_reason() -> None:
+    for answer in msgspec.structs.asdict(probe()).values():
+        assert answer == YES or answer.startswith("no: ")

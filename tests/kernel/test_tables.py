@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A generation becomes tables: whole, or not at all; and what is over is left out."""
+
+import errno
+import time
+from collections.abc import Callable
+
+import pytest
+
+from mamplus_host.ble.entry import Entry, Kind
+from mamplus_host.ble.format import Generation, encode
+from mamplus_host.config import Config
+from mamplus_host.errors import KernelRefused
+from mamplus_host.kernel import layout
+from mamplus_host.verdicts import Verdict
+
+from .conftest import Agent
+
+pytestmark = pytest.mark.kernel
+PORT = "9"
+
+
+def _talk(agent: Agent, address: str) -> int:
+    return agent.run(agent.programs / "talk", "tcp", address, PORT)
+
+
+def test_a_swap_replaces_all_tables_at_once(agent: Agent) -> None:
+    assert agent.kernel.tables.generation() == 0
+    for generation in range(1, 6):
+        blocked, free = ("127.66.0.1", "127.66.0.2") if generation % 2 else ("127.66.0.2", "127.66.0.1")
+        report = agent.publish((Kind.IP, blocked, Verdict.BLOCK), generation=generation)
+
+        assert (report.entries, report.not_enforced) == (1, 0)
+        assert agent.kernel.tables.generation() == generation
+        assert (_talk(agent, blocked), _talk(agent, free)) == (errno.EPERM, errno.ECONNREFUSED)
+        assert agent.wait_for("connect").fields["head_generation"] == generation
+        agent.seen.clear()
+
+
+def test_while_generations_are_swapped_no_connect_slips_through_or_meets_parts_of_both(agent: Agent) -> None:
+    def publish(generation: int) -> None:  # the entry lies in slot 0 of odd generations, in slot 1 of even ones
+        other = [(Kind.IP, "127.66.0.2", Verdict.BLOCK)] if generation % 2 == 0 else []
+        agent.publish(*other, (Kind.IP, "127.66.0.1", Verdict.BLOCK), generation=generation)
+
+    publish(1)
+    with agent.start(agent.programs / "hammer", "127.66.0.1") as hammer:
+        for generation in range(2, 8):
+            publish(generation)
+            agent.drain()
+            assert hammer.poll() is None, "a connect was let go on"
+    asked = [record.fields for record in agent.seen if record.kind == "connect"]
+    assert {(fields["head_generation"] % 2, fields["head_slot"]) for fields in asked} == {(1, 0), (0, 1)}
+
+
+def test_an_empty_generation_forbids_nothing(agent: Agent) -> None:
+    agent.publish((Kind.IP, "127.66.0.1", Verdict.BLOCK), generation=1)
+
+    report = agent.publish(generation=2)
+
+    assert (report.entries, agent.kernel.tables.generation()) == (0, 2)
+    assert _talk(agent, "127.66.0.1") == errno.ECONNREFUSED
+
+
+def test_an_entry_past_its_date_is_left_out_and_counted(agent: Agent) -> None:
+    now_s = int(time.time())
+
+    report = agent.publish((Kind.IP, "127.66.0.1", Verdict.BLOCK), valid_until=now_s - 1)
+    assert (report.entries, report.not_enforced, report.next_end_s) == (0, 1, 0)
+    assert _talk(agent, "127.66.0.1") == errno.ECONNREFUSED
+
+    report = agent.publish((Kind.IP, "127.66.0.1", Verdict.BLOCK), generation=2, valid_until=now_s + 1000)
+    assert (report.entries, report.not_enforced, report.next_end_s) == (1, 0, now_s + 1000)
+    assert _talk(agent, "127.66.0.1") == errno.EPERM
+
+
+def test_more_entries_than_one_batch_all_come_in(agent: Agent) -> None:
+    count = 5000
+    entries = [
+        Entry(id=1 + i, kind=Kind.IP, value=f"10.{i >> 8}.{i & 255}.1", verdict=Verdict.BLOCK) for i in range(count)
+    ]
+    entries += [
+        Entry(id=10_001 + i, kind=Kind.CIDR, value=f"127.{100 + (i >> 8)}.{i & 255}.0/24", verdict=Verdict.BLOCK)
+        for i in range(count)
+    ]
+    with Generation(encode(entries, generation=1, created_s=1)) as generation:
+        report = agent.kernel.tables.load(generation, time.time())
+
+    assert (report.entries, report.not_enforced) == (2 * count, 0)
+    assert _talk(agent, "127.100.0.9") == errno.EPERM
+    assert _talk(agent, "127.119.135.9") == errno.EPERM
+    assert _talk(agent, "127.119.136.9") == errno.ECONNREFUSED
+
+
+def test_too_many_guards_are_refused_and_the_old_ones_stay(agent: Agent) -> None:
+    agent.publish((Kind.IP, "127.66.0.1", Verdict.BLOCK))
+    agent.kernel.tables.set_guard([("127.66.0.1", 0)])
+
+    with pytest.raises(KernelRefused, match=f"want at most {layout.GUARD_MAX}"):
+        agent.kernel.tables.set_guard([("127.66.0.1", 1 + port) for port in range(layout.GUARD_MAX + 1)])
+
+    assert _talk(agent, "127.66.0.1") == errno.ECONNREFUSED
+    agent.kernel.tables.set_guard([("127.66.0.2", 1 + port) for port in range(layout.GUARD_MAX)])
+    assert _talk(agent, "127.66.0.1") == errno.EPERM
+
+
+def test_posture_changes_hold_from_the_next_connect_on(agent: Agent, configure: Callable[..., Config]) -> None:
+    agent.publish((Kind.IP, "127.66.0.1", Verdict.BLOCK))
+    assert _talk(agent, "127.66.0.1") == errno.EPERM
+
+    agent.kernel.tables.set_posture(configure(agent={"mode": "monitor"}))
+
+    assert _talk(agent, "127.66.0.1") == errno.ECONNREFUSED
