@@ -81,6 +81,8 @@ def unmapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 def _ip(text: str) -> str:
     try:
+        if "%" in text:
+            raise ValueError("a zone index is one machine's: the list is for all of them")
         return str(unmapped(ip_address(text)))
     except ValueError:
         raise ConfigInvalid(f"{text!r} is no IP address; want one like 203.0.113.7 or 2001:db8::7") from None
@@ -104,7 +106,8 @@ def _domain(text: str) -> str:
     except UnicodeError:
         raise ConfigInvalid(f"{text!r} cannot be written in IDNA; want a DNS name like bad.example") from None
     labels = name.split(".")
-    if len(name) > 253 or len(labels) < 2 or not all(_LABEL.fullmatch(label) for label in labels):
+    is_name = len(name) <= 253 and len(labels) >= 2 and all(_LABEL.fullmatch(label) for label in labels)
+    if not is_name or labels[-1].isdigit():  # 10.0.0.1 is an address: nobody asks for it by DNS
         raise ConfigInvalid(f"{text!r} is no DNS name; want one like bad.example, or =bad.example without sub-domains")
     return exact + name
 

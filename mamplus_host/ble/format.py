@@ -18,16 +18,18 @@ import mmap
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from pathlib import Path
 
-from mamplus_host.ble.entry import MAX_TEXT_BYTES, Entry, Kind, address_key, cidr_key, domain_hash
-from mamplus_host.errors import BleInvalid
+from mamplus_host.ble.entry import MAX_TEXT_BYTES, Entry, Kind, address_key, canonical, cidr_key, domain_hash, unmapped
+from mamplus_host.errors import BleInvalid, ConfigInvalid
 from mamplus_host.verdicts import Severity, Verdict
 
 MAGIC = b"MAMPBLE\0"
 VERSION = 1
 NO_SHRINK_CHECK = 0x1  # header flag: the author meant this generation to be empty or much smaller
-DOMAIN_EXACT_ONLY = 0x1  # domain record flag, as MAMPLUS_HIT_EXACT_ONLY
+DOMAIN_EXACT_ONLY = 0x1  # domain record flag, as MAMPLUS_DOMAIN_EXACT_ONLY
+SAYABLE = frozenset({Verdict.ALLOW, Verdict.BLOCK, Verdict.SUSPECT})  # guard stands above the list, never in it
 
 # magic, version, flags, generation, created_s, entry count, section count,
 # sections offset, entries offset, strings offset, strings size, audience (string offset), reserved
@@ -78,17 +80,29 @@ class _Strings:
         return self._offsets[text]
 
 
-def _record(entry: Entry, slot: int) -> bytes:
-    record = RECORD[entry.kind]
-    if entry.kind is Kind.SHA256:
-        return record.pack(bytes.fromhex(entry.value), slot)
-    if entry.kind is Kind.IP:
-        return record.pack(address_key(entry.value), slot)
-    if entry.kind is Kind.CIDR:
-        prefix, network = cidr_key(entry.value)
+def _record_of(kind: Kind, value: str, slot: int) -> bytes:
+    record = RECORD[kind]
+    if kind is Kind.SHA256:
+        return record.pack(bytes.fromhex(value), slot)
+    if kind is Kind.IP:
+        return record.pack(address_key(value), slot)
+    if kind is Kind.CIDR:
+        prefix, network = cidr_key(value)
         return record.pack(network, prefix, slot)
-    exact = entry.value.startswith("=")
-    return record.pack(domain_hash(entry.value.removeprefix("=")), DOMAIN_EXACT_ONLY if exact else 0, slot)
+    exact = value.startswith("=")
+    return record.pack(domain_hash(value.removeprefix("=")), DOMAIN_EXACT_ONLY if exact else 0, slot)
+
+
+def _fits(kind: Kind, value: str, record: bytes, slot: int) -> bool:
+    """Whether `record` is that of `value`, and `value` is in its canonical spelling."""
+    try:
+        if kind is Kind.SHA256:
+            return record[:32].hex() == value
+        if kind is Kind.IP:  # from the record to the text: one conversion, and the text can only be canonical
+            return str(unmapped(IPv6Address(record[:16]))) == value
+        return canonical(kind, value) == value and _record_of(kind, value, slot) == record
+    except (ConfigInvalid, ValueError):
+        return False
 
 
 def winners(entries: Iterable[Entry]) -> list[Entry]:
@@ -110,7 +124,7 @@ def encode(
     sections: dict[Kind, list[bytes]] = {}
     table = bytearray()
     for slot, entry in enumerate(chosen):
-        sections.setdefault(entry.kind, []).append(_record(entry, slot))
+        sections.setdefault(entry.kind, []).append(_record_of(entry.kind, entry.value, slot))
         texts = (entry.value, entry.source, entry.reason, entry.message, entry.link)
         table += ENTRY.pack(
             entry.id, entry.valid_until, entry.verdict, entry.kind, entry.severity, entry.confidence,
@@ -137,13 +151,18 @@ def encode(
 class Generation:
     """A generation's file, open for reading. Close it, or use it as a context manager."""
 
+    flags: int
+    number: int
+    created_s: int  # by the enterprise's clock
+    count: int  # of entries
+
     def __init__(self, data: "bytes | mmap.mmap") -> None:
         self._data = data
         size = len(data)
         if size < HEADER.size:
             raise BleInvalid(f"the list has {size} bytes, want at least {HEADER.size}: it is cut off")
-        (magic, version, self.flags, self.number, self.created_s, self.count, section_count,
-         sections_at, self._entries_at, self._strings_at, self._strings_size, audience_at) = HEADER.unpack_from(data)  # fmt: skip
+        (magic, version, self.flags, self.number, self.created_s, self.count, section_count, sections_at,
+         self._entries_at, self._strings_at, self._strings_size, audience_at) = HEADER.unpack_from(data)  # fmt: skip
         if magic != MAGIC:
             raise BleInvalid(f"the list begins with {magic!r}, want {MAGIC!r}: this is no BLE")
         if version != VERSION:
@@ -175,21 +194,49 @@ class Generation:
         self.close()
 
     @property
+    def buffer(self) -> "bytes | mmap.mmap":
+        """The whole file, for the table builder in C: records at `Section.offset`, entries at `entries_offset`."""
+        return self._data
+
+    @property
+    def entries_offset(self) -> int:
+        return int(self._entries_at)
+
+    @property
     def may_shrink(self) -> bool:
         return bool(self.flags & NO_SHRINK_CHECK)
 
     def check(self) -> None:
-        """Read everything once: orders, slots and texts. Linear; done before a generation is trusted."""
-        seen = bytearray(self.count)
+        """Read everything once: orders, slots and texts. Linear; done before a generation is trusted.
+
+        A record must be the one that its slot's value makes, and records rise: so each slot has one.
+        Past it, what the kernel tables are built from (records) and what people are shown
+        (entries) say the same, each value once and in its canonical spelling.
+        """
+        texts = set[int]()
         for section in self.sections.values():
-            last = b""
+            name, last = section.kind.name.lower(), b""
             for record in self.raw(section.kind):
                 slot = int.from_bytes(record[-4:], "little")
-                self._want(slot < self.count and not seen[slot], f"slot of a {section.kind.name.lower()} record")
-                self._want(record > last, f"order of the {section.kind.name.lower()} records")
-                seen[slot], last = 1, record
-                entry = self.entry(slot)
-                self._want(entry.kind is section.kind and _record(entry, slot) == record, f"entry in slot {slot}")
+                self._want(slot < self.count, f"slot of a {name} record")
+                # Two names may share a hash, so a domain's key may come twice; any other key says one thing.
+                unlike = len(record) if section.kind is Kind.DOMAIN else -4
+                self._want(record > last and record[:unlike] != last[:unlike], f"order of the {name} records")
+                last = record
+                self._check_entry(section.kind, slot, record, texts)
+
+    def _check_entry(self, wanted: Kind, slot: int, record: bytes, texts: set[int]) -> None:
+        """As `entry`, without making one. `texts` are the offsets that were read before."""
+        (number, _until, verdict, kind, severity, confidence, value_at, *others) = ENTRY.unpack_from(
+            self._data, self._entries_at + slot * ENTRY.size
+        )
+        fits = kind == wanted and verdict in SAYABLE and 1 <= severity <= 5 and confidence <= 100
+        fits = fits and 1 <= number < 1 << 63 and _fits(wanted, self._string(value_at), record, slot)
+        self._want(fits, f"entry in slot {slot}")
+        for at in others:
+            if at not in texts:
+                self._string(at)
+                texts.add(at)
 
     def raw(self, kind: Kind) -> Iterator[bytes]:
         """Yield the records of `kind`, as laid out in RECORD, in the order of their bytes."""
@@ -229,7 +276,8 @@ class Generation:
         try:
             return Entry(
                 id=number, kind=Kind(kind), value=value, verdict=Verdict(verdict), severity=Severity(severity),
-                confidence=confidence, valid_until=valid_until, source=source, reason=reason, message=message, link=link,
+                confidence=confidence, valid_until=valid_until,
+                source=source, reason=reason, message=message, link=link,
             )  # fmt: skip
         except ValueError as error:
             raise BleInvalid(f"entry in slot {slot} is damaged: {error}") from None
@@ -244,13 +292,14 @@ class Generation:
         return (self.entry(slot) for slot in range(self.count))
 
     def _read_sections(self, count: int) -> Iterator[tuple[Kind, Section]]:
-        at, end = HEADER.size, HEADER.size + count * SECTION.size
+        at, end, last = HEADER.size, HEADER.size + count * SECTION.size, 0
         self._want(end <= len(self._data), "section directory")
         for _ in range(count):
             number, size, records, offset = SECTION.unpack_from(self._data, at)
             self._want(number in Kind.__members__.values() and size == RECORD[Kind(number)].size, "section kind")
             self._want(offset == end, "section offset")
-            kind, end, at = Kind(number), offset + records * size, at + SECTION.size
+            self._want(number > last, "section order")
+            kind, last, end, at = Kind(number), number, offset + records * size, at + SECTION.size
             yield kind, Section(kind, records, offset)
         self._want(end == self._entries_at, "section end")
 

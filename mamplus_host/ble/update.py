@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Update_BLE()`: fetch what is offered, verify it, install it; the old generation until then.
+
+Journey: enterprise or USB stick -> [update] -> installed generation -> kernel tables.
+
+The work is done by `update_helper.py` in a process of its own, so that python-tuf's memory is
+gone with it. The kernel tables are the service's business.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import mamplus_host
+from mamplus_host import errors
+from mamplus_host.errors import MamplusError, NotPossible, UplinkFailed
+
+TOTAL_S = 600.0  # one update, everything included
+HELPER = "mamplus_host.ble.update_helper"
+_GRACE_S = 5.0  # between the helper's own bound and its end by force
+
+
+class FetchResult(msgspec.Struct, frozen=True):
+    """What is installed now."""
+
+    generation: int
+    path: Path
+    entries: int
+    new: bool  # False: it was installed before
+    took_s: float
+    note: str = ""  # what was found damaged on the way, for people
+
+
+def update(state: Path, *, source: str | None = None, total_s: float = TOTAL_S) -> FetchResult:
+    """Update from the enterprise, or from `source` (carrier file, directory, address); returns when installed.
+
+    Raises what the helper met: a subclass of BleRejected, UplinkFailed, EnrollRefused, or
+    NotPossible. The generation that was installed stays in force then. Takes at most `total_s` seconds.
+    """
+    where = ["--network"] if source is None else ["--source", source]
+    command = [sys.executable, "-P", "-m", HELPER, "--state", str(state), *where, "--total-s", str(total_s), "--json"]
+    package_root = str(Path(mamplus_host.__file__).parent.parent)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, timeout=total_s + _GRACE_S, check=False, stdin=subprocess.DEVNULL,
+            env={"PYTHONPATH": package_root, "LANG": "C.UTF-8"},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise UplinkFailed(f"the update took more than {total_s:g} s and was ended; try again later") from None
+    return _read_result(done.stdout, done.stderr, done.returncode)
+
+
+def _read_result(out: bytes, remarks: bytes, code: int) -> FetchResult:
+    try:
+        result: dict[str, Any] = msgspec.json.decode(out, type=dict[str, Any])
+        if "error" in result:
+            raise _error(str(result["kind"]), str(result["error"]))
+        return FetchResult(**{**result, "path": Path(result["path"])})
+    except (msgspec.MsgspecError, TypeError, KeyError):
+        last = remarks.decode(errors="replace").strip().rpartition("\n")[2]
+        raise NotPossible(f"the update ended with status {code} and said {last[:300]!r}; try again") from None
+
+
+def _error(kind: str, message: str) -> MamplusError:
+    """Return the error of that name; the helper raises only what takes one message."""
+    known = getattr(errors, kind, NotPossible)
+    return known(message) if issubclass(known, MamplusError) else NotPossible(message)

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process behind `update.py`: here python-tuf is loaded, and gone when it ends.
+
+    python -m mamplus_host.ble.update_helper --state DIR (--network | --source SRC) --json
+
+One update at a time: a lock in the state directory, waited for a bounded time. A power cut
+at any moment leaves the old generation or the new one.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from mamplus_host import errors
+from mamplus_host.ble.carrier import Missing, Network, Source, open_local
+from mamplus_host.ble.store import BleStore, Installed
+from mamplus_host.ble.trust import Offered, Trust
+from mamplus_host.ble.update import TOTAL_S, FetchResult
+from mamplus_host.enterprise import Enterprise, load_enterprise
+from mamplus_host.errors import EnrollRefused, MamplusError, NotPossible, UplinkFailed
+from mamplus_host.files import no_room
+from mamplus_host.pinned import Endpoint, stranger
+
+LOCK_WAIT_S = 60.0  # for another update to end
+CONNECT_TIMEOUT_S = 5.0
+REPOSITORY = "/repo/"
+_LOCK_POLL_S = 0.05
+
+
+def update_here(
+    state: Path, source: str | None, *, total_s: float = TOTAL_S, lock_wait_s: float = LOCK_WAIT_S
+) -> FetchResult:
+    """What `update` does, in this process."""
+    began = time.monotonic()
+    enterprise = load_enterprise(state)
+    if enterprise is None:
+        raise EnrollRefused("this device is not enrolled; run: mamplus enroll URL --token TOKEN")
+    store = BleStore(state)
+    with _lock(store.folder, lock_wait_s), _work(store.folder) as work:
+        installed = store.installed()
+        before = installed if installed and installed.enterprise_id in ("", enterprise.enterprise_id) else None
+        trust = Trust(state, device_id=enterprise.device_id)
+        with _source(enterprise, source, work, total_s) as opened:
+            offered = trust.verify(opened, work, before, now_s=time.time())
+        path = store.place(offered.path, offered.number) if offered.path else store.path(offered.number)
+        trust.remember()
+        if offered.path:
+            store.install(_record(offered, source or "network", enterprise))
+    took_s = round(time.monotonic() - began, 3)
+    return FetchResult(offered.number, path, offered.entries, offered.path is not None, took_s, store.note)
+
+
+def _record(offered: Offered, source: str, enterprise: Enterprise) -> Installed:
+    return Installed(
+        number=offered.number, sha256=offered.sha256, entries=offered.entries, created_s=offered.created_s,
+        installed_at=int(time.time()), source=source, enterprise_id=enterprise.enterprise_id,
+    )  # fmt: skip
+
+
+@contextmanager
+def _lock(folder: Path, wait_s: float) -> Iterator[None]:
+    """Hold the one lock of all updates; NotPossible when another holds it for longer than `wait_s` seconds."""
+    deadline = time.monotonic() + wait_s
+    descriptor = os.open(folder / "update.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while not _try_lock(descriptor):
+            if time.monotonic() >= deadline:
+                raise NotPossible(f"another update runs since more than {wait_s:g} s; wait for it, then try again")
+            time.sleep(_LOCK_POLL_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _work(folder: Path) -> Iterator[Path]:
+    """Yield an empty private directory in the file system of the generations."""
+    work = folder / "work"
+    shutil.rmtree(work, ignore_errors=True)  # of an update that was cut off
+    try:
+        work.mkdir(mode=0o700)
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _source(enterprise: Enterprise, source: str | None, work: Path, total_s: float) -> Iterator[Source]:
+    if source is None:
+        with closing(_network(enterprise.endpoint, REPOSITORY, total_s)) as network:
+            yield network
+    elif source.startswith(("http://", "https://")):
+        with _address(enterprise, source, work, total_s) as opened:
+            yield opened
+    else:
+        with open_local(Path(source)) as opened:
+            yield opened
+
+
+def _network(where: Endpoint, prefix: str, total_s: float) -> Network:
+    return Network(where, prefix, connect_timeout_s=CONNECT_TIMEOUT_S, total_s=total_s)
+
+
+@contextmanager
+def _address(enterprise: Enterprise, source: str, work: Path, total_s: float) -> Iterator[Source]:
+    """Open the repository or the carrier at an address. Whoever answers, the signatures decide."""
+    where = stranger(source)
+    known = enterprise.endpoint
+    if (where.host, where.port, where.is_tls) == (known.host, known.port, known.is_tls):
+        where = Endpoint(where.host, where.port, where.path, known.fingerprint)
+    for prefix in ("/", REPOSITORY):
+        with closing(_network(where, prefix, total_s)) as network:
+            if network.has("metadata/timestamp.json"):
+                yield network
+                return
+    copy = work / "carrier"
+    with closing(_network(where, "" if where.path else "/", total_s)) as network:
+        try:
+            network.download(copy)
+        except Missing:
+            raise UplinkFailed(f"{source!r} has neither a repository nor a carrier; want one of them") from None
+        except OSError as error:
+            raise no_room(error, copy) from None
+    with open_local(copy) as opened:
+        yield opened
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="mamplus_host.ble.update_helper", description="Update the BLE of this device."
+    )
+    parser.add_argument("--state", type=Path, required=True)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--network", action="store_true", help="from the enterprise")
+    where.add_argument("--source", help="from a carrier file, a directory or an address")
+    parser.add_argument("--total-s", type=float, default=TOTAL_S)
+    parser.add_argument("--json", action="store_true", help="answer with one JSON object, errors too")
+    options = parser.parse_args(arguments)
+    try:
+        result = update_here(options.state, options.source, total_s=options.total_s)
+    except MamplusError as error:
+        said: dict[str, Any] = {"error": str(error), "kind": _kind(error)}
+        print(
+            json.dumps(said) if options.json else f"{error}; keeping what is installed",
+            file=sys.stdout if options.json else sys.stderr,
+        )
+        return error.exit_code
+    state = "installed" if result.new else "already installed"
+    text = f"generation {result.generation} is {state}"
+    fields = {name: getattr(result, name) for name in ("generation", "entries", "new", "took_s", "note")}
+    print(json.dumps({**fields, "path": str(result.path)}) if options.json else text)
+    return 0
+
+
+def _kind(error: MamplusError) -> str:
+    """Return the name under which `errors` knows this error, or what it derives from."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
