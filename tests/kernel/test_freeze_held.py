@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The executor on held programs: journalled, answered by the list, by time, and by a new agent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mamplus_host.clock import SystemClock
+from mamplus_host.config import Agent as AgentConfig
+from mamplus_host.config import Config, Limits, SuspicionPolicy
+from mamplus_host.errors import ActionFailed
+from mamplus_host.events import Exec, File, Head
+from mamplus_host.executor.evidence import collect
+from mamplus_host.executor.execute import Executor
+from mamplus_host.executor.journal import Journal, verify
+from mamplus_host.executor.plan import plan
+from mamplus_host.executor.process import HOLD_PREFIX
+from mamplus_host.executor.vault import Vault
+from mamplus_host.verdicts import ActionKind, Decision, Finding, Indicator, Verdict
+from tests.kernel import acts
+
+pytestmark = pytest.mark.kernel
+
+BAD = Indicator("sha256", "ab" * 32)
+SUSPECT_ID = "01SUSPECT" + "0" * 17
+
+
+class Clock(SystemClock):
+    """The real clock, which can be moved forward."""
+
+    ahead_s = 0
+
+    def boot_ns(self) -> int:
+        return super().boot_ns() + self.ahead_s * 10**9
+
+
+class Agent:
+    """Journal, vault and executor on one state directory, as the service joins them."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.clock = config, Clock()
+        self.open()
+
+    def open(self) -> None:
+        config = self.config
+        self.journal = Journal(config.state / "journal", max_bytes=config.limits.journal_bytes, clock=self.clock)
+        self.vault = Vault(config.state / "vault", limits=config.limits, clock=self.clock)
+        self.executor = Executor(
+            config, journal=self.journal, vault=self.vault, clock=self.clock, guarded=frozenset({os.getpid()})
+        )
+
+    def treat(self, pid: int, finding: Finding, decision_id: str = SUSPECT_ID) -> list[tuple[str, str]]:
+        decision = decided(pid, finding, decision_id)
+        outcomes = self.executor.carry_out(decision, plan(decision, self.config))
+        return [(outcome.action.value, outcome.state) for outcome in outcomes]
+
+    def close(self) -> None:
+        self.journal.close()
+        self.vault.close()
+
+
+def decided(pid: int, finding: Finding, decision_id: str) -> Decision:
+    head = Head(boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME), cgroup_id=1, generation=1, tgid=pid, ppid=1, uid=0,
+                slot=0, flags=0, verdict=Verdict.SUSPECT, comm="x")  # fmt: skip
+    event = Exec(head=head, file=File(dev=1, ino=1, size=1, ctime_s=1, ctime_ns=1), sha256=BAD.value, path="/x")
+    return Decision(id=decision_id, finding=finding, event=event, rule="ble", reason="", indicator=BAD)
+
+
+@pytest.fixture
+def scope() -> Iterator[Path]:
+    with acts.own_cgroup() as path:
+        yield path
+
+
+@pytest.fixture
+def agent(scope: Path, tmp_path: Path) -> Iterator[Agent]:
+    one = Agent(acts.config_for(tmp_path / "state", scope, limits=Limits()))
+    yield one
+    one.close()
+
+
+def test_a_suspect_is_held_until_the_list_says_allow(agent: Agent, scope: Path, tmp_path: Path) -> None:
+    with acts.counting(tmp_path, scope) as suspect:
+        assert agent.treat(suspect.pid, Finding.SUSPECTED) == [("freeze", "done")]
+        assert suspect.stands_still()
+
+        assert agent.executor.resolve_held(lambda _: Verdict.SUSPECT) == []
+        assert suspect.stands_still()
+
+        outcomes = agent.executor.resolve_held({BAD: Verdict.ALLOW}.__getitem__)
+        assert [(one.decision_id, one.action, one.state) for one in outcomes] == [
+            (SUSPECT_ID, ActionKind.FREEZE, "undone")
+        ]
+        suspect.await_moving()
+        assert agent.executor.held == []
+
+
+def test_a_suspect_is_killed_when_the_list_says_block(agent: Agent, scope: Path, tmp_path: Path) -> None:
+    with acts.counting(tmp_path, scope) as suspect:
+        agent.treat(suspect.pid, Finding.SUSPECTED)
+
+        outcomes = agent.executor.resolve_held({BAD: Verdict.BLOCK}.__getitem__)
+
+        assert [(one.action, one.state) for one in outcomes] == [(ActionKind.KILL, "done")]
+        assert suspect.program.process.wait(10) == -9
+        assert not list(scope.glob(f"{HOLD_PREFIX}*"))
+        with pytest.raises(ActionFailed, match="killed process cannot be brought back"):
+            agent.executor.undo(SUSPECT_ID)
+
+
+def test_undo_lets_a_held_program_go_on_and_only_once(agent: Agent, scope: Path, tmp_path: Path) -> None:
+    with acts.counting(tmp_path, scope) as suspect:
+        agent.treat(suspect.pid, Finding.SUSPECTED)
+
+        outcomes = agent.executor.undo(SUSPECT_ID)
+
+        assert [(one.action, one.state) for one in outcomes] == [(ActionKind.FREEZE, "undone")]
+        suspect.await_moving()
+        with pytest.raises(ActionFailed, match="undone before"):
+            agent.executor.undo(SUSPECT_ID)
+
+
+def test_a_running_confirmed_program_is_killed_and_that_has_no_inverse(
+    agent: Agent, scope: Path, tmp_path: Path
+) -> None:
+    with acts.counting(tmp_path, scope) as bad:
+        assert agent.treat(bad.pid, Finding.CONFIRMED) == [("kill", "done")]
+        assert bad.program.process.wait(10) == -9
+    with pytest.raises(ActionFailed, match="killed process cannot be brought back"):
+        agent.executor.undo(SUSPECT_ID)
+    with pytest.raises(ActionFailed, match="nothing is known"):
+        agent.executor.undo("01UNKNOWN")
+
+
+@pytest.mark.parametrize(("on_deadline", "ends"), [("release", False), ("kill", True)])
+def test_when_nobody_answers_in_time_the_declared_answer_is_given(
+    scope: Path, tmp_path: Path, on_deadline: str, ends: bool
+) -> None:
+    policy = SuspicionPolicy(deadline_s=100, on_deadline="kill" if on_deadline == "kill" else "release")
+    agent = Agent(acts.config_for(tmp_path / "state", scope, suspicion=policy))
+    with acts.counting(tmp_path, scope) as suspect:
+        agent.treat(suspect.pid, Finding.SUSPECTED)
+        agent.clock.ahead_s = 90
+        assert agent.executor.expire() == []
+        assert suspect.stands_still()
+
+        agent.clock.ahead_s = 101
+        outcomes = agent.executor.expire()
+
+        assert [one.state for one in outcomes] == ["done" if ends else "undone"]
+        if ends:
+            assert suspect.program.process.wait(10) == -9
+        else:
+            suspect.await_moving()
+    agent.close()
+
+
+def test_monitor_mode_touches_nothing_and_says_what_it_would_have_done(scope: Path, tmp_path: Path) -> None:
+    agent = Agent(acts.config_for(tmp_path / "state", scope, agent=AgentConfig(mode="monitor")))
+    with acts.counting(tmp_path, scope) as suspect:
+        assert agent.treat(suspect.pid, Finding.SUSPECTED) == [("freeze", "dry-run")]
+        assert agent.treat(suspect.pid, Finding.CONFIRMED) == [("kill", "dry-run")]
+        suspect.await_moving()
+    agent.close()
+
+
+def test_two_suspicions_of_one_app_hold_it_until_both_are_answered(agent: Agent, scope: Path, tmp_path: Path) -> None:
+    second_id = "01SECOND" + "0" * 18
+    with acts.counting(tmp_path, scope) as suspect:
+        agent.treat(suspect.pid, Finding.SUSPECTED)
+        agent.treat(suspect.pid, Finding.SUSPECTED, second_id)
+
+        agent.executor.undo(SUSPECT_ID)
+        assert suspect.stands_still()
+
+        agent.executor.undo(second_id)
+        suspect.await_moving()
+        assert not list(scope.glob(f"{HOLD_PREFIX}*"))
+
+
+def test_a_new_agent_finds_what_a_killed_one_held(agent: Agent, scope: Path, tmp_path: Path) -> None:
+    with acts.counting(tmp_path, scope) as suspect:
+        agent.treat(suspect.pid, Finding.SUSPECTED)
+        agent.close()
+
+        agent.open()
+        assert [held.decision_id for held in agent.executor.held] == [SUSPECT_ID]
+        assert suspect.stands_still()
+        agent.executor.resolve_held({BAD: Verdict.ALLOW}.__getitem__)
+        suspect.await_moving()
+
+
+FREEZER = """
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, ".")
+from mamplus_host.verdicts import Finding
+from tests.kernel import acts
+from tests.kernel.test_freeze_held import Agent
+agent = Agent(acts.config_for(Path(sys.argv[1]), Path(sys.argv[2])))
+print("ready", flush=True)
+while True:
+    for number in range(1000):
+        agent.treat(int(sys.argv[3]), Finding.SUSPECTED, f"01K{number:023}")
+        agent.executor.undo(f"01K{number:023}")
+    agent.journal.append("note", "", {})
+"""
+
+
+def test_an_agent_killed_at_any_moment_leaves_nothing_that_the_next_one_cannot_let_go(
+    scope: Path, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    with acts.counting(tmp_path, scope) as suspect:
+        for round_number in range(6):
+            freezer = subprocess.Popen(
+                [sys.executable, "-c", FREEZER, str(state), str(scope), str(suspect.pid)], stdout=subprocess.PIPE
+            )
+            assert freezer.stdout is not None
+            freezer.stdout.readline()
+            time.sleep(0.01 + 0.007 * round_number)  # somewhere in the middle of its work
+            os.kill(freezer.pid, signal.SIGKILL)
+            freezer.stdout.close()
+            freezer.wait()
+
+            agent = Agent(acts.config_for(state, scope))
+            agent.executor.recover()
+            assert agent.journal.open_intents() == []
+            agent.executor.resolve_held({BAD: Verdict.ALLOW}.__getitem__)
+            suspect.await_moving()
+            assert not list(scope.glob(f"{HOLD_PREFIX}*"))
+            agent.close()
+            assert verify(state / "journal") is None
+
+
+def test_a_damaged_held_file_is_kept_aside_and_noted(agent: Agent) -> None:
+    (agent.config.state / "held.json").write_text("{ torn")
+    agent.close()
+
+    agent.open()
+
+    assert (agent.config.state / "held.json.damaged").read_text() == "{ torn"
+    assert [record.data for record in agent.journal.records()] == [{"damaged": "held.json"}]
+
+
+def test_evidence_names_the_program_its_ancestors_sockets_and_file_as_plain_json(scope: Path) -> None:
+    source = """
+        import socket, sys, time
+        listening = socket.create_server(("127.0.0.1", 0))
+        print(listening.getsockname()[1], flush=True)
+        time.sleep(60)
+    """
+    with acts.running(source, "argument\udcff", cgroup=scope) as program:
+        port = int(program.line())
+        evidence = collect(decided(program.pid, Finding.SUSPECTED, SUSPECT_ID))
+
+    msgspec.json.encode(evidence)
+    me, parent = evidence["processes"][:2]
+    assert (me["pid"], parent["pid"]) == (program.pid, os.getpid())
+    assert me["cmdline"][-1] == "argument\\xff"
+    assert me["exe"] == os.path.realpath(sys.executable)
+    assert me["cgroup"].endswith(scope.name)
+    local = f"127.0.0.1:{port}"
+    listening = {"pid": program.pid, "proto": "tcp", "local": local, "remote": "0.0.0.0:0", "state": "listen"}
+    assert listening in evidence["sockets"]
+    assert evidence["file"]["size"] == os.stat(sys.executable).st_size

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a decision to actions: what is planned, and against whom never."""
+
+from ipaddress import IPv4Address
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mamplus_host.config import Agent, Config, SuspicionPolicy
+from mamplus_host.events import Connect, DnsQuery, Event, Exec, Exit, File, FileChange, Fork, Head, Packet
+from mamplus_host.executor.plan import Action, plan
+from mamplus_host.verdicts import ActionKind, Decision, Finding, Verdict
+
+HERE = IPv4Address("127.0.0.1")
+FILE = File(dev=1, ino=2, size=3, ctime_s=4, ctime_ns=5)
+
+
+def head(tgid: int) -> Head:
+    return Head(boot_ns=7, cgroup_id=1, generation=1, tgid=tgid, ppid=2, uid=0, slot=0, flags=0,
+                verdict=Verdict.BLOCK, comm="x")  # fmt: skip
+
+
+def events(tgid: int) -> list[Event]:
+    return [
+        Exec(head=head(tgid), file=FILE, sha256="ab" * 32, path="/x"),
+        Fork(head=head(tgid), child_tgid=tgid),
+        Exit(head=head(tgid), exit_code=0),
+        Connect(head=head(tgid), address=HERE, port=1, protocol=6, unconnected=False),
+        Packet(head=head(tgid), source=HERE, destination=HERE, sport=1, dport=2, protocol=6),
+        DnsQuery(head=head(tgid), server=HERE, name="bad.example"),
+        FileChange(boot_ns=7, path="/protected", changes=("modify",), tgid=tgid),
+    ]
+
+
+def decided(event: Event, finding: Finding, *, in_kernel: bool = False) -> Decision:
+    return Decision(id="01" * 13, finding=finding, event=event, rule="ble", reason="", in_kernel=in_kernel)
+
+
+EXEC, CONNECT, CHANGE = events(500)[0], events(500)[3], events(500)[6]
+WATCH = Config(suspicion=SuspicionPolicy(hold="watch"))
+
+
+@pytest.mark.parametrize(
+    ("decision", "config", "kinds"),
+    [
+        (decided(EXEC, Finding.CONFIRMED, in_kernel=True), Config(), [ActionKind.REFUSED]),
+        (decided(EXEC, Finding.CONFIRMED), Config(), [ActionKind.KILL]),
+        (decided(EXEC, Finding.SUSPECTED), Config(), [ActionKind.FREEZE]),
+        (decided(EXEC, Finding.SUSPECTED), WATCH, []),
+        (decided(EXEC, Finding.SUSPECTED, in_kernel=True), Config(), [ActionKind.REFUSED]),
+        (decided(EXEC, Finding.NOTHING), Config(), []),
+        (decided(CONNECT, Finding.CONFIRMED, in_kernel=True), Config(), [ActionKind.REFUSED]),
+        (decided(CONNECT, Finding.SUSPECTED), Config(), []),
+        (decided(CHANGE, Finding.CONFIRMED), Config(), [ActionKind.RESTORE]),
+        (decided(CHANGE, Finding.SUSPECTED), WATCH, [ActionKind.RESTORE]),
+    ],
+    ids=[
+        "refused", "running", "suspected", "watch-only", "suspected-and-refused", "nothing", "connect",
+        "connect-suspected", "file", "file-suspected",
+    ],
+)  # fmt: skip
+def test_each_decision_has_its_answer(decision: Decision, config: Config, kinds: list[ActionKind]) -> None:
+    assert [action.kind for action in plan(decision, config)] == kinds
+
+
+def test_an_action_carries_what_is_needed_to_recognize_its_target() -> None:
+    assert plan(decided(EXEC, Finding.CONFIRMED), Config()) == (Action(kind=ActionKind.KILL, boot_ns=7, tgid=500),)
+    assert plan(decided(CHANGE, Finding.CONFIRMED), Config()) == (
+        Action(kind=ActionKind.RESTORE, boot_ns=7, path="/protected"),
+    )
+
+
+def test_monitor_mode_plans_the_same_and_marks_it_as_not_to_be_done() -> None:
+    monitor = Config(agent=Agent(mode="monitor"))
+    for event in events(500):
+        for finding in Finding:
+            decision = decided(event, finding)
+            enforced, watched = plan(decision, Config()), plan(decision, monitor)
+            assert [a.kind for a in enforced] == [a.kind for a in watched]
+            assert not any(a.dry_run for a in enforced)
+            assert all(a.dry_run for a in watched)
+
+
+@settings(max_examples=500)
+@given(
+    tgid=st.integers(0, 6),
+    guarded=st.frozensets(st.integers(0, 6)),
+    finding=st.sampled_from(Finding),
+    in_kernel=st.booleans(),
+    which=st.integers(0, 6),
+)
+def test_no_action_ever_aims_at_a_guarded_process_or_at_pid_0_or_1(
+    tgid: int, guarded: frozenset[int], finding: Finding, in_kernel: bool, which: int
+) -> None:
+    decision = decided(events(tgid)[which], finding, in_kernel=in_kernel)
+
+    aimed = {a.tgid for a in plan(decision, Config(), guarded) if a.kind in (ActionKind.KILL, ActionKind.FREEZE)}
+
+    assert not aimed & (guarded | {0, 1})
+    assert aimed <= {tgid}
