@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The list at its origin: written, imported, signed, published, carried."""

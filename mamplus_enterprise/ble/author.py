@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What administrators write: entries are added, replaced, removed; nothing is published here.
+
+One value has one entry in force: adding replaces the earlier opinion, whatever it said.
+Otherwise an `allow` of last year would silently outrank today's `block`.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
+
+from mamplus_enterprise.errors import Unknown
+from mamplus_enterprise.storage.schema import EntryRow, GenerationRow
+from mamplus_enterprise.storage.store import note
+from mamplus_host.ble.entry import MAX_TEXT_BYTES, Entry, Kind
+from mamplus_host.errors import ConfigInvalid
+from mamplus_host.verdicts import Severity, Verdict
+
+AUTHORED = (Verdict.BLOCK, Verdict.SUSPECT, Verdict.ALLOW)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """An entry before it has an id. `value` is canonical."""
+
+    kind: Kind
+    value: str
+    verdict: Verdict
+    severity: Severity = Severity.HIGH
+    valid_until: int = 0  # seconds since the epoch; 0: no end
+    source: str = ""
+    reason: str = ""
+    message: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("source", "reason", "message"):
+            check_text(name, getattr(self, name))
+
+
+def check_text(name: str, text: str) -> None:
+    """Raise ConfigInvalid when the list's format cannot hold `text`."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise ConfigInvalid(f"the {name} {text[:40]!r} is no UTF-8; write it in UTF-8") from None
+    if size > MAX_TEXT_BYTES:
+        raise ConfigInvalid(f"the {name} has {size} bytes, want at most {MAX_TEXT_BYTES}; shorten it")
+
+
+def parse_verdict(text: str) -> Verdict:
+    """Return the verdict named `text`; ConfigInvalid lists the names."""
+    names = {verdict.name.lower(): verdict for verdict in AUTHORED}
+    try:
+        return names[text.strip().lower()]
+    except KeyError:
+        raise ConfigInvalid(f"unknown verdict {text!r}; want one of: {', '.join(names)}") from None
+
+
+def parse_severity(text: str) -> Severity:
+    """Return the severity named `text`; ConfigInvalid lists the names."""
+    try:
+        return Severity[text.strip().upper()]
+    except KeyError:
+        names = ", ".join(severity.name.lower() for severity in Severity)
+        raise ConfigInvalid(f"unknown severity {text!r}; want one of: {names}") from None
+
+
+def parse_until(text: str, now_s: float) -> int:
+    """Return the end of the day `text` (or its very time, UTC when it names no zone) in seconds since the epoch."""
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ConfigInvalid(f"{text!r} is no date; want one like 2031-12-31 or 2031-12-31T18:00:00+01:00") from None
+    if len(text.strip()) == len("2031-12-31"):
+        moment += timedelta(days=1)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    if moment.timestamp() <= now_s:
+        raise ConfigInvalid(f"{text!r} is past; want a date to come")
+    return int(moment.timestamp())
+
+
+def add(session: Session, draft: Draft, *, who: str) -> tuple[EntryRow, EntryRow | None]:
+    """Store `draft`; return its row and the one that it replaces."""
+    replaced = in_force(session, draft.kind, draft.value)
+    now_s = time.time()  # with the database's write lock held, see `publish`
+    if replaced is not None:
+        replaced.removed_at = now_s
+        session.flush()  # its place must be free before the new row comes
+    row = EntryRow(**fields_of(draft), added_at=now_s)
+    session.add(row)
+    session.flush()
+    detail = f"entry {row.id}: {draft.verdict.name.lower()}" + (f", replaces {replaced.id}" if replaced else "")
+    note(session, who=who, what="entry added", subject=f"{draft.kind.name.lower()} {draft.value}", detail=detail)
+    return row, replaced
+
+
+def fields_of(draft: Draft) -> dict[str, Any]:
+    """Return the columns of `draft`'s row, without its times."""
+    return {
+        "kind": int(draft.kind), "value": draft.value, "verdict": int(draft.verdict), "severity": int(draft.severity),
+        "confidence": 100, "valid_until": draft.valid_until, "source": draft.source, "reason": draft.reason,
+        "message": draft.message, "link": "",
+    }  # fmt: skip
+
+
+def in_force(session: Session, kind: Kind, value: str) -> EntryRow | None:
+    """Return the entry about `value` that was not removed."""
+    wanted = select(EntryRow).where(EntryRow.kind == int(kind), EntryRow.value == value, EntryRow.removed_at.is_(None))
+    return session.scalars(wanted).one_or_none()
+
+
+def remove(session: Session, entry_id: int, *, who: str) -> EntryRow:
+    """Take an entry off the list; Unknown when it is not on it."""
+    row = session.get(EntryRow, entry_id) if 0 < entry_id < 1 << 63 else None
+    if row is None or row.removed_at is not None:
+        raise Unknown(f"entry {entry_id} is not on the list; `ble list` shows the ids")
+    row.removed_at = time.time()
+    subject = f"{Kind(row.kind).name.lower()} {row.value}"
+    note(session, who=who, what="entry removed", subject=subject, detail=f"entry {row.id}")
+    return row
+
+
+def listed(session: Session) -> Iterator[EntryRow]:
+    """Yield every entry that was not removed, expired ones included, oldest first."""
+    wanted = select(EntryRow).where(EntryRow.removed_at.is_(None)).order_by(EntryRow.id)
+    return iter(session.scalars(wanted.execution_options(yield_per=1000)))
+
+
+def compiled(session: Session, now_s: float) -> list[Entry]:
+    """Return what the next generation holds: what is listed and has not expired.
+
+    Plain rows, not mapped objects: a confirm waits for this, and they take less than half of the time.
+    """
+    in_time = or_(EntryRow.valid_until == 0, EntryRow.valid_until > now_s)
+    wanted = select(*_COLUMNS).where(EntryRow.removed_at.is_(None), in_time).order_by(EntryRow.id)
+    return [_entry(*row) for row in session.execute(wanted)]
+
+
+_COLUMNS = (
+    EntryRow.id, EntryRow.kind, EntryRow.value, EntryRow.verdict, EntryRow.severity, EntryRow.confidence,
+    EntryRow.valid_until, EntryRow.source, EntryRow.reason, EntryRow.message, EntryRow.link,
+)  # fmt: skip
+
+
+def _entry(
+    number: int, kind: int, value: str, verdict: int, severity: int, confidence: int, valid_until: int, source: str,
+    reason: str, message: str, link: str,
+) -> Entry:  # fmt: skip
+    return Entry(
+        id=number, kind=Kind(kind), value=value, verdict=Verdict(verdict), severity=Severity(severity),
+        confidence=confidence, valid_until=valid_until, source=source, reason=reason, message=message, link=link,
+    )  # fmt: skip
+
+
+def entry_of(row: EntryRow) -> Entry:
+    return _entry(*(getattr(row, column.key) for column in _COLUMNS))
+
+
+def unpublished(session: Session) -> int:
+    """Return how many additions and removals wait for a generation."""
+    last = session.scalar(select(func.max(GenerationRow.created_at))) or 0.0
+    never_out = EntryRow.added_at > last
+    changed = or_(never_out & EntryRow.removed_at.is_(None), ~never_out & (EntryRow.removed_at > last))
+    return session.scalar(select(func.count()).select_from(EntryRow).where(changed)) or 0

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands together, and the two options that all of them take."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mamplus_enterprise.cli import alerts, ble, devices, init, serve, token
+from mamplus_enterprise.cli.shared import Where
+
+app = typer.Typer(
+    help="The company's side of MAM+: write the list, answer alerts, serve devices.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def everywhere(
+    context: typer.Context,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", metavar="DIR", help="Directory of the enterprise; anywhere on the line.")
+    ] = None,
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option("--passphrase-file", metavar="FILE", help="Its first line decrypts the keys; anywhere."),
+    ] = None,
+) -> None:
+    context.obj = Where(directory, passphrase_file)
+
+
+app.command("init")(init.init)
+app.command("serve")(serve.serve)
+app.command("devices")(devices.devices)
+app.add_typer(ble.commands, name="ble")
+app.add_typer(alerts.commands, name="alerts")
+app.add_typer(token.commands, name="token")

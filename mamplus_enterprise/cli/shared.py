@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands share: where the enterprise is, who is at the keyboard, how things are shown."""
+
+import os
+import pwd
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import typer
+
+from mamplus_enterprise.home import Home
+from mamplus_host.errors import ConfigInvalid
+
+if TYPE_CHECKING:
+    from mamplus_enterprise.storage.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The options that every command takes."""
+
+    directory: Path | None
+    passphrase_file: Path | None
+
+
+def home_of(context: typer.Context) -> Home:
+    where: Where = context.obj
+    if where.directory is None:
+        raise ConfigInvalid("which enterprise? Say --dir DIR, the directory that `init` made")
+    return Home.open(where.directory)
+
+
+def passphrase_of(context: typer.Context) -> bytes | None:
+    from mamplus_enterprise.ble.keys import read_passphrase
+
+    where: Where = context.obj
+    return read_passphrase(where.passphrase_file)
+
+
+@contextmanager
+def opened(context: typer.Context) -> "Iterator[tuple[Home, Store]]":
+    """Yield the enterprise and its database, and close it."""
+    from mamplus_enterprise.storage.store import Store
+
+    home = home_of(context)
+    store = Store(home)
+    try:
+        yield home, store
+    finally:
+        store.close()
+
+
+def who() -> str:
+    """Return the name of the user, by the kernel's account of it."""
+    try:
+        return f"{pwd.getpwuid(os.getuid()).pw_name} (command line)"
+    except KeyError:
+        return f"user {os.getuid()} (command line)"
+
+
+def remark(text: str) -> None:
+    """Say something that is not the result."""
+    print(text, file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """Print one value, on one line."""
+    print(msgspec.json.encode(value).decode())
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print for people. Cells may hold untrusted text: it is neither markup nor control characters."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(_printable(str(cell)), overflow="fold") for cell in row))
+    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables. Times are seconds since the epoch; a null time means "not yet".
+
+`migrations/` makes them; a test compares the two. Nothing here is particular to one
+database: what SQLite needs of its own stands in `store.py`.
+"""
+
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+# SQLite numbers rows by itself only under the name INTEGER.
+RowId = BigInteger().with_variant(Integer, "sqlite")
+
+
+UNANSWERED = ("open", "reported")  # alert states: suspected, waits for an answer; confirmed by the device itself
+
+
+class Base(DeclarativeBase):
+    type_annotation_map: ClassVar[dict[Any, Any]] = {float: Double()}  # seconds with fractions
+
+
+class Device(Base):
+    __tablename__ = "devices"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # SHA-256 of the public key, hex
+    public_key: Mapped[bytes] = mapped_column(LargeBinary(32))
+    name: Mapped[str] = mapped_column(String(255))  # what the device says: a claim
+    facts: Mapped[dict[str, Any]] = mapped_column(JSON)
+    report: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # its last one
+    generation: Mapped[int] = mapped_column(BigInteger, default=0)  # what it says it enforces
+    enrolled_at: Mapped[float]
+    last_seen: Mapped[float]
+    removed_at: Mapped[float | None]
+
+
+class Token(Base):
+    """A one-time enrolment token; only the hash of its secret is kept."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    secret_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[float]
+    expires_at: Mapped[float]
+    used_at: Mapped[float | None]
+    device_id: Mapped[str | None] = mapped_column(ForeignKey("devices.id"))
+
+
+class EntryRow(Base):
+    """A line of the list. Removed ones stay: their ids are never given again."""
+
+    __tablename__ = "entries"
+    __table_args__ = (
+        # Two administrators' opinions on one value are one opinion: the later.
+        Index(
+            "one_entry_a_value",
+            "kind",
+            "value",
+            unique=True,
+            sqlite_where=text("removed_at IS NULL"),
+            postgresql_where=text("removed_at IS NULL"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    kind: Mapped[int]  # ble.entry.Kind
+    value: Mapped[str] = mapped_column(String(512))  # canonical
+    verdict: Mapped[int]  # verdicts.Verdict
+    severity: Mapped[int]
+    confidence: Mapped[int] = mapped_column(default=100)
+    valid_until: Mapped[int] = mapped_column(BigInteger, default=0)  # 0: no end
+    source: Mapped[str] = mapped_column(Text, default="")
+    reason: Mapped[str] = mapped_column(Text, default="")
+    message: Mapped[str] = mapped_column(Text, default="")
+    link: Mapped[str] = mapped_column(Text, default="")
+    added_at: Mapped[float]
+    removed_at: Mapped[float | None]
+
+
+class AlertRow(Base):
+    """An escalation as its device signed it, and what became of it."""
+
+    __tablename__ = "alerts"
+    __table_args__ = (
+        UniqueConstraint("device_id", "seq"),
+        Index("alerts_by_indicator", "indicator_kind", "indicator_value"),
+        Index("alerts_by_state", "state", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"))
+    seq: Mapped[int] = mapped_column(BigInteger)
+    alert_id: Mapped[str] = mapped_column(String(64), index=True)  # the device's name for it
+    received_at: Mapped[float]
+    body: Mapped[str] = mapped_column(Text)  # JSON, byte for byte as signed
+    signature: Mapped[bytes] = mapped_column(LargeBinary(64))
+    indicator_kind: Mapped[str | None] = mapped_column(String(16))  # with its value: canonical, or both null
+    indicator_value: Mapped[str | None] = mapped_column(String(512))
+    state: Mapped[str] = mapped_column(String(16), default="open")  # UNANSWERED, confirmed, dismissed
+    answered_at: Mapped[float | None]
+    answered_by: Mapped[str] = mapped_column(String(255), default="")
+    answer_reason: Mapped[str] = mapped_column(Text, default="")
+    entry_id: Mapped[int | None] = mapped_column(ForeignKey("entries.id"))
+
+
+class GenerationRow(Base):
+    """A generation that was published."""
+
+    __tablename__ = "generations"
+
+    number: Mapped[int] = mapped_column(RowId, primary_key=True, autoincrement=False)
+    created_at: Mapped[float]
+    entries: Mapped[int]
+    why: Mapped[str] = mapped_column(Text)
+
+
+class Audit(Base):
+    """Who did what; only ever added to."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    at: Mapped[float]
+    who: Mapped[str] = mapped_column(String(255))
+    what: Mapped[str] = mapped_column(String(64))
+    subject: Mapped[str] = mapped_column(String(600))
+    detail: Mapped[str] = mapped_column(Text, default="")
