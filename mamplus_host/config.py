@@ -5,7 +5,6 @@ Unknown keys are errors that name the nearest known key. Every bound of a buffer
 queue or spool stands here, with its unit in its name.
 """
 
-import difflib
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +56,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     journal_bytes: int = 64 << 20
     vault_bytes: int = 1 << 30
     protected_file_bytes: int = 256 << 20  # one file; larger ones are refused by `protect`
-    recent_events: int = 2000  # kept in memory for `mamplus events` and `alerts`
+    recent_events: int = 1000  # kept in memory for `mamplus events` and `alerts`
     lineage_tasks: int = 4096  # processes remembered, least recently seen first out
     pending_analyses: int = 4096  # events between collector and analyzer (Request_analysis)
 
@@ -123,6 +122,8 @@ def _refuse_unknown_keys(raw: dict[str, Any], model: Any, where: str) -> None:
     fields = {field.name: field.type for field in msgspec.structs.fields(model)}
     for key, value in raw.items():
         if key not in fields:
+            import difflib  # 0.1 MB that only a mistake needs
+
             near = difflib.get_close_matches(key, fields, n=1, cutoff=0.0)[0]
             known = ", ".join(sorted(fields))
             raise ConfigInvalid(f"{where}: unknown key {key!r}; did you mean {near!r}? known here: {known}")

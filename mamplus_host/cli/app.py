@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of `mamplus`, in the order in which help shows them."""
+
+import os
+import sys
+from pathlib import Path
+
+import typer
+
+from mamplus_host.cli import alerts, ble, check, detach, doctor, enroll, events, protect, status, undo, vault
+from mamplus_host.cli.state import CLI
+from mamplus_host.errors import MamplusError
+
+app = typer.Typer(
+    name="mamplus",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Defend this device: refuse, hold and undo what the company's black list (BLE) names.\n\n"
+    "Every command takes --config FILE (default /etc/mamplus/agent.toml). "
+    "Exit codes: 0 done, 1 refused or failed, 2 wrong usage.",
+)
+app.command("doctor")(doctor.run)
+
+
+@app.command("run")
+def run() -> None:
+    """Run the agent in the foreground; prints "ready ..." once everything is attached."""
+
+
+app.command("status")(status.run)
+app.command("events")(events.run)
+app.command("alerts")(alerts.run)
+app.command("explain")(alerts.explain)
+app.command("check")(check.run)
+app.command("undo")(undo.run)
+app.add_typer(ble.app, name="ble")
+app.command("protect")(protect.run)
+app.command("unprotect")(protect.unprotect)
+app.add_typer(vault.app, name="vault")
+app.command("restore")(vault.restore)
+app.command("enroll")(enroll.run)
+app.command("detach")(detach.run)
+
+
+def run_app(config: Path, arguments: list[str]) -> int:
+    """Run one command line and return its exit code; every error becomes one sentence on stderr."""
+    CLI.config_path = config
+    try:
+        app(arguments)  # typer answers wrong usage itself, and always ends with SystemExit
+    except SystemExit as end:
+        return int(end.code or 0)
+    except MamplusError as error:
+        print(f"mamplus: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # `mamplus events | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except PermissionError as error:
+        print(f"mamplus: {error.strerror}: {error.filename!r}; run this as root", file=sys.stderr)
+        return 1
+    return 0

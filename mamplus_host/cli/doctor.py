@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mamplus doctor`: needs root, but no agent and no configuration."""
+
+import os
+from typing import Annotated
+
+import typer
+
+from mamplus_host.cli.state import ERR, OUT, print_json, safe
+from mamplus_host.errors import NotPossible
+from mamplus_host.jsonlines import to_builtins
+
+_COLOURS = {"enforcing": "green", "degraded": "yellow", "not possible": "red"}
+
+
+def run(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
+    """Say what this kernel allows: each control is tried for real, with the tier it got.
+
+    Exit 0 when every control works, at whatever tier; 1 when one is not possible.
+    """
+    if os.geteuid() != 0:
+        raise NotPossible("trying the controls needs root; run: sudo mamplus doctor")
+    from mamplus_host.doctor import examine  # the native extension: other commands do without
+    from mamplus_host.kernel.features import probe
+
+    trials = []
+    for trial in examine():
+        trials.append(trial)
+        if not as_json:
+            colour = _COLOURS[trial.state]
+            OUT.print(
+                f"[{colour}]{trial.state:<12}[/{colour}] [bold]{trial.control:<24}[/bold] {safe(trial.tier)}"
+                f" [dim]({trial.took_ms:.0f} ms)[/dim]\n{'':13}{safe(trial.detail)}",
+                soft_wrap=True,
+            )
+    features = to_builtins(probe())
+    worst = int(any(trial.state == "not possible" for trial in trials))
+    if as_json:
+        print_json({"controls": to_builtins(trials), "kernel": features})
+        raise typer.Exit(worst)
+    OUT.print("\n[bold]this kernel[/bold]")
+    for name, feature in features.items():
+        OUT.print(f"  {safe(name):<22} {safe(feature)}", soft_wrap=True)
+    if worst:
+        ERR.print("A control is not possible here: what it would refuse is at best noticed.")
+    raise typer.Exit(worst)

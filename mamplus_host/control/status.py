@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `mamplus status` says, gathered from the parts of the agent."""
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mamplus_host import __version__
+
+if TYPE_CHECKING:
+    from mamplus_host.service import Service
+
+
+def describe(service: "Service") -> dict[str, Any]:
+    """Return the agent's state as plain values, grouped; every loss has its counter here."""
+    return {
+        "agent": _agent(service),
+        "ble": _ble(service),
+        "hooks": service.kernel.hooks(),
+        "responder": {"pid": service.responder.pid, "adopted": service.responder.adopted},
+        "last_fault": service.last_fault or "none",
+        "netfilter": {"rules": "kept" if not service.netfilter_fault else service.netfilter_fault},
+        "declared": msgspec.to_builtins(service.config.exec),
+        "kernel": service.kernel.tables.counters(),
+        "losses": service.losses(),
+        "pipeline": {
+            **service.pipeline.counts,
+            "folded": service.pipeline.folded,
+            "unstored": service.pipeline.unstored,
+        },
+        "files": {
+            "tier": service.files.tier,
+            "protected": len(service.vault.paths()),
+            "unwatched": service.files.unwatched,
+        },
+        "held": [{"alert": held.decision_id, "cgroup": held.hold.cgroup} for held in service.executor.held],
+        "outbox": msgspec.to_builtins(service.outbox.counters()),
+        "uplink": service.uplink.status() if service.uplink else {"state": "not enrolled"},
+    }
+
+
+def _agent(service: "Service") -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "mode": service.config.agent.mode,
+        "cgroup": str(service.cgroup),
+        "adopted": service.kernel.adopted,
+        "uptime_s": round(time.monotonic() - service.started_s, 1),
+        "rss_mb": round(_rss_kb() / 1024, 1),
+    }
+
+
+def _ble(service: "Service") -> dict[str, Any]:
+    ble = service.ble
+    if ble is None:
+        return {"generation": 0, "entries": 0}
+    age_s = max(0, round(service.clock.wall_s() - ble.created_s))
+    in_kernel = service.kernel.tables.generation()
+    return {"generation": ble.number, "in_kernel": in_kernel, "entries": ble.count, "age_s": age_s, **service.loaded}
+
+
+def _rss_kb() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    return 0

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Joins the stages: an event goes in, and what is done about it comes out the other end.
+
+Journey: collector -> analyzer -> executor -> outbox, in this order, in one thread.
+
+`Trait_alert()` of the original design is `_treat`: the analyzer's answer is acted on, and
+journalled, before the escalation is written; a report never comes before what it reports.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mamplus_host.analyzer.decide import Facts, asks_for_parent, decide
+from mamplus_host.analyzer.verify import verify
+from mamplus_host.analyzer.windows import Repeats
+from mamplus_host.ble.entry import Entry, Kind
+from mamplus_host.ble.format import Generation
+from mamplus_host.clock import Clock
+from mamplus_host.collector.lineage import Lineage, Task
+from mamplus_host.collector.sockets import inet_sockets
+from mamplus_host.config import Config
+from mamplus_host.errors import MamplusError
+from mamplus_host.events import NO_SLOT, Event, Exec, Exit, FileChange, Fork
+from mamplus_host.executor.alertlog import AlertLog
+from mamplus_host.executor.evidence import collect
+from mamplus_host.executor.execute import Executor
+from mamplus_host.executor.plan import plan
+from mamplus_host.ids import new_id
+from mamplus_host.outbox.store import Outbox
+from mamplus_host.verdicts import ActionKind, Decision, Escalation, Finding, Indicator, Outcome, Verdict
+
+LOG = logging.getLogger("mamplus")
+MAX_UNSTORED = 256  # escalations that wait in memory while the disk is full; beyond, the oldest go and are counted
+_REPLACING = {"moved-away", "moved-over", "created", "delete"}  # of FileChange.changes
+NETWORK_ANCESTORS = 2  # how far up a network-facing parent is looked for
+
+
+class Pipeline:
+    """Everything between an event and its escalation. One thread only."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        clock: Clock,
+        executor: Executor,
+        outbox: Outbox,
+        alerts: AlertLog,
+        guarded: Callable[[], frozenset[int]],
+        on_escalation: Callable[[], None],
+        on_restored: Callable[[str], None],
+    ) -> None:
+        self._config, self._clock = config, clock
+        self._executor, self._outbox, self._alerts = executor, outbox, alerts
+        self._guarded, self._on_escalation, self._on_restored = guarded, on_escalation, on_restored
+        self._repeats = Repeats()
+        self._ble: Generation | None = None
+        self._unstored: deque[Escalation] = deque()
+        self.lineage = Lineage(config.limits.lineage_tasks)
+        self.recent: deque[Event] = deque(maxlen=config.limits.recent_events)
+        self.publish: Callable[[Event], None] | None = None  # set while somebody follows
+        self.counts = {"ring_events": 0, "alerts": 0, "escalations": 0, "escalations_failed": 0, "faults": 0}
+
+    @property
+    def folded(self) -> int:
+        return self._repeats.folded
+
+    @property
+    def unstored(self) -> int:
+        return len(self._unstored)
+
+    def use(self, ble: Generation | None) -> list[Outcome]:
+        """Take a new generation: ask again about everything that is held, and act on the answers."""
+        self._ble = ble
+        self._repeats.forget()
+        outcomes = self._executor.resolve_held(self.ask)
+        self._alerts.note_outcomes(outcomes)
+        return outcomes
+
+    def ask(self, indicator: Indicator) -> Verdict:
+        """Return what the installed generation says of `indicator`."""
+        return verify(self._ble, Kind[indicator.kind.upper()], indicator.value, now_s=self._clock.wall_s()).verdict
+
+    def take(self, events: Iterable[Event]) -> None:
+        """Run events through all stages, in order."""
+        for event in events:
+            self.counts["ring_events"] += not isinstance(event, FileChange)
+            event = self._know(event)
+            self.recent.append(event)
+            if self.publish is not None:
+                self.publish(event)
+            if not self._is_quiet(event):
+                self._treat_alone(event)
+
+    def _know(self, event: Event) -> Event:
+        if isinstance(event, Exec) and event.held:
+            event = self.lineage.complete(event)
+        if not isinstance(event, FileChange):
+            self.lineage.note(event)
+        return event
+
+    @staticmethod
+    def _is_quiet(event: Event) -> bool:
+        """Most events: nothing was said by the kernel and no local rule can fire."""
+        if isinstance(event, FileChange):
+            return False
+        if isinstance(event, Fork | Exit):
+            return True
+        return event.head.verdict in (Verdict.NOTHING, Verdict.ALLOW) and event.head.flags == 0
+
+    def _treat_alone(self, event: Event) -> None:
+        """Treat one event so that nothing which goes wrong with it can end the agent or touch the next one."""
+        try:
+            self._treat(event)
+        except Exception:  # whatever it is, it is counted, told with its place, and the next event is treated
+            self.counts["faults"] += 1
+            LOG.exception("an event could not be treated: %r", event)
+
+    def _treat(self, event: Event) -> None:
+        if isinstance(event, FileChange) and _REPLACING & set(event.changes):
+            self._on_restored(event.path)  # the directory may be another one by now: look at that one
+        if isinstance(event, FileChange) and not self._executor.is_damaged(event.path):
+            return  # touched and still as it was kept: our own restoration, or a mere reader
+        decision = decide(event, self._facts(event))
+        if decision.finding is Finding.NOTHING:
+            return
+        self.counts["alerts"] += 1
+        actions = plan(decision, self._config, guarded=self._guarded())
+        outcomes = self._executor.carry_out(decision, actions)
+        if isinstance(event, FileChange):
+            self._on_restored(event.path)
+        first_id = self._repeats.first(_sameness(decision), decision.id, boot_ns=self._clock.boot_ns())
+        if first_id != decision.id:
+            self._alerts.note_repeat(first_id)
+            self._alerts.note_outcomes([o for o in outcomes if o.action is not ActionKind.REFUSED], under=first_id)
+            return
+        escalation = self._escalation(decision, outcomes)
+        self._alerts.put(decision, escalation)
+        self._send(escalation)
+
+    def _facts(self, event: Event) -> Facts:
+        now_s = self._clock.wall_s()
+        alert_id = new_id(now_s)
+        if isinstance(event, FileChange):
+            return Facts(alert_id=alert_id, writer=self._writer(event.tgid))
+        assert not isinstance(event, Fork | Exit)
+        answer = None
+        if asks_for_parent(event) and isinstance(event, Exec):
+            answer = verify(self._ble, Kind.SHA256, event.sha256, now_s=now_s)
+        return Facts(
+            alert_id=alert_id,
+            answer=answer,
+            entry=self._entry(event.head.slot, event.head.generation),
+            parent_sockets=self._parent_sockets(event.head.ppid) if asks_for_parent(event) else 0,
+        )
+
+    def _entry(self, slot: int, generation: int) -> Entry | None:
+        """The entry behind a kernel verdict; None when its generation has been replaced meanwhile."""
+        if slot == NO_SLOT or self._ble is None or self._ble.number != generation or slot >= self._ble.count:
+            return None
+        return self._ble.entry(slot)
+
+    def _parent_sockets(self, ppid: int) -> int:
+        found = 0
+        for tgid in [ppid] + [task.ppid for task in self.lineage.ancestry(ppid, limit=NETWORK_ANCESTORS - 1)]:
+            found += len(inet_sockets(tgid, limit=8)) if tgid > 1 else 0
+        return found
+
+    def _writer(self, tgid: int) -> str:
+        """Name whoever touched a file: mostly it has ended already, so lineage comes first."""
+        task = self.lineage.task(tgid)
+        if task is not None:
+            return f"{task.path or task.comm!r} (pid {tgid}, uid {task.uid})"
+        try:
+            return f"{Path(f'/proc/{tgid}/comm').read_text().strip()!r} (pid {tgid})" if tgid else ""
+        except OSError:
+            return f"pid {tgid}, ended and started before the agent"
+
+    def _escalation(self, decision: Decision, outcomes: list[Outcome]) -> Escalation:
+        return Escalation(
+            id=decision.id, kind=event_kind(decision.event), finding=decision.finding, severity=decision.severity,
+            at=self._clock.wall_s(), boot_ns=self._clock.boot_ns(), generation=decision.generation, rule=decision.rule,
+            summary=decision.reason, indicator=decision.indicator, evidence=self._evidence(decision),
+            actions=[{"action": o.action.value, "state": o.state, "detail": o.detail} for o in outcomes],
+        )  # fmt: skip
+
+    def _evidence(self, decision: Decision) -> dict[str, Any]:
+        event = decision.event
+        tgid = event.tgid if isinstance(event, FileChange) else event.head.tgid
+        lineage = [_task_facts(task) for task in self.lineage.ancestry(tgid)]
+        try:
+            return {"lineage": lineage, **collect(decision)}
+        except OSError as error:  # the process ended under our eyes: what lineage knows is what there is
+            return {"lineage": lineage, "incomplete": str(error)}
+
+    def flush(self) -> None:
+        """Try again to store what a full disk kept out, oldest first; called at every tick."""
+        while self._unstored and self._store(self._unstored[0]):
+            self._unstored.popleft()
+
+    def _send(self, escalation: Escalation) -> None:
+        """`Send_alert`: a full disk must not stop the loop that defends. What it keeps out waits in memory, bounded."""
+        if self._unstored or not self._store(escalation):
+            if len(self._unstored) == MAX_UNSTORED:
+                self._unstored.popleft()
+                self.counts["escalations_failed"] += 1
+            self._unstored.append(escalation)
+
+    def _store(self, escalation: Escalation) -> bool:
+        try:
+            self._outbox.put(escalation)
+        except MamplusError as error:
+            LOG.error("escalation %s waits in memory: %s", escalation.id, error)
+            return False
+        self.counts["escalations"] += 1
+        self._on_escalation()
+        return True
+
+
+def event_kind(event: Event) -> str:
+    """Return the name of the event's kind, as in escalations and in `mamplus events`."""
+    if isinstance(event, FileChange):
+        return "file"
+    name = type(event).__name__.lower()
+    return {"dnsquery": "dns", "connect": "sendmsg" if getattr(event, "unconnected", False) else "connect"}.get(
+        name, name
+    )
+
+
+def _sameness(decision: Decision) -> tuple[Any, ...]:
+    """What makes two decisions one alert: the same rule about the same thing by the same program."""
+    event = decision.event
+    if isinstance(event, FileChange):
+        return (decision.rule, event.path, event.tgid, time.monotonic_ns())  # each restoration is told
+    return (
+        decision.rule,
+        decision.finding,
+        event_kind(event),
+        decision.indicator,
+        event.head.comm,
+        event.head.cgroup_id,
+    )
+
+
+def _task_facts(task: Task) -> dict[str, Any]:
+    return {k: v for k, v in msgspec.to_builtins(task).items() if k not in ("file", "flags")}

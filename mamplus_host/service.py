@@ -1,0 +1,398 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent: owns the descriptors, runs the loop, joins kernel, pipeline, uplink and control.
+
+One thread runs everything but the network: the ring, the file watch and the control socket
+meet in one epoll. The uplink's threads hand over through a queue and an eventfd. While
+nothing happens the loop wakes once in TICK_S; the kernel wakes it for what is urgent.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mamplus_host import __version__, memory
+from mamplus_host.ble import guard, update
+from mamplus_host.ble.format import Generation
+from mamplus_host.ble.store import BleStore
+from mamplus_host.clock import SystemClock
+from mamplus_host.collector.decode import decode_run
+from mamplus_host.collector.files import OVERFLOW, FileWatch
+from mamplus_host.config import DEFAULT_CONFIG, Config, cgroup_dir, load
+from mamplus_host.control.commands import Commands
+from mamplus_host.control.render import event_view
+from mamplus_host.control.server import ControlServer
+from mamplus_host.control.status import describe
+from mamplus_host.enterprise import load_enterprise
+from mamplus_host.errors import EventMalformed, MamplusError, NotPossible
+from mamplus_host.events import Event, FileChange
+from mamplus_host.executor import netfilter
+from mamplus_host.executor.alertlog import AlertLog
+from mamplus_host.executor.execute import Executor
+from mamplus_host.executor.journal import Journal
+from mamplus_host.executor.vault import Vault
+from mamplus_host.kernel import responder
+from mamplus_host.kernel.objects import Kernel
+from mamplus_host.outbox.identity import Identity
+from mamplus_host.outbox.store import Outbox
+from mamplus_host.pipeline import Pipeline, event_kind
+from mamplus_host.statelock import StateLock
+from mamplus_host.uplink import Uplink
+
+LOG = logging.getLogger("mamplus")
+TICK_S = 5.0  # idle wake-up: watchdog, responder, deadlines of what is held
+
+
+class Service:
+    """One agent, from `start` to `stop`. Everything but the uplink runs in the caller's thread."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.clock = config, SystemClock()
+        self.started_s = time.monotonic()
+        _make_directories(config)
+        self.lock = StateLock(config.state)
+        self.cgroup = cgroup_dir(config)
+        self.store = BleStore(config.state)
+        self.ble: Generation | None = None
+        self.loaded: dict[str, Any] = {}
+        self.netfilter_fault = ""
+        self._next_end_s = 0  # when the first enforced entry ends; 0: none ends
+        self._responder_fd = -1
+        self.malformed = 0
+        self.faults = 0
+        self.last_fault = ""
+        self.uplink: Uplink | None = None
+        self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll = select.epoll()
+        self._is_stopping = False
+        self._has_worked = True  # since memory was given back last
+        self._updater: threading.Thread | None = None
+
+    # --- start and stop --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Attach everything; what stands from an agent before is adopted. Raises MamplusError."""
+        config = self.config
+        self.vault = Vault(config.state / "vault", limits=config.limits, clock=self.clock)
+        self.journal = Journal(config.state / "journal", max_bytes=config.limits.journal_bytes, clock=self.clock)
+        self.alerts = AlertLog(config.state / "alerts.sqlite")
+        self.outbox = Outbox(config.state / "outbox.sqlite", max_bytes=config.limits.outbox_bytes)
+        self.kernel = Kernel.attach(config, self.cgroup)
+        self._guard_enterprise()
+        self._watch_responder()
+        self.executor = Executor(
+            config, journal=self.journal, vault=self.vault, clock=self.clock, guarded=self.own_tasks()
+        )
+        self.pipeline = self._make_pipeline()
+        self._alone(lambda: self.alerts.note_outcomes(self.executor.recover()))
+        self._alone(self.reload)  # a list that cannot be loaded must not keep the agent from starting
+        self.kernel.retire_predecessors()
+        self._apply_netfilter()
+        self.files = FileWatch.open(self.vault.paths())
+        self.control = ControlServer(config.control_socket, self._epoll, Commands(self))
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._epoll.register(self.kernel.ring.fileno(), select.EPOLLIN)
+        self._epoll.register(self.files.fileno(), select.EPOLLIN)
+        self.pipeline.take(self._unseen())
+        self.identity_changed()
+
+    def run(self) -> None:
+        """Serve until `ask_to_stop`."""
+        next_tick = time.monotonic()
+        while not self._is_stopping:
+            now = time.monotonic()
+            if now >= next_tick:
+                self._tick()
+                next_tick = now + TICK_S
+            self._drain()
+            gather_s = self.kernel.ring.arm()  # while events flow the unurgent ones are gathered; None: nothing flows
+            tick_s = max(0.0, next_tick - time.monotonic())
+            for fd, mask in self._epoll.poll(tick_s if gather_s is None else min(gather_s, tick_s)):
+                self._on_ready(fd, mask)
+
+    def ask_to_stop(self, *_signal: object) -> None:
+        """End `run` at its next turn; may be called from a signal handler."""
+        self._is_stopping = True
+        os.eventfd_write(self._wake, 1)
+
+    def stop(self) -> None:
+        """Close what is open. Hooks, rules and responder stay: enforcement outlives the agent (`mamplus detach`)."""
+        _notify("STOPPING=1")
+        if self.uplink is not None:
+            self.uplink.stop()
+        self.control.close()
+        for part in (self.files, self.outbox, self.alerts, self.journal, self.vault):
+            part.close()
+        self.lock.release()
+
+    # --- what the control socket asks ------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        return describe(self)
+
+    def reload(self) -> dict[str, Any]:
+        """Enforce the installed generation: tables first, then the analyzer, then what is held."""
+        ble = self.store.current()
+        if self.store.note:
+            LOG.warning("%s", self.store.note)
+        if ble is None or (self.ble is not None and self.ble.number == ble.number):
+            return {"generation": self.ble.number if self.ble else 0}
+        self._load(ble)
+        previous, self.ble = self.ble, ble
+        self.pipeline.use(ble)
+        if previous is not None:
+            previous.close()
+        if self.uplink is not None:
+            self.uplink.installed(ble.number, losses=self.losses(), controls=self.kernel.hooks())
+        LOG.info("enforcing generation %d, %d entries", ble.number, ble.count)
+        return {"generation": ble.number}
+
+    def identity_changed(self) -> dict[str, Any]:
+        """Begin (or begin again) to talk to the enterprise, once this device belongs to one."""
+        self._guard_enterprise()
+        self._load(self.ble)  # with its name among those that are never refused
+        if self.uplink is not None:
+            self.uplink.stop()
+            self.uplink = None
+        if load_enterprise(self.config.state) is not None:
+            self.uplink = Uplink(
+                Identity.load(self.config.state),
+                self.outbox,
+                self.config.uplink,
+                self.clock,
+                enforced=self.ble.number if self.ble else 0,
+                on_generation=self._on_news,
+            )
+            self.uplink.start()
+        return {"enrolled": self.uplink is not None}
+
+    def watch(self, paths: Iterable[str]) -> None:
+        """Begin to watch newly protected files; NotPossible names what cannot be watched."""
+        wanted = list(paths)
+        self.files.add_all(wanted)
+        blind = [f"{path!r}: {why}" for path, why in self.files.unwatched.items() if path in wanted]
+        if blind:
+            raise NotPossible(f"kept, but not watched: {'; '.join(blind[:3])}")
+
+    def losses(self) -> dict[str, int]:
+        """Every loss of this agent, by counter."""
+        kernel = self.kernel.tables.counters()
+        return {
+            "lost": kernel["lost"],
+            "hold_lost": kernel["hold_lost"],
+            "malformed": self.malformed,
+            "faults": self.faults + self.pipeline.counts["faults"],
+            "file_watch": self.files.lost,
+            "alert_log": self.alerts.lost,
+            "escalations": self.pipeline.counts["escalations_failed"],
+            "control_clients": self.control.refused,
+        }
+
+    def own_tasks(self) -> frozenset[int]:
+        """The processes that no action may ever touch."""
+        return frozenset({os.getpid(), self.responder.pid})
+
+    # --- the loop's parts ------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        """Run a batch of what the ring holds through the pipeline; `arm` says when there is more."""
+        if runs := self.kernel.ring.drain():
+            self._has_worked = True
+            self.pipeline.take(self._decoded(runs))
+
+    def _decoded(self, runs: Iterable[tuple[int, int, bytes]]) -> Iterator[Event]:
+        for kind, count, data in runs:
+            try:
+                yield from decode_run(kind, count, data)
+            except EventMalformed as error:
+                self.malformed += count
+                LOG.error("%s; %d records dropped", error, count)
+
+    def _on_ready(self, fd: int, mask: int) -> None:
+        if fd == self._wake:
+            os.eventfd_read(self._wake)
+            while not self._jobs.empty():
+                self._alone(self._jobs.get())
+        elif fd == self._responder_fd:
+            LOG.warning("the responder (pid %d) ended; starting another", self.responder.pid)
+            self._alone(self._renew_responder)
+        elif fd == self.files.fileno():
+            self._drain()  # who wrote is told by the ring: read it first
+            self.pipeline.take(self.files.read())
+        elif self.control.owns(fd):
+            self.control.on_ready(fd, mask)
+            follows = self.control.has_followers
+            self.pipeline.publish = self._publish if follows else None
+
+    def _tick(self) -> None:
+        _notify("WATCHDOG=1")
+        self.control.expire()
+        self.kernel.beat(self.clock.boot_ns())
+        self._alone(lambda: self.alerts.note_outcomes(self.executor.expire()))
+        self._alone(self.pipeline.flush)
+        if self._responder_fd < 0:
+            self._alone(self._renew_responder)
+        if self._has_worked:
+            self._has_worked = False
+            memory.give_back()
+        if self._next_end_s and self.clock.wall_s() >= self._next_end_s:
+            self._alone(lambda: self._load(self.ble))  # an entry has reached its date: without it from now on
+
+    def _alone(self, job: Callable[[], object]) -> None:
+        """Run a part of the loop so that its failure cannot end the agent: what is enforced stays enforced."""
+        try:
+            job()
+        except Exception as error:  # counted, told, shown in `status`; the next tick or event tries again
+            self.faults += 1
+            self.last_fault = f"{type(error).__name__}: {error}"
+            LOG.exception("a part of the loop failed; the agent goes on")
+
+    def _publish(self, event: Event) -> None:
+        self.control.publish(event_view(event, event_kind(event)))
+
+    # --- from the uplink's threads ---------------------------------------------------------------
+
+    def _on_escalation(self) -> None:
+        if self.uplink is not None:
+            self.uplink.notify()
+
+    def _on_news(self, _generation: int) -> None:
+        """Fetch, verify and install in a thread of its own; swap in the loop's. The uplink asks again if that fails."""
+        if self._updater is None or not self._updater.is_alive():
+            self._updater = threading.Thread(target=self._update, name="update", daemon=True)
+            self._updater.start()
+
+    def _update(self) -> None:
+        try:
+            update.update(self.config.state)
+        except MamplusError as error:
+            LOG.error("%s; keeping the installed generation", error)
+            return
+        self._jobs.put(self.reload)
+        os.eventfd_write(self._wake, 1)
+
+    # --- parts of start --------------------------------------------------------------------------
+
+    def _unseen(self) -> list[FileChange]:
+        """One change for every protected file: nobody watched while no agent ran."""
+        now = self.clock.boot_ns()
+        return [FileChange(boot_ns=now, path=path, changes=(OVERFLOW,), tgid=0) for path in self.vault.paths()]
+
+    def _rewatch(self, path: str) -> None:
+        """After a restoration file and directory may be new ones."""
+        with contextlib.suppress(OSError):  # `status` names what cannot be watched
+            self.files.add(path)
+
+    def _make_pipeline(self) -> Pipeline:
+        return Pipeline(
+            config=self.config,
+            clock=self.clock,
+            executor=self.executor,
+            outbox=self.outbox,
+            alerts=self.alerts,
+            guarded=self.own_tasks,
+            on_escalation=self._on_escalation,
+            on_restored=self._rewatch,
+        )
+
+    def _load(self, ble: Generation | None) -> None:
+        if ble is not None:
+            names = guard.names(self._enterprise_host())
+            report = self.kernel.tables.load(ble, self.clock.wall_s(), guarded_names=names)
+            load_ms = round(report.took_ns / 1e6, 3)
+            self.loaded = {"enforced": report.entries, "not_enforced": report.not_enforced, "load_ms": load_ms}
+            self._next_end_s = report.next_end_s
+
+    def _enterprise_host(self) -> str:
+        enterprise = load_enterprise(self.config.state)
+        return enterprise.endpoint.host if enterprise is not None else ""
+
+    def _renew_responder(self) -> None:
+        """Replace a responder that ended; the next tick tries again, and until then the declared answers hold."""
+        if self._responder_fd >= 0:
+            self._epoll.unregister(self._responder_fd)
+            os.close(self._responder_fd)
+            self._responder_fd = -1
+        self._watch_responder()
+        self.executor.guard(self.own_tasks())
+
+    def _watch_responder(self) -> None:
+        """Have a responder, and be woken when it ends."""
+        self.responder = responder.ensure_running(self.config, self.cgroup)
+        self._responder_fd = os.pidfd_open(self.responder.pid)
+        self._epoll.register(self._responder_fd, select.EPOLLIN)
+
+    def _guard_enterprise(self) -> None:
+        """The way to the enterprise is never blocked, whatever the list says (principle 1)."""
+        enterprise = load_enterprise(self.config.state)
+        if enterprise is not None:
+            self.kernel.tables.set_guard(guard.guards(enterprise.addresses, enterprise.endpoint.port))
+
+    def _apply_netfilter(self) -> None:
+        """Without the rules, sockets that are open already keep their traffic: say so, and defend the rest."""
+        try:
+            pins = (self.kernel.packet_program_path("in"), self.kernel.packet_program_path("out"))
+            netfilter.apply(self.config, *pins)
+            self.netfilter_fault = ""
+        except MamplusError as error:
+            self.netfilter_fault = str(error)
+            LOG.error("%s; connections that are open already are not cut", error)
+
+
+def _make_directories(config: Config) -> None:
+    for path in (config.state, config.run):
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise NotPossible(
+                f"cannot make {str(path)!r}: {error.strerror}; make it, or name another in [paths]"
+            ) from None
+
+
+def _notify(message: str) -> None:
+    """Tell systemd (sd_notify(3)), where there is one that listens."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(message.encode(), address.replace("@", "\0", 1) if address.startswith("@") else address)
+
+
+def main() -> int:
+    """Run the agent in the foreground: `mamplus run` becomes this program."""
+    memory.keep_small()
+    path = Path(sys.argv[2]) if sys.argv[1:2] == ["--config"] and len(sys.argv) == 3 else DEFAULT_CONFIG
+    try:
+        config = load(path)
+        logging.basicConfig(level=config.agent.log_level.upper(), format="%(levelname)s %(message)s", stream=sys.stderr)
+        service = Service(config)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, service.ask_to_stop)
+        service.start()
+    except MamplusError as error:
+        print(f"mamplus: {error}", file=sys.stderr)
+        return error.exit_code
+    generation = service.ble.number if service.ble else 0
+    how = "adopted what was pinned" if service.kernel.adopted else "attached anew"
+    print(
+        f"ready mamplus {__version__} {config.agent.mode} {service.cgroup} generation {generation} ({how})", flush=True
+    )
+    _notify("READY=1")
+    try:
+        service.run()
+    finally:
+        service.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

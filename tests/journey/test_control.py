@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control socket: what clients get, and what they cannot do to the agent."""
+
+import contextlib
+import json
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mamplus_host.control import client
+from mamplus_host.control.client import Refused
+from mamplus_host.control.protocol import MAX_REQUEST_BYTES, REQUEST_TIMEOUT_S, Request, short_address
+from mamplus_host.control.server import FOLLOW, FOLLOWER_BUFFER_BYTES, MAX_CLIENTS, ControlServer
+from mamplus_host.errors import AgentUnreachable, ConfigInvalid
+
+
+class Loop:
+    """A real server in a thread of its own, as the service runs it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.epoll = select.epoll()
+        self.server = ControlServer(path, self.epoll, self.answer)
+        self.jobs: list[Any] = []
+        self.is_over = False
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def answer(self, request: Request) -> Any:
+        if request.command == "follow":
+            return FOLLOW
+        if request.command == "wrong":
+            raise ConfigInvalid("this is why")
+        if request.command == "burst":
+            raise RecursionError("nobody foresaw this")
+        return {"echo": request.arguments}
+
+    def run(self) -> None:
+        while not self.is_over:
+            for fd, mask in self.epoll.poll(0.02):
+                if self.server.owns(fd):
+                    self.server.on_ready(fd, mask)
+            self.server.expire()
+            while self.jobs:
+                self.server.publish(self.jobs.pop(0))
+        self.server.close()
+
+
+@pytest.fixture
+def loop(tmp_path: Path) -> Iterator[Loop]:
+    folder = tmp_path / ("long" * 30)  # longer than a socket's address may be
+    folder.mkdir()
+    loop = Loop(folder / "control.sock")
+    yield loop
+    loop.is_over = True
+    loop.thread.join(5)
+
+
+def raw(loop: Loop) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(5)
+    with short_address(loop.path) as address:
+        until(lambda: sock.connect_ex(address) == 0)  # EAGAIN while the listener's queue is full
+    return sock
+
+
+def until(claim: Any) -> None:
+    end = time.monotonic() + 5
+    while not claim():
+        assert time.monotonic() < end, "waited 5 s"
+        time.sleep(0.01)
+
+
+def test_a_request_is_answered(loop: Loop) -> None:
+    assert client.call(loop.path, "anything", number=5) == {"echo": {"number": 5}}
+
+
+def test_a_refusal_carries_its_sentence_and_exit_code(loop: Loop) -> None:
+    with pytest.raises(Refused, match="this is why") as caught:
+        client.call(loop.path, "wrong")
+
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\0\xff\xfe\n", b"{}\n", b'{"command": 5}\n', b'{"command": "x", "extra": 1}\n', b"[]\n"]
+)
+def test_garbage_gets_one_error_and_the_next_client_is_served(loop: Loop, garbage: bytes) -> None:
+    with raw(loop) as sock:
+        sock.sendall(garbage)
+        reply = json.loads(sock.makefile().read())
+
+    assert reply["ok"] is False
+    assert "want one line of JSON" in reply["error"]
+    assert client.call(loop.path, "anything") == {"echo": {}}
+
+
+def test_an_endless_request_is_refused_at_its_bound(loop: Loop) -> None:
+    with raw(loop) as sock:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            sock.sendall(b"x" * (MAX_REQUEST_BYTES + (1 << 17)))
+        until(lambda: loop.server.refused == 1)
+
+    assert client.call(loop.path, "anything") == {"echo": {}}
+
+
+def test_a_client_that_says_nothing_is_let_go(loop: Loop) -> None:
+    with raw(loop) as sock:
+        begun = time.monotonic()
+
+        assert sock.recv(1) == b""
+        assert time.monotonic() - begun >= REQUEST_TIMEOUT_S * 0.9
+
+
+def test_silent_clients_cannot_keep_others_out_for_long(loop: Loop) -> None:
+    silent = [raw(loop) for _ in range(MAX_CLIENTS + 4)]
+    try:
+
+        def is_served() -> bool:
+            with contextlib.suppress(AgentUnreachable, OSError):
+                return bool(client.call(loop.path, "anything", timeout_s=1))
+            return False
+
+        until(is_served)
+    finally:
+        for sock in silent:
+            sock.close()
+
+
+def test_followers_receive_what_is_published(loop: Loop) -> None:
+    items = client.stream(loop.path, "follow")
+    with raw(loop) as sock:
+        sock.sendall(b'{"command": "follow"}\n')
+        assert json.loads(sock.recv(100))["ok"]
+        until(lambda: loop.server.has_followers)
+        loop.jobs.append({"n": 1})
+
+        assert json.loads(sock.makefile().readline()) == {"item": {"n": 1}}
+    items.close()  # type: ignore[attr-defined]
+
+
+def test_a_follower_that_does_not_read_is_let_go_and_counted(loop: Loop) -> None:
+    with raw(loop) as sock:
+        sock.sendall(b'{"command": "follow"}\n')
+        until(lambda: loop.server.has_followers)
+        for _ in range(12):
+            loop.jobs.append("x" * (FOLLOWER_BUFFER_BYTES // 8))
+
+        until(lambda: not loop.server.has_followers)
+        assert loop.server.refused == 1
+
+
+def test_no_agent_is_said_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(AgentUnreachable, match=r"start one: mamplus run --config FILE"):
+        client.call(tmp_path / "none.sock", "status")
+
+
+def test_a_request_that_nobody_foresaw_is_an_error_and_not_the_end(loop: Loop) -> None:
+    with pytest.raises(Refused, match="RecursionError: nobody foresaw this"):
+        client.call(loop.path, "burst")
+
+    assert client.call(loop.path, "anything") == {"echo": {}}
