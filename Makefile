@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+# One verb a line; `make help` lists them. What each needs, `packaging/build` installs.
+
+PYTHON := .venv/bin/python
+SHELL_SCRIPTS := .ci/run packaging/build packaging/check-machine packaging/lock packaging/install-completion
+TEST_JOBS ?= 2
+ONCE ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test test-quick lint bench wheel lock clean
+
+help: ## list the verbs
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+build: ## install what is missing, build the probes and both programs in .venv/bin
+	@packaging/check-machine
+	@packaging/build
+
+run: build ## play the story of one attack on this machine; ONCE=1 ends after the first telling
+	@$(PYTHON) -m story $(if $(ONCE),--once)
+
+test: lint ## all checks: lint, then every test
+	@$(PYTHON) -m pytest -n $(TEST_JOBS)
+
+test-quick: build ## the tests that need no kernel and no browser
+	@$(PYTHON) -m pytest -q -n $(TEST_JOBS) tests/pure
+
+lint: build ## ruff, mypy, shellcheck
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@shellcheck $(SHELL_SCRIPTS)
+
+bench: build ## measure against the peers; results in bench/results
+	@$(PYTHON) -m bench
+
+wheel: build ## build a wheel of both programs in dist/
+	@.venv/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+lock: ## write packaging/*.lock anew: newer versions of the Python packages
+	@packaging/lock
+
+clean: ## remove everything that was built
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	$(MAKE) -C kernel_probes clean
