@@ -146,3 +146,17 @@ def cgroup_dir(config: Config) -> Path:
     if not (path / "cgroup.procs").exists():
         raise ConfigInvalid(f"[scope] cgroup = {name!r}: no cgroup at {str(path)!r}; create it with mkdir")
     return path
+
+
+def cgroup_path(config: Config) -> str:
+    """Return the scope as /proc/PID/cgroup spells it: below the cgroup v2 mount, beginning with a slash."""
+    path = cgroup_dir(config)
+    mount = next(Path(one) for one in CGROUP2_MOUNTS if path.is_relative_to(one))
+    return "/" + str(path.relative_to(mount)).removeprefix(".")
+
+
+def require_netns(config: Config) -> None:
+    """Raise ConfigInvalid when a network namespace of the scope does not exist."""
+    missing = [name for name in config.scope.netns if not (Path("/run/netns") / name).exists()]
+    if missing:
+        raise ConfigInvalid(f"[scope] netns: no namespace {missing[0]!r}; create it: ip netns add {missing[0]}")

@@ -24,7 +24,7 @@ from mamplus_host.ble.format import Generation
 from mamplus_host.clock import Clock
 from mamplus_host.collector.lineage import Lineage, Task
 from mamplus_host.collector.sockets import inet_sockets
-from mamplus_host.config import Config
+from mamplus_host.config import Config, cgroup_path
 from mamplus_host.errors import MamplusError
 from mamplus_host.events import NO_SLOT, Event, Exec, Exit, FileChange, Fork
 from mamplus_host.executor.alertlog import AlertLog
@@ -60,6 +60,7 @@ class Pipeline:
         self._executor, self._outbox, self._alerts = executor, outbox, alerts
         self._guarded, self._on_escalation, self._on_restored = guarded, on_escalation, on_restored
         self._repeats = Repeats()
+        self._scope = cgroup_path(config)
         self._ble: Generation | None = None
         self._unstored: deque[Escalation] = deque()
         self.lineage = Lineage(config.limits.lineage_tasks)
@@ -180,7 +181,7 @@ class Pipeline:
         try:
             return f"{Path(f'/proc/{tgid}/comm').read_text().strip()!r} (pid {tgid})" if tgid else ""
         except OSError:
-            return f"pid {tgid}, ended and started before the agent"
+            return f"pid {tgid}, which has ended already"
 
     def _escalation(self, decision: Decision, outcomes: list[Outcome]) -> Escalation:
         return Escalation(
@@ -195,7 +196,7 @@ class Pipeline:
         tgid = event.tgid if isinstance(event, FileChange) else event.head.tgid
         lineage = [_task_facts(task) for task in self.lineage.ancestry(tgid)]
         try:
-            return {"lineage": lineage, **collect(decision)}
+            return {"lineage": lineage, **collect(decision, self._scope)}
         except OSError as error:  # the process ended under our eyes: what lineage knows is what there is
             return {"lineage": lineage, "incomplete": str(error)}
 

@@ -27,7 +27,7 @@ from mamplus_host.ble.store import BleStore
 from mamplus_host.clock import SystemClock
 from mamplus_host.collector.decode import decode_run
 from mamplus_host.collector.files import OVERFLOW, FileWatch
-from mamplus_host.config import DEFAULT_CONFIG, Config, cgroup_dir, load
+from mamplus_host.config import DEFAULT_CONFIG, Config, cgroup_dir, load, require_netns
 from mamplus_host.control.commands import Commands
 from mamplus_host.control.render import event_view
 from mamplus_host.control.server import ControlServer
@@ -40,7 +40,7 @@ from mamplus_host.executor.alertlog import AlertLog
 from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.journal import Journal
 from mamplus_host.executor.vault import Vault
-from mamplus_host.kernel import responder
+from mamplus_host.kernel import pins, responder
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.outbox.identity import Identity
 from mamplus_host.outbox.store import Outbox
@@ -61,6 +61,7 @@ class Service:
         _make_directories(config)
         self.lock = StateLock(config.state)
         self.cgroup = cgroup_dir(config)
+        require_netns(config)
         self.store = BleStore(config.state)
         self.ble: Generation | None = None
         self.loaded: dict[str, Any] = {}
@@ -68,6 +69,7 @@ class Service:
         self._next_end_s = 0  # when the first enforced entry ends; 0: none ends
         self._responder_fd = -1
         self.malformed = 0
+        self.update_fault = ""  # why the newest generation is not taken; "": it is
         self.faults = 0
         self.last_fault = ""
         self.uplink: Uplink | None = None
@@ -87,6 +89,8 @@ class Service:
         self.journal = Journal(config.state / "journal", max_bytes=config.limits.journal_bytes, clock=self.clock)
         self.alerts = AlertLog(config.state / "alerts.sqlite")
         self.outbox = Outbox(config.state / "outbox.sqlite", max_bytes=config.limits.outbox_bytes)
+        pins.make_room(config)
+        self.pins_lock = StateLock(config.bpffs)  # two agents with other states must not share one set of pins
         self.kernel = Kernel.attach(config, self.cgroup)
         self._guard_enterprise()
         self._watch_responder()
@@ -133,6 +137,7 @@ class Service:
         self.control.close()
         for part in (self.files, self.outbox, self.alerts, self.journal, self.vault):
             part.close()
+        self.pins_lock.release()
         self.lock.release()
 
     # --- what the control socket asks ------------------------------------------------------------
@@ -277,7 +282,9 @@ class Service:
             update.update(self.config.state)
         except MamplusError as error:
             LOG.error("%s; keeping the installed generation", error)
+            self.update_fault = str(error)
             return
+        self.update_fault = ""
         self._jobs.put(self.reload)
         os.eventfd_write(self._wake, 1)
 
@@ -372,6 +379,10 @@ def main() -> int:
     memory.keep_small()
     path = Path(sys.argv[2]) if sys.argv[1:2] == ["--config"] and len(sys.argv) == 3 else DEFAULT_CONFIG
     try:
+        if os.geteuid() != 0:
+            raise NotPossible(
+                "the agent needs root: BPF programs, cgroups and other processes are in its care; use sudo"
+            )
         config = load(path)
         logging.basicConfig(level=config.agent.log_level.upper(), format="%(levelname)s %(message)s", stream=sys.stderr)
         service = Service(config)

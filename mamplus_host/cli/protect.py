@@ -18,6 +18,6 @@ def run(
 
 
 def unprotect(path: Annotated[Path, typer.Argument(metavar="PATH")]) -> None:
-    """Let PATH change again; its golden copies stay in the vault until their space is needed."""
+    """Let PATH change again: it is no longer watched, and `restore` no longer knows it."""
     for kept in CLI.call("unprotect", path=str(path.absolute())):
         OUT.print(f"no longer protected {safe(kept)}")

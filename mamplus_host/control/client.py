@@ -46,6 +46,9 @@ def _connect(path: Path, timeout_s: float | None) -> socket.socket:
     try:
         with short_address(path) as address:
             sock.connect(address)
+    except PermissionError:
+        sock.close()
+        raise AgentUnreachable(f"{str(path)!r} is for root only; run this as root") from None
     except OSError as error:
         sock.close()
         raise AgentUnreachable(

@@ -21,6 +21,7 @@ def describe(service: "Service") -> dict[str, Any]:
         "ble": _ble(service),
         "hooks": service.kernel.hooks(),
         "responder": {"pid": service.responder.pid, "adopted": service.responder.adopted},
+        "update": service.update_fault or "up to date as far as known",
         "last_fault": service.last_fault or "none",
         "netfilter": {"rules": "kept" if not service.netfilter_fault else service.netfilter_fault},
         "declared": msgspec.to_builtins(service.config.exec),

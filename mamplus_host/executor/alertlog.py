@@ -69,7 +69,7 @@ class AlertLog:
             "SELECT * FROM alerts WHERE id LIKE ?1 || '%' OR id LIKE '%' || ?1 LIMIT 2", (alert_id.upper(),)
         ).fetchall()
         if len(rows) != 1 or not alert_id:
-            count = "no alert has" if not rows else "several alerts have"
+            count = "no alert has" if not rows or not alert_id else "several alerts have"
             raise ConfigInvalid(f"{count} the id {alert_id!r}; `mamplus alerts` lists them")
         return self._view(rows[0])
 

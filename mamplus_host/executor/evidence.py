@@ -27,13 +27,17 @@ MAX_SOCKETS = 64
 MAX_HASH_BYTES = 64 << 20  # a larger file is described without its SHA-256
 
 
-def collect(decision: Decision) -> dict[str, Any]:
-    """Return the evidence about `decision`: `processes`, `sockets` and `file`, each where there is any."""
+def collect(decision: Decision, scope: str = "/") -> dict[str, Any]:
+    """Return the evidence about `decision`: `processes`, `sockets` and `file`, each where there is any.
+
+    `scope`: the cgroup v2 path that the agent defends. Of processes outside of it only number, user and
+    program leave the device: their command lines are nobody's business.
+    """
     event = decision.event
     if isinstance(event, Packet | DnsQuery):
         return {}  # the head's task is whoever ran on that CPU
     tgid = event.tgid if isinstance(event, FileChange) else event.head.tgid
-    processes = ancestry(tgid)
+    processes = [_without_secrets(process, scope) for process in ancestry(tgid)]
     found: dict[str, Any] = {"processes": processes}
     sockets = _sockets([process["pid"] for process in processes[:2]])
     if sockets:
@@ -43,6 +47,12 @@ def collect(decision: Decision) -> dict[str, Any]:
     elif isinstance(event, FileChange):
         found["file"] = file_facts(event.path)
     return found
+
+
+def _without_secrets(process: dict[str, Any], scope: str) -> dict[str, Any]:
+    own = str(process.get("cgroup", ""))
+    is_inside = own == scope or own.startswith(scope.rstrip("/") + "/")
+    return process if is_inside else {name: value for name, value in process.items() if name != "cmdline"}
 
 
 def ancestry(tgid: int) -> list[dict[str, Any]]:

@@ -200,6 +200,10 @@ class Executor:
         act, why = (self._end if ends else self._release), "nobody answered in time"
         return [act(held, why) for held in late]
 
+    def release_all(self, why: str) -> list[Outcome]:
+        """Let go of everything that is held: the agent is taken off this device."""
+        return [self._release(held, why) for held in self._held.all()]
+
     @property
     def next_deadline_ns(self) -> int | None:
         """Return when `expire` has something to do, CLOCK_BOOTTIME; None when nothing is held."""

@@ -73,14 +73,17 @@ def enroll(
     if known is not None:
         raise EnrollRefused(f"this device is enrolled with {known.url!r} already; to leave it, use --force")
     parsed = parse_token(token)
+    url = url or parsed.url
+    if parsed.fingerprint and url.startswith("http://"):
+        url = "https" + url.removeprefix("http")  # the token names a certificate: the same port speaks TLS
     try:
-        where = endpoint(url or parsed.url, parsed.fingerprint)
+        where = endpoint(url, parsed.fingerprint)
     except ConfigInvalid as error:
         raise EnrollRefused(str(error)) from None
     key = Ed25519PrivateKey.generate()
     enrolled, root = _ask(where, key, parsed, name, timeout_s)
     enterprise = Enterprise(
-        url=url or parsed.url, fingerprint=parsed.fingerprint, enterprise_id=enrolled.enterprise_id,
+        url=url, fingerprint=parsed.fingerprint, enterprise_id=enrolled.enterprise_id,
         device_id=enrolled.device_id, enrolled_at=int(time.time()), addresses=_resolve(where),
     )  # fmt: skip
     _keep(state, key, root, enterprise)

@@ -5,6 +5,7 @@ import contextlib
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from story.actors import died_of, variant
 from story.stage import BIN, Device, Enterprise, Stage, sh, wait_for
 
 pytestmark = pytest.mark.kernel
+ROOT = Path(__file__).parents[2]
 
 
 class Place:
@@ -186,3 +188,38 @@ def stage_with_small_state(place: Place) -> Iterator[tuple[Place, Device]]:
     finally:
         device.leave()
         sh("umount", "-l", state)
+
+
+def test_a_second_agent_on_the_same_pins_is_refused_and_the_first_goes_on(place: Place, tmp_path: Path) -> None:
+    config = tmp_path / "agent.toml"
+    text = place.device.config.read_text()
+    config.write_text(text.replace(f"{place.device.config.parent}/", f"{tmp_path}/"))
+
+    done = mamplus("run", "--config", config)
+
+    assert done.returncode == 1
+    assert str(place.device.bpffs) in done.stderr
+    assert is_one_sentence(done.stderr)
+    assert place.still_enforces()
+
+
+def test_a_namespace_that_does_not_exist_stops_the_start_with_exit_2(place: Place, tmp_path: Path) -> None:
+    config = tmp_path / "agent.toml"
+    text = place.device.config.read_text().replace(f"{place.device.config.parent}/", f"{tmp_path}/")
+    config.write_text(text.replace(place.stage.netns, "mpstory-none"))
+
+    done = mamplus("run", "--config", config)
+
+    assert done.returncode == 2
+    assert "ip netns add mpstory-none" in done.stderr
+
+
+def test_a_user_who_is_not_root_is_told_so(place: Place, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    run = ["setpriv", "--reuid", "65534", "--clear-groups", sys.executable, "-m", "mamplus_host.service"]
+
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+
+    assert (done.returncode, is_one_sentence(done.stderr)) == (1, True), done.stderr
+    assert "use sudo" in done.stderr
+    assert place.still_enforces()
