@@ -92,19 +92,13 @@ class Pipeline:
         """Run events through all stages, in order."""
         for event in events:
             self.counts["ring_events"] += not isinstance(event, FileChange)
-            event = self._know(event)
+            if not isinstance(event, FileChange):
+                self.lineage.note(event)
             self.recent.append(event)
             if self.publish is not None:
                 self.publish(event)
             if not self._is_quiet(event):
                 self._treat_alone(event)
-
-    def _know(self, event: Event) -> Event:
-        if isinstance(event, Exec) and event.held:
-            event = self.lineage.complete(event)
-        if not isinstance(event, FileChange):
-            self.lineage.note(event)
-        return event
 
     @staticmethod
     def _is_quiet(event: Event) -> bool:

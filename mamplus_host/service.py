@@ -108,7 +108,7 @@ class Service:
         self._epoll.register(self.kernel.ring.fileno(), select.EPOLLIN)
         self._epoll.register(self.files.fileno(), select.EPOLLIN)
         self.pipeline.take(self._unseen())
-        self.identity_changed()
+        self._begin_uplink()
 
     def run(self) -> None:
         """Serve until `ask_to_stop`."""
@@ -163,9 +163,14 @@ class Service:
         return {"generation": ble.number}
 
     def identity_changed(self) -> dict[str, Any]:
-        """Begin (or begin again) to talk to the enterprise, once this device belongs to one."""
+        """Talk to the enterprise that this device belongs to now, and never refuse the way to it."""
         self._guard_enterprise()
         self._load(self.ble)  # with its name among those that are never refused
+        self._begin_uplink()
+        return {"enrolled": self.uplink is not None}
+
+    def _begin_uplink(self) -> None:
+        """Begin (or begin again) to talk to the enterprise, once this device belongs to one."""
         if self.uplink is not None:
             self.uplink.stop()
             self.uplink = None
@@ -179,7 +184,6 @@ class Service:
                 on_generation=self._on_news,
             )
             self.uplink.start()
-        return {"enrolled": self.uplink is not None}
 
     def watch(self, paths: Iterable[str]) -> None:
         """Begin to watch newly protected files; NotPossible names what cannot be watched."""

@@ -51,20 +51,6 @@ class Lineage:
             known = self._tasks.get(event.head.tgid)
             self._put(msgspec.structs.replace(known or _bare(event.head), is_alive=False))
 
-    def complete(self, answer: Exec) -> Exec:
-        """Return the answer to a start that waited with what only its start knew.
-
-        The answer is reported from the responder's context, so parent, name, path and
-        directory flags are those of the start itself.
-        """
-        start = self._tasks.get(answer.head.tgid)
-        if start is None or not start.path:
-            return answer
-        head = msgspec.structs.replace(
-            answer.head, ppid=start.ppid, uid=start.uid, comm=start.comm, flags=answer.head.flags | start.flags
-        )
-        return msgspec.structs.replace(answer, head=head, path=start.path)
-
     def task(self, tgid: int) -> Task | None:
         """Return what is known of `tgid`, dead or alive."""
         return self._tasks.get(tgid)

@@ -3,7 +3,6 @@
 
 from mamplus_host.collector.lineage import Lineage
 from mamplus_host.events import NO_SLOT, Exec, Exit, File, Fork, Head
-from mamplus_host.kernel import layout
 from mamplus_host.verdicts import Verdict
 
 FILE = File(1, 2, 3, 4, 5)
@@ -53,14 +52,3 @@ def test_a_loop_of_reused_pids_ends() -> None:
     lineage.note(Exec(head(6, 5), FILE, "", "/6"))
 
     assert [task.tgid for task in lineage.ancestry(5)] == [5, 6]
-
-
-def test_the_answer_to_a_start_that_waited_gets_what_only_the_start_knew() -> None:
-    lineage = Lineage(10)
-    start = head(10, 9, comm="update", flags=layout.F_WORLD_WRITABLE | layout.F_UNKNOWN | layout.F_HELD)
-    lineage.note(Exec(start, FILE, "", "./update"))
-
-    answer = lineage.complete(Exec(head(10, 0, comm="responder"), FILE, "ab" * 32, "", True, 5))
-
-    assert (answer.path, answer.head.ppid, answer.head.comm) == ("./update", 9, "update")
-    assert answer.head.flags & layout.F_WORLD_WRITABLE
