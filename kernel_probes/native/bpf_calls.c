@@ -66,6 +66,16 @@ int mamplus_attach_cgroup(int prog_fd, int cgroup_fd, uint32_t attach_type)
 	return call(BPF_LINK_CREATE, &attr);
 }
 
+/* The link lives on, but its program is not called any more once this returns; ENOTSUPP: a link of another kind. */
+int mamplus_link_detach(int link_fd)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.link_detach.link_fd = link_fd;
+	return call(BPF_LINK_DETACH, &attr);
+}
+
 int mamplus_run(int prog_fd, const void *context, uint32_t size, uint32_t *result)
 {
 	union bpf_attr attr;

@@ -16,6 +16,7 @@ int mamplus_obj_get(const char *path);
 int mamplus_obj_pin(int fd, const char *path);
 int mamplus_attach_tracing(int prog_fd);
 int mamplus_attach_cgroup(int prog_fd, int cgroup_fd, uint32_t attach_type);
+int mamplus_link_detach(int link_fd);
 int mamplus_run(int prog_fd, const void *context, uint32_t size, uint32_t *result);
 
 int mamplus_map_create(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries, uint32_t flags);

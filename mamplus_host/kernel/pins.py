@@ -17,6 +17,8 @@ from pathlib import Path
 
 from mamplus_host.config import Config
 from mamplus_host.errors import NotPossible
+from mamplus_host.kernel._native import lib
+from mamplus_host.kernel.bpf import Fd, checked
 
 HERE = Path(__file__).resolve().parent
 OBJECTS = tuple(HERE / "objects" / f"{name}.bpf.o" for name in ("exec", "connect", "packet"))
@@ -97,8 +99,16 @@ def remove(directory: Path) -> None:
     """Remove one directory of ours, links first: that is what detaches. What is not ours stays."""
     for path in sorted(directory.iterdir(), key=lambda path: not path.name.startswith("link_")):
         if path.name in MAPS or path.name.startswith(("link_mamplus_", "prog_mamplus_")):
+            _detach(path)
             path.unlink()
     _remove_if_empty(directory)
+
+
+def _detach(path: Path) -> None:
+    """Detach a cgroup link at once: the kernel frees an unlinked one later, from a work queue (bpf_link_put)."""
+    if path.name.startswith("link_") and path.name.removeprefix("link_") in CGROUP:
+        with Fd.open(path) as link:
+            checked(lib.mamplus_link_detach(link.number), f"detach {path.name}")
 
 
 def remove_all(config: Config) -> None:
