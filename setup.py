@@ -16,7 +16,7 @@ class BuildProbes(build_py):
         super().run()
 
 
-BUILDERS = ("build_ffi", "build_device_key")
+BUILDERS = ("build_ffi", "build_device_key", "build_ble_file")
 setup(
     cffi_modules=[f"kernel_probes/native/{name}.py:ffibuilder" for name in BUILDERS], cmdclass={"build_py": BuildProbes}
 )

@@ -45,6 +45,11 @@ def resolve(types: Types, number: int) -> dict[str, Any]:
     return types[number]
 
 
+def size_of(types: Types, number: int) -> int:
+    kind = resolve(types, number)
+    return int(kind["size"])
+
+
 def fields(types: Types, struct: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Return (name, format) of each field of `struct`, nested ones flattened."""
     found: list[tuple[str, str]] = []
@@ -53,8 +58,8 @@ def fields(types: Types, struct: dict[str, Any], prefix: str = "") -> list[tuple
         if kind["kind"] == "STRUCT":
             found += fields(types, kind, f"{name}_")
         elif kind["kind"] == "ARRAY":
-            found.append((name, f"{kind['nr_elems']}s"))
-            assert resolve(types, kind["type_id"])["size"] == 1, f"{name}: only arrays of bytes are mirrored"
+            # An array of anything but bytes is one field of bytes here: its user knows what stands in it.
+            found.append((name, f"{kind['nr_elems'] * size_of(types, kind['type_id'])}s"))
         else:
             found.append((name, CODES[kind["size"], int(kind.get("encoding") == "SIGNED")]))
     return found

@@ -19,7 +19,7 @@ from mamplus_enterprise.storage import migrate
 from mamplus_enterprise.storage.schema import GenerationRow
 from mamplus_enterprise.storage.store import Store, note
 from mamplus_enterprise.tls import make_certificate
-from mamplus_host.ble.format import encode
+from mamplus_host.ble.encode import encode
 from mamplus_host.files import write_whole
 
 

@@ -22,8 +22,9 @@ from pathlib import Path
 
 import msgspec
 
+from mamplus_host.ble.encode import encode
 from mamplus_host.ble.entry import Entry, Kind
-from mamplus_host.ble.format import Generation, encode
+from mamplus_host.ble.format import Generation
 from mamplus_host.clock import SystemClock
 from mamplus_host.collector.files import FileWatch
 from mamplus_host.config import CGROUP2_MOUNTS, Agent, Config, Limits, Paths, Scope

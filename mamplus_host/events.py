@@ -25,7 +25,7 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     tgid: int
     ppid: int
     uid: int
-    slot: int  # BLE entry that decided in the kernel, NO_SLOT when none did
+    slot: int  # where the deciding word lies in the kernel's table, NO_SLOT when none did; for diagnosis only
     flags: int  # MAMPLUS_F_ of mamplus_events.h
     verdict: Verdict
     comm: str  # the task picks this: show it, never match policy on it

@@ -17,16 +17,16 @@ from typing import Any
 import msgspec
 
 from mamplus_host.analyzer.decide import Facts, asks_for_parent, decide
-from mamplus_host.analyzer.verify import verify
+from mamplus_host.analyzer.verify import asked, verify
 from mamplus_host.analyzer.windows import Repeats
 from mamplus_host.ble.entry import Entry, Kind
-from mamplus_host.ble.format import Generation
+from mamplus_host.ble.format import SAYABLE, Generation
 from mamplus_host.clock import Clock
 from mamplus_host.collector.lineage import Lineage, Task
 from mamplus_host.collector.sockets import inet_sockets
 from mamplus_host.config import Config, cgroup_path
 from mamplus_host.errors import MamplusError
-from mamplus_host.events import NO_SLOT, Event, Exec, Exit, FileChange, Fork
+from mamplus_host.events import Connect, DnsQuery, Event, Exec, Exit, FileChange, Fork, Packet
 from mamplus_host.executor.alertlog import AlertLog
 from mamplus_host.executor.evidence import collect
 from mamplus_host.executor.execute import Executor
@@ -67,6 +67,7 @@ class Pipeline:
         self.recent: deque[Event] = deque(maxlen=config.limits.recent_events)
         self.publish: Callable[[Event], None] | None = None  # set while somebody follows
         self.counts = {"ring_events": 0, "alerts": 0, "escalations": 0, "escalations_failed": 0, "faults": 0}
+        self.phantoms = 0  # kernel hits that the list does not hold: identities of 62 bits that collide
 
     @property
     def folded(self) -> int:
@@ -151,15 +152,21 @@ class Pipeline:
         return Facts(
             alert_id=alert_id,
             answer=answer,
-            entry=self._entry(event.head.slot, event.head.generation),
+            entry=self._entry(event, now_s),
             parent_sockets=self._parent_sockets(event.head.ppid) if asks_for_parent(event) else 0,
         )
 
-    def _entry(self, slot: int, generation: int) -> Entry | None:
+    def _entry(self, event: Exec | Connect | Packet | DnsQuery, now_s: float) -> Entry | None:
         """The entry behind a kernel verdict; None when its generation has been replaced meanwhile."""
-        if slot == NO_SLOT or self._ble is None or self._ble.number != generation or slot >= self._ble.count:
+        head = event.head
+        if head.verdict not in SAYABLE or self._ble is None or self._ble.number != head.generation:
             return None
-        return self._ble.entry(slot)
+        found = verify(self._ble, *asked(event), now_s=now_s)
+        if found.verdict is head.verdict:
+            return found.entry
+        found = verify(self._ble, *asked(event), now_s=0)  # an entry that ended since it was loaded
+        self.phantoms += found.verdict is not head.verdict
+        return found.entry
 
     def _parent_sockets(self, ppid: int) -> int:
         found = 0

@@ -201,6 +201,7 @@ class Service:
             "hold_lost": kernel["hold_lost"],
             "malformed": self.malformed,
             "faults": self.faults + self.pipeline.counts["faults"],
+            "phantoms": self.pipeline.phantoms,
             "file_watch": self.files.lost,
             "alert_log": self.alerts.lost,
             "escalations": self.pipeline.counts["escalations_failed"],
@@ -322,6 +323,7 @@ class Service:
             report = self.kernel.tables.load(ble, self.clock.wall_s(), guarded_names=names)
             load_ms = round(report.took_ns / 1e6, 3)
             self.loaded = {"enforced": report.entries, "not_enforced": report.not_enforced, "load_ms": load_ms}
+            self.loaded |= {"not_enforced_by_kind": report.by_kind} if report.by_kind else {}
             self._next_end_s = report.next_end_s
 
     def _enterprise_host(self) -> str:

@@ -9,6 +9,7 @@
 #ifndef MAMPLUS_BLE_H
 #define MAMPLUS_BLE_H
 
+#include "mamplus_identity.h"
 #include "maps.h"
 
 static __always_inline __u64 ble_word(void)
@@ -38,21 +39,194 @@ static __always_inline bool is_monitor(void)
 	return now && now->mode == MAMPLUS_MODE_MONITOR;
 }
 
-static __always_inline struct mamplus_hit *ble_ask(void *table, __u64 word, const void *key)
+/* Answers of the tables: position << MAMPLUS_VERDICT_BITS | verdict, in one register; 0: nothing. */
+static __always_inline __u32 hit_verdict(__u64 hit)
+{
+	return hit & MAMPLUS_VERDICT_MASK;
+}
+
+static __always_inline __u64 greater(__u64 one, __u64 two)
+{
+	return hit_verdict(two) > hit_verdict(one) ? two : one;
+}
+
+static __always_inline __u64 match_bucket(void *table, __u32 index, __u64 identity)
+{
+	struct mamplus_bucket *bucket = bpf_map_lookup_elem(table, &index);
+
+	if (!bucket)
+		return 0;
+#pragma unroll
+	for (__u32 i = 0; i < MAMPLUS_BUCKET_WORDS; i++) {
+		__u64 word = bucket->word[i];
+
+		if (word >> MAMPLUS_VERDICT_BITS == identity)
+			return ((__u64)index * MAMPLUS_BUCKET_WORDS + i) << MAMPLUS_VERDICT_BITS | (word & MAMPLUS_VERDICT_MASK);
+	}
+	return 0;
+}
+
+static __always_inline struct mamplus_shape *ble_shape(__u64 word)
 {
 	__u32 side = word & 1;
-	void *inner = word ? bpf_map_lookup_elem(table, &side) : NULL;
 
-	return inner ? bpf_map_lookup_elem(inner, key) : NULL;
+	return word ? bpf_map_lookup_elem(&shape, &side) : NULL;
+}
+
+/*
+ * Ask one table. A function of its own (and global: verified once, whoever calls it how often),
+ * so it takes and returns numbers only.
+ */
+__noinline __u64 ble_probe(__u32 which, __u64 word, __u64 identity)
+{
+	struct mamplus_shape *now = ble_shape(word);
+	__u32 side = word & 1, buckets, stashed;
+	void *table;
+	__u64 spread, hit;
+
+	if (!now)
+		return 0;
+	if (which == MAMPLUS_T_SHA256) {
+		table = bpf_map_lookup_elem(&ble_sha256, &side);
+		buckets = now->buckets[MAMPLUS_T_SHA256];
+		stashed = now->stashed[MAMPLUS_T_SHA256];
+	} else if (which == MAMPLUS_T_ADDR) {
+		table = bpf_map_lookup_elem(&ble_addr, &side);
+		buckets = now->buckets[MAMPLUS_T_ADDR];
+		stashed = now->stashed[MAMPLUS_T_ADDR];
+	} else if (which == MAMPLUS_T_NET) {
+		table = bpf_map_lookup_elem(&ble_net, &side);
+		buckets = now->buckets[MAMPLUS_T_NET];
+		stashed = now->stashed[MAMPLUS_T_NET];
+	} else {
+		table = bpf_map_lookup_elem(&ble_domain, &side);
+		buckets = now->buckets[MAMPLUS_T_DOMAIN];
+		stashed = now->stashed[MAMPLUS_T_DOMAIN];
+	}
+	if (!table || !buckets)
+		return 0;
+	spread = mamplus_spread(now->salt, identity);
+	hit = match_bucket(table, mamplus_reduce(spread >> 32, buckets), identity);
+	if (!hit)
+		hit = match_bucket(table, mamplus_reduce(spread, buckets), identity);
+	if (!hit && stashed)
+		hit = match_bucket(table, buckets, identity);
+	return hit;
 }
 
 /* Put the answer into the head: the greater verdict wins. */
-static __always_inline void take_hit(struct mamplus_head *head, const struct mamplus_hit *hit)
+static __always_inline void take_hit(struct mamplus_head *head, __u64 hit)
 {
-	if (hit && hit->verdict > head->verdict) {
-		head->verdict = hit->verdict;
-		head->slot = hit->slot;
+	if (hit_verdict(hit) > head->verdict) {
+		head->verdict = hit_verdict(hit);
+		head->slot = hit >> MAMPLUS_VERDICT_BITS;
 	}
+}
+
+/* What a port or protocol is worth under a qualifier: 0 stands for every one. */
+static __always_inline __u32 if_port(__u8 qualifier, __u32 port)
+{
+	return qualifier & MAMPLUS_Q_PORT ? port : 0;
+}
+
+static __always_inline __u32 if_protocol(__u8 qualifier, __u32 protocol)
+{
+	return qualifier & MAMPLUS_Q_PROTOCOL ? protocol : 0;
+}
+
+static __always_inline __u64 identity6(const struct mamplus_shape *now, __u64 high, __u64 low, __u32 prefix, __u32 protocol, __u32 port)
+{
+	__u64 key[3] = { high, low, mamplus_qualified6(prefix, protocol, port) };
+
+	return mamplus_identity(now->salt, key, 3);
+}
+
+/* Entries that name a port only, port and protocol before the port alone. */
+static __always_inline __u64 ask_port(const struct mamplus_shape *now, __u64 word, __u32 protocol, __u32 port)
+{
+	__u64 hit = 0;
+
+	if (now->ports & 1 << (MAMPLUS_Q_PORT | MAMPLUS_Q_PROTOCOL))
+		hit = ble_probe(MAMPLUS_T_NET, word, identity6(now, 0, 0, 0, protocol, port));
+	if (!hit && now->ports & 1 << MAMPLUS_Q_PORT)
+		hit = ble_probe(MAMPLUS_T_NET, word, identity6(now, 0, 0, 0, 0, port));
+	return hit;
+}
+
+/*
+ * Judge an IPv4 address (host order): of the entries about hosts the most qualified, of those
+ * about networks the most specific, of those about ports; then the greatest verdict of the three.
+ */
+__noinline __u64 ble_address4(__u64 word, __u32 addr, __u32 protocol, __u32 port)
+{
+	struct mamplus_shape *now = ble_shape(word);
+	__u64 host = 0, network = 0;
+
+	if (!now)
+		return 0;
+	for (__u32 i = 0; i < MAMPLUS_PROBES4_MAX; i++) {
+		__u8 prefix, qualifier;
+		bool is_host;
+		__u64 hit;
+
+		if (i >= now->probes4)
+			break;
+		prefix = now->probe4[i].prefix;
+		qualifier = now->probe4[i].qualifier;
+		is_host = prefix == 32 && qualifier;
+		if (is_host ? host : network)
+			continue;
+		hit = ble_probe(MAMPLUS_T_NET, word,
+				mamplus_identity4(prefix ? addr & ~0U << ((32 - prefix) & 31) : 0, prefix,
+						  if_protocol(qualifier, protocol), if_port(qualifier, port)));
+		if (is_host)
+			host = hit;
+		else
+			network = hit;
+	}
+	if (!host)
+		host = ble_probe(MAMPLUS_T_ADDR, word, mamplus_identity4(addr, 32, 0, 0));
+	return greater(greater(host, network), ask_port(now, word, protocol, port));
+}
+
+static __always_inline __u64 high_bits(__u64 value, __u32 bits)
+{
+	return bits ? value & ~0ULL << ((64 - bits) & 63) : 0;
+}
+
+/* The same for IPv6: the two halves of an address, host order. protocol_port: protocol << 16 | port. */
+__noinline __u64 ble_address6(__u64 word, __u64 high, __u64 low, __u32 protocol_port)
+{
+	struct mamplus_shape *now = ble_shape(word);
+	__u32 protocol = protocol_port >> 16, port = protocol_port & 0xffff;
+	__u64 host = 0, network = 0;
+
+	if (!now)
+		return 0;
+	for (__u32 i = 0; i < MAMPLUS_PROBES6_MAX; i++) {
+		__u8 prefix, qualifier;
+		bool is_host;
+		__u64 hit;
+
+		if (i >= now->probes6)
+			break;
+		prefix = now->probe6[i].prefix;
+		qualifier = now->probe6[i].qualifier;
+		is_host = prefix == 128 && qualifier;
+		if (is_host ? host : network)
+			continue;
+		hit = ble_probe(MAMPLUS_T_NET, word,
+				identity6(now, high_bits(high, prefix < 64 ? prefix : 64),
+					  high_bits(low, prefix > 64 ? prefix - 64 : 0), prefix,
+					  if_protocol(qualifier, protocol), if_port(qualifier, port)));
+		if (is_host)
+			host = hit;
+		else
+			network = hit;
+	}
+	if (!host)
+		host = ble_probe(MAMPLUS_T_ADDR, word, identity6(now, high, low, 128, 0, 0));
+	return greater(greater(host, network), ask_port(now, word, protocol, port));
 }
 
 static __always_inline bool is_guarded(const unsigned char *addr, __u16 port_be)
@@ -66,20 +240,35 @@ static __always_inline bool is_guarded(const unsigned char *addr, __u16 port_be)
 	return bpf_map_lookup_elem(&guard, &key) != NULL;
 }
 
-/* Judge an address: the guard, then the address itself, then the most specific network it lies in. */
-static __always_inline void ble_address(struct mamplus_head *head, const unsigned char *addr, __u16 port_be)
+/* Judge an address: the guard first, then the tables. */
+static __always_inline void ble_address(struct mamplus_head *head, const unsigned char *addr, __u16 port_be, __u8 protocol)
 {
-	struct mamplus_cidr_key cidr = { .prefixlen = 128 };
 	__u64 word = ble_word();
+	__u32 part[4];
 
 	head->generation = ble_generation(word);
 	if (is_guarded(addr, port_be)) {
 		head->verdict = MAMPLUS_GUARD;
 		return;
 	}
-	__builtin_memcpy(cidr.addr, addr, MAMPLUS_ADDR_LEN);
-	take_hit(head, ble_ask(&ble_addr, word, addr));
-	take_hit(head, ble_ask(&ble_cidr, word, &cidr));
+	__builtin_memcpy(part, addr, sizeof(part));
+	if (!part[0] && !part[1] && part[2] == bpf_htonl(0xffff))
+		take_hit(head, ble_address4(word, bpf_ntohl(part[3]), protocol, bpf_ntohs(port_be)));
+	else
+		take_hit(head, ble_address6(word, (__u64)bpf_ntohl(part[0]) << 32 | bpf_ntohl(part[1]),
+					    (__u64)bpf_ntohl(part[2]) << 32 | bpf_ntohl(part[3]),
+					    (__u32)protocol << 16 | bpf_ntohs(port_be)));
+}
+
+static __always_inline __u64 ble_content(__u64 word, const unsigned char *sha256)
+{
+	struct mamplus_shape *now = ble_shape(word);
+	__u64 key[4];
+
+	if (!now)
+		return 0;
+	__builtin_memcpy(key, sha256, sizeof(key));
+	return ble_probe(MAMPLUS_T_SHA256, word, mamplus_identity(now->salt, key, 4));
 }
 
 /* What was judged before a record was made, put into the record's head. */

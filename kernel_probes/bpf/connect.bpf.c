@@ -28,7 +28,7 @@ static __always_inline int judge(struct bpf_sock_addr *ctx, struct mamplus_conne
 	struct mamplus_posture *now = posture_now();
 	bool refused;
 
-	ble_address(&judged, event->addr, ctx->user_port);
+	ble_address(&judged, event->addr, ctx->user_port, ctx->protocol);
 	if (!is_noteworthy(&judged) && !(now && now->report_allowed))
 		return 1;
 	refused = refuse_blocked(&judged);

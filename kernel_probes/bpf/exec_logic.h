@@ -85,7 +85,7 @@ static __always_inline enum exec_action judge_known(struct mamplus_exec *exec, c
 
 	__builtin_memcpy(exec->sha256, entry->sha256, MAMPLUS_SHA256_LEN);
 	exec->head.generation = ble_generation(word);
-	take_hit(&exec->head, ble_ask(&ble_sha256, word, exec->sha256));
+	take_hit(&exec->head, ble_content(word, exec->sha256));
 	if (exec->head.tgid == 1)
 		return EXEC_GO_ON;
 	return refuse_blocked(&exec->head) ? EXEC_REFUSE : EXEC_GO_ON;

@@ -21,24 +21,20 @@
 	} name SEC(".maps")
 
 /* One table of the BLE: an inner map for each side. Sizes are those of the generation, so the 1 here is no bound. */
-#define MAMPLUS_TABLE(name, inner_type, inner_flags, key_type)                       \
+#define MAMPLUS_TABLE(name)                                                          \
 	struct {                                                                     \
 		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                            \
 		__uint(max_entries, MAMPLUS_SIDES);                                  \
 		__type(key, __u32);                                                  \
 		__uint(pinning, LIBBPF_PIN_BY_NAME);                                 \
 		__array(values, struct {                                             \
-			__uint(type, inner_type);                                    \
+			__uint(type, BPF_MAP_TYPE_ARRAY);                            \
 			__uint(max_entries, 1);                                      \
-			__uint(map_flags, inner_flags);                              \
-			__uint(key_size, sizeof(key_type));                                      \
-			__uint(value_size, sizeof(struct mamplus_hit));                         \
+			__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);         \
+			__uint(key_size, sizeof(__u32));                             \
+			__uint(value_size, sizeof(struct mamplus_bucket));           \
 		});                                                                  \
 	} name SEC(".maps")
-
-struct mamplus_sha256_key {
-	unsigned char sha256[MAMPLUS_SHA256_LEN];
-};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -97,9 +93,17 @@ MAMPLUS_SINGLE(posture, struct mamplus_posture, 0);
 MAMPLUS_SINGLE(heartbeat, struct mamplus_heartbeat, BPF_F_MMAPABLE);
 MAMPLUS_SINGLE(waiting, struct mamplus_waiting, BPF_F_MMAPABLE);
 
-MAMPLUS_TABLE(ble_sha256, BPF_MAP_TYPE_HASH, 0, struct mamplus_sha256_key);
-MAMPLUS_TABLE(ble_addr, BPF_MAP_TYPE_HASH, 0, struct mamplus_addr_key);
-MAMPLUS_TABLE(ble_cidr, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct mamplus_cidr_key);
-MAMPLUS_TABLE(ble_domain, BPF_MAP_TYPE_HASH, 0, __u64);
+MAMPLUS_TABLE(ble_sha256);
+MAMPLUS_TABLE(ble_addr);
+MAMPLUS_TABLE(ble_net);
+MAMPLUS_TABLE(ble_domain);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAMPLUS_SIDES);
+	__type(key, __u32);
+	__type(value, struct mamplus_shape);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} shape SEC(".maps");
 
 #endif

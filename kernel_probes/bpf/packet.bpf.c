@@ -96,7 +96,8 @@ static __always_inline int match(struct __sk_buff *skb, bool is_inwards)
 	if (!parse(skb, &packet))
 		return 0;
 	fill_head_no_task(&event.head, MAMPLUS_KIND_PACKET, sizeof(event));
-	ble_address(&event.head, is_inwards ? packet.saddr : packet.daddr, is_inwards ? packet.sport_be : packet.dport_be);
+	ble_address(&event.head, is_inwards ? packet.saddr : packet.daddr, is_inwards ? packet.sport_be : packet.dport_be,
+		    packet.protocol);
 	if (event.head.verdict != MAMPLUS_BLOCK)
 		return 0;
 	if (is_inwards)
@@ -161,28 +162,25 @@ static __always_inline bool to_text(unsigned char *name)
  */
 static __always_inline void ble_name(struct mamplus_head *head, const unsigned char *name)
 {
-	__u64 hash = MAMPLUS_FNV_OFFSET, word = ble_word(), alone;
-	struct mamplus_hit *hit;
+	__u64 hash = MAMPLUS_FNV_OFFSET, word = ble_word(), alone, hit, best = 0;
+	struct mamplus_shape *now = ble_shape(word);
 
 	head->generation = ble_generation(word);
+	if (!now)
+		return;
 	for (__u32 i = MAMPLUS_NAME_LEN - 1; i > 0; i--) {
 		if (!name[i])
 			continue;
 		hash = (hash ^ name[i]) * MAMPLUS_FNV_PRIME;
 		if (name[i - 1] != '.')
 			continue;
-		hit = ble_ask(&ble_domain, word, &hash);
-		if (hit) {
-			head->verdict = hit->verdict;
-			head->slot = hit->slot;
-		}
+		hit = ble_probe(MAMPLUS_T_DOMAIN, word, mamplus_identity(now->salt, &hash, 1));
+		if (hit)
+			best = hit;
 	}
 	alone = ~hash;	/* of the whole name: the entry that means it alone */
-	hit = ble_ask(&ble_domain, word, &alone);
-	if (hit) {
-		head->verdict = hit->verdict;
-		head->slot = hit->slot;
-	}
+	hit = ble_probe(MAMPLUS_T_DOMAIN, word, mamplus_identity(now->salt, &alone, 1));
+	take_hit(head, hit ? hit : best);
 }
 
 /* The question's name as it lies in the packet, and zeros after it. */

@@ -56,7 +56,7 @@ struct mamplus_head {
 	unsigned int tgid;		/* the "pid" that user space shows */
 	unsigned int ppid;		/* tgid of the parent */
 	unsigned int uid;
-	unsigned int slot;		/* index of the BLE entry that decided, or MAMPLUS_NO_SLOT */
+	unsigned int slot;		/* where the deciding word lies in its BLE table; MAMPLUS_NO_SLOT: none did */
 	unsigned int flags;		/* MAMPLUS_F_ */
 	unsigned short kind;		/* enum mamplus_kind */
 	unsigned short verdict;		/* enum mamplus_verdict */

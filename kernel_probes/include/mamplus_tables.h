@@ -37,27 +37,48 @@ struct mamplus_known {
  */
 #define MAMPLUS_KNOWN_ONCE 0x1
 
-/* Value of every BLE table: which entry, and what it says. */
-struct mamplus_hit {
-	unsigned int slot;		/* index of the entry in the generation's file */
-	unsigned short verdict;		/* enum mamplus_verdict */
-	unsigned short pad;
-};
-
 /*
- * Key of the domain table: domain_hash() of the name, for it and its sub-domains; the
- * complement of that for an entry that means the name alone.
+ * Every BLE table: buckets of eight words, each an identity (mamplus_identity.h) and a verdict.
+ * A key has two buckets that it may be in, and if both were full the stash: the last bucket.
  */
-#define MAMPLUS_DOMAIN_EXACT_ONLY 0x1	/* in a domain record of a BLE file */
+#define MAMPLUS_BUCKET_WORDS 8
+#define MAMPLUS_VERDICT_BITS 2
+#define MAMPLUS_VERDICT_MASK 3		/* MAMPLUS_SUSPECT, BLOCK, ALLOW; a word of 0 is free */
 
-struct mamplus_addr_key {
-	unsigned char addr[MAMPLUS_ADDR_LEN];
+struct mamplus_bucket {
+	unsigned long long word[MAMPLUS_BUCKET_WORDS];
 };
 
-/* LPM key; an IPv4 prefix of n bits has prefixlen 96 + n. */
-struct mamplus_cidr_key {
-	unsigned int prefixlen;
-	unsigned char addr[MAMPLUS_ADDR_LEN];
+enum mamplus_table {
+	MAMPLUS_T_SHA256 = 0,
+	MAMPLUS_T_ADDR = 1,		/* hosts, every port */
+	MAMPLUS_T_NET = 2,		/* networks, ports, hosts with a port or protocol */
+	MAMPLUS_T_DOMAIN = 3,
+	MAMPLUS_T_MAX = 4,
+};
+
+/* One length and kind of network that the generation holds; what it does not hold is not looked up. */
+struct mamplus_probe {
+	unsigned char prefix;		/* 0-32 of IPv4, 0-128 of IPv6 */
+	unsigned char qualifier;	/* MAMPLUS_Q_ */
+};
+
+#define MAMPLUS_Q_PORT 0x1
+#define MAMPLUS_Q_PROTOCOL 0x2
+#define MAMPLUS_PROBES4_MAX 132		/* 33 lengths, four qualifiers each */
+#define MAMPLUS_PROBES6_MAX 256		/* of 516 that are thinkable: a list with more lengths loses the shortest, counted */
+
+/* What the programs must know of a side's tables. */
+struct mamplus_shape {
+	unsigned long long salt[2];
+	unsigned int buckets[MAMPLUS_T_MAX];	/* without the stash; 0: the table is empty */
+	unsigned int stashed[MAMPLUS_T_MAX];	/* words in the stash */
+	unsigned int ports;		/* bit MAMPLUS_Q_..: entries that name a port only, so qualified */
+	unsigned int pad;
+	unsigned int probes4;		/* how many of `probe4`, most specific first */
+	unsigned int probes6;
+	struct mamplus_probe probe4[MAMPLUS_PROBES4_MAX];
+	struct mamplus_probe probe6[MAMPLUS_PROBES6_MAX];
 };
 
 /* Above the BLE: never refused. port_be 0 stands for every port. */
@@ -132,8 +153,8 @@ struct mamplus_answer_args {
 #define MAMPLUS_REPLY_CONT 0x4		/* it was stopped: let it go on */
 
 _Static_assert(sizeof(struct mamplus_known) == 56, "hole in mamplus_known");
-_Static_assert(sizeof(struct mamplus_hit) == 8, "hole in mamplus_hit");
-_Static_assert(sizeof(struct mamplus_cidr_key) == 20, "hole in mamplus_cidr_key");
+_Static_assert(sizeof(struct mamplus_bucket) == 64, "a bucket is one cache line");
+_Static_assert(sizeof(struct mamplus_shape) == 840, "hole in mamplus_shape");
 _Static_assert(sizeof(struct mamplus_guard_key) == 20, "hole in mamplus_guard_key");
 _Static_assert(sizeof(struct mamplus_held) == 464, "hole in mamplus_held");
 _Static_assert(sizeof(struct mamplus_heartbeat) == 24, "hole in mamplus_heartbeat");

@@ -2,7 +2,7 @@
 """Builds `mamplus_host.kernel._native`: the C that the agent's Python calls (cffi, API mode).
 
 Named in setup.py (`cffi_modules`), so a wheel and a working tree get it the same way.
-The declarations are read from mamplus_native.h: they stand in one place.
+The declarations are read from the headers: they stand in one place.
 """
 
 from pathlib import Path
@@ -10,14 +10,17 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path("kernel_probes/native")  # setup.py runs in the project's root
-SOURCES = ("bpf_calls.c", "ring_reader.c", "table_fill.c")
-DECLARATIONS = (HERE / "mamplus_native.h").read_text().split("/* cffi: begin */")[1].split("/* cffi: end */")[0]
+SOURCES = ("bpf_calls.c", "ring_reader.c", "table_build.c")
+HEADERS = ("mamplus_native.h", "table_build.h")
+DECLARATIONS = "".join(
+    (HERE / name).read_text().split("/* cffi: begin */")[1].split("/* cffi: end */")[0] for name in HEADERS
+)
 
 ffibuilder = FFI()
 ffibuilder.cdef(DECLARATIONS)
 ffibuilder.set_source(
     "mamplus_host.kernel._native",
-    '#include "mamplus_native.h"',
+    '#include "mamplus_native.h"\n#include "table_build.h"',
     sources=[str(HERE / name) for name in SOURCES],
     include_dirs=[str(HERE), "kernel_probes/include"],
     extra_compile_args=["-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"],

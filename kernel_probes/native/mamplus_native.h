@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What the agent's Python and the responder share in C: thin bpf(2) calls, the ring reader and
- * the table builder. Between the two marks stands what cffi reads: plain declarations only.
+ * What the agent's Python and the responder share in C: thin bpf(2) calls, and the ring
+ * reader. Between the two marks stands what cffi reads: plain declarations only.
  *
  * Every int result is a descriptor or count (>= 0), or -errno.
  */
@@ -24,19 +24,6 @@ int mamplus_map_lookup(int map_fd, const void *key, void *value);
 int mamplus_map_update(int map_fd, const void *key, const void *value);
 int mamplus_map_delete(int map_fd, const void *key);
 int mamplus_map_next(int map_fd, const void *key, void *next);
-
-/* Where a section of a BLE file lies, and its entries (mamplus_host/ble/format.py). */
-struct mamplus_section {
-	const unsigned char *records;
-	const unsigned char *entries;
-	uint32_t count;		/* records */
-	uint32_t entry_count;
-	uint16_t kind;		/* 1 sha256, 2 ip, 3 cidr, 4 domain */
-	uint64_t now_s;		/* entries that ended before are left out */
-};
-
-/* Fill an inner map. Returns the number of entries put in; *next_end_s: when the first of them ends, 0 never. */
-int mamplus_table_fill(int map_fd, const struct mamplus_section *section, uint64_t *next_end_s);
 
 /* A run: records of one kind, one after the other, without gaps. */
 struct mamplus_run {

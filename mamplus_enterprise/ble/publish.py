@@ -22,7 +22,7 @@ from mamplus_enterprise.home import Home
 from mamplus_enterprise.lock import locked
 from mamplus_enterprise.storage.schema import GenerationRow
 from mamplus_enterprise.storage.store import Store, note
-from mamplus_host.ble.format import encode
+from mamplus_host.ble.encode import encode
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,18 +4,24 @@
 Journey: collector -> [analyzer] -> executor.
 
 The kernel asks its own tables, compiled from the same file; this is the same question in
-user space, for `mamplus check`, for local rules and for events without a kernel verdict.
+user space, for `mamplus check`, for local rules and to name the entry behind a kernel verdict.
 Order: the most specific entry of a kind; across kinds guard > allow > block > suspect.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from mamplus_host.ble.entry import Entry, Kind, address_key, canonical, cidr_key, domain_hash
-from mamplus_host.ble.format import RECORD, Generation
+from mamplus_host.ble.encode import place_of
+from mamplus_host.ble.endpoint import Endpoint, endpoint, endpoint_value
+from mamplus_host.ble.entry import PROTOCOLS, Entry, Kind, address_key, canonical
+from mamplus_host.ble.format import NET_KEY, Generation, Section
 from mamplus_host.errors import ConfigInvalid
+from mamplus_host.events import Connect, DnsQuery, Exec, Packet
+from mamplus_host.kernel import layout
 from mamplus_host.verdicts import Verdict
+
+_MAPPED = bytes(10) + b"\xff\xff"
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -29,7 +35,7 @@ class Answer(msgspec.Struct, frozen=True):
 def verify(ble: Generation | None, kind: Kind, value: str, *, now_s: float) -> Answer:
     """Return what `ble` says of a canonical `value`; entries past their `valid_until` are silent.
 
-    An address is also looked up among the networks, and a network among the wider ones.
+    An address is also looked up among the networks and ports, and a network among the wider ones.
     """
     if ble is None:
         return Answer(Verdict.NOTHING, None, 0)
@@ -47,48 +53,89 @@ def verify_text(ble: Generation | None, kind: Kind, text: str, *, now_s: float) 
     return verify(ble, kind, canonical(kind, text), now_s=now_s)
 
 
+def asked(event: Exec | Connect | Packet | DnsQuery) -> tuple[Kind, str]:
+    """Return what the kernel asked its tables about `event`: kind and canonical value."""
+    if isinstance(event, Exec):
+        return Kind.SHA256, event.sha256
+    if isinstance(event, DnsQuery):
+        return Kind.DOMAIN, event.name
+    if isinstance(event, Connect):
+        address, port = event.address, event.port
+    else:
+        inwards = bool(event.head.flags & layout.F_INGRESS)
+        address, port = (event.source, event.sport) if inwards else (event.destination, event.dport)
+    at = Endpoint(address_key(str(address)), 128, event.protocol if event.protocol in PROTOCOLS.values() else 0, port)
+    is_plain = not (at.port or at.protocol)
+    return (Kind.IP, str(address)) if is_plain else endpoint_value(at)
+
+
 def _candidates(ble: Generation, kind: Kind, value: str, now_s: float) -> Iterator[Entry]:
     """Yield the most specific living entry of each kind that covers `value`."""
-    if kind is Kind.SHA256:
-        yield from _first(ble, [(Kind.SHA256, bytes.fromhex(value))], now_s)
-    elif kind is Kind.DOMAIN:
+    if kind is Kind.DOMAIN:
         yield from _domains(ble, value, now_s)
+    elif kind in (Kind.IP, Kind.CIDR, Kind.PORT):
+        yield from _endpoints(ble, kind, endpoint(kind, value), now_s)
     else:
-        prefix, key = (128, address_key(value)) if kind is Kind.IP else cidr_key(value)
-        if kind is Kind.IP:
-            yield from _first(ble, [(Kind.IP, key)], now_s)
-        yield from _first(ble, _wider(key, prefix), now_s)
+        yield from _first(ble, [place_of(kind, value)], now_s)
 
 
-def _first(
-    ble: Generation, keys: "list[tuple[Kind, bytes]] | Iterator[tuple[Kind, bytes]]", now_s: float
-) -> Iterator[Entry]:
-    for kind, key in keys:
-        slot = ble.find(kind, key)
-        if slot is None:
-            continue
-        entry = ble.entry(slot)
-        if entry.valid_until == 0 or entry.valid_until > now_s:
-            yield entry
-            return
+def _first(ble: Generation, places: Iterable[tuple[Section, bytes]], now_s: float) -> Iterator[Entry]:
+    for section, key in places:
+        for slot in ble.find(section, key):
+            entry = ble.entry(slot)
+            if entry.valid_until == 0 or entry.valid_until > now_s:
+                yield entry
+                return
 
 
-def _wider(key: bytes, prefix: int) -> Iterator[tuple[Kind, bytes]]:
-    number = int.from_bytes(key, "big")
-    for length in range(prefix, -1, -1):
-        network = (number >> (128 - length)) << (128 - length)
-        yield Kind.CIDR, network.to_bytes(16, "big") + bytes([length])
+def _endpoints(ble: Generation, kind: Kind, at: Endpoint, now_s: float) -> Iterator[Entry]:
+    if kind is Kind.IP:
+        yield from _first(ble, _hosts(at), now_s)
+    if kind is not Kind.PORT:
+        yield from _first(ble, _wider(at), now_s)
+    if at.port:
+        yield from _first(ble, _qualified(Endpoint(bytes(16), 0, at.protocol, at.port), with_port=True), now_s)
+
+
+def _hosts(at: Endpoint) -> Iterator[tuple[Section, bytes]]:
+    """Yield where entries about one host are, the most qualified first."""
+    for section, key in _qualified(at):
+        if key[17:] != bytes(3):  # without port and protocol a host has a section of its own
+            yield section, key
+    yield (Section.IP4, at.addr[12:]) if _is_v4(at) else (Section.IP6, at.addr)
+
+
+def _wider(at: Endpoint) -> Iterator[tuple[Section, bytes]]:
+    """Yield where entries about networks around `at` are, the longest prefix first; an IPv4 one is in IPv4 only."""
+    number, least = int.from_bytes(at.addr, "big"), 96 if _is_v4(at) else 0
+    for prefix in range(at.prefix, least - 1, -1):
+        network = (number >> (128 - prefix)) << (128 - prefix)
+        for section, key in _qualified(at._replace(addr=network.to_bytes(16, "big"), prefix=prefix)):
+            is_host = prefix == 128 and key[17:] != bytes(3)
+            is_port = prefix == 0 and key[18:] != bytes(2)
+            if not is_host and not is_port:
+                yield section, key
+
+
+def _qualified(at: Endpoint, *, with_port: bool = False) -> Iterator[tuple[Section, bytes]]:
+    """Yield the keys of `at` with port and protocol, with the port, with the protocol, with neither."""
+    wanted = [(at.protocol, at.port), (0, at.port)] + ([] if with_port else [(at.protocol, 0), (0, 0)])
+    for protocol, port in dict.fromkeys(wanted):
+        yield Section.NET, NET_KEY.pack(at.addr, at.prefix, protocol, port)
+
+
+def _is_v4(at: Endpoint) -> bool:
+    return at.addr[:12] == _MAPPED and at.prefix >= 96
 
 
 def _domains(ble: Generation, name: str, now_s: float) -> Iterator[Entry]:
     """Longest suffix first; `=name` entries cover the name itself alone. A hash that collides is no match."""
     labels = name.split(".")
-    pack = RECORD[Kind.DOMAIN].pack
     for start in range(len(labels)):
         suffix = ".".join(labels[start:])
-        for exact in (1, 0) if start == 0 else (0,):
-            key = pack(domain_hash(suffix), exact, 0)[:12]
-            for entry in _first(ble, [(Kind.DOMAIN, key)], now_s):
-                if entry.value.removeprefix("=") == suffix:
+        for value in (f"={suffix}", suffix) if start == 0 else (suffix,):
+            for slot in ble.find(*place_of(Kind.DOMAIN, value)):
+                entry = ble.entry(slot)
+                if entry.value == value and (entry.valid_until == 0 or entry.valid_until > now_s):
                     yield entry
                     return

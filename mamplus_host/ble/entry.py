@@ -6,6 +6,7 @@ the device to look up what a probe saw. Values are canonical past `canonical`.
 """
 
 import re
+from collections.abc import Callable
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
@@ -15,17 +16,24 @@ from mamplus_host.errors import ConfigInvalid
 from mamplus_host.verdicts import Severity, Verdict
 
 MAX_TEXT_BYTES = 4096  # reason, message, source, link: each
+PROTOCOLS = {"tcp": 6, "udp": 17}  # IPPROTO_
+MAX_VALUE_BYTES = 60_000  # a rule's text; other values are far shorter
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
 
 class Kind(IntEnum):
-    """Entry kinds; the numbers are on disk, so they are never renumbered or reused."""
+    """Entry kinds; the numbers are on disk, so they are never renumbered or reused.
+
+    5 path, 7 package, 8 user, 9 group, 10 usb, 12 yara and 13 sigma are kept for these.
+    """
 
     SHA256 = 1
     IP = 2
     CIDR = 3
     DOMAIN = 4
+    PORT = 6
+    TLS = 11
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,12 +66,14 @@ def canonical(kind: Kind, text: str) -> str:
 
     sha256: 64 lower-case hex digits. ip: compressed, IPv4-mapped IPv6 as IPv4. cidr:
     network address with zero host bits. domain: lower case, IDNA A-labels (RFC 5891),
-    no trailing dot; a leading `=` means the name alone, without its sub-domains.
+    no trailing dot; a leading `=` means the name alone, without its sub-domains. port: 443 or
+    443/tcp. tls: SHA-256 of the certificate, as sha256. An ip or cidr may end in `:PORT`,
+    `:PORT/tcp` or `:*/udp`; IPv6 stands in brackets then.
 
     Raises ConfigInvalid, naming what was seen and what was wanted.
     """
     text = text.strip()
-    return {Kind.SHA256: _sha256, Kind.IP: _ip, Kind.CIDR: _cidr, Kind.DOMAIN: _domain}[kind](text)
+    return _CANONICAL[kind](text)
 
 
 def _sha256(text: str) -> str:
@@ -77,6 +87,43 @@ def unmapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     """Return `address`, as IPv4 where it is IPv4-mapped IPv6."""
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped if mapped is not None else address
+
+
+def _tls(text: str) -> str:
+    """Take what openssl prints, too: `sha256 Fingerprint=AA:BB:...`."""
+    return _sha256(text.rpartition("=")[2].replace(":", ""))
+
+
+def _qualified(text: str, what: Callable[[str], str]) -> str:
+    """Return address or network and port; `what` makes the first canonical."""
+    where, mark, qualifier = _parted(text)
+    if not mark:
+        return what(text)
+    where, qualifier = what(where), _qualifier(qualifier)
+    if where == "::/0" and qualifier[0] != "*":
+        raise ConfigInvalid(f"{text!r} is every address; want kind port (both families), or [2000::/3]:PORT (IPv6)")
+    return f"[{where}]:{qualifier}" if ":" in where else f"{where}:{qualifier}"
+
+
+def _parted(text: str) -> tuple[str, str, str]:
+    if text.startswith("["):
+        return text[1:].partition("]:")
+    return text.partition(":") if text.count(":") == 1 else (text, "", "")
+
+
+def _qualifier(text: str) -> str:
+    port, _, protocol = text.lower().partition("/")
+    if port == "*" and protocol in PROTOCOLS:
+        return f"*/{protocol}"
+    return _port(text)
+
+
+def _port(text: str) -> str:
+    port, slash, protocol = text.lower().partition("/")
+    is_port = port.isascii() and port.isdigit() and len(port) <= 8 and 1 <= int(port) <= 65535
+    if not is_port or (slash and protocol not in PROTOCOLS):
+        raise ConfigInvalid(f"{text!r} is no port; want 1 to 65535, or with a protocol like 443/tcp or 53/udp")
+    return f"{int(port)}{slash}{protocol}"
 
 
 def _ip(text: str) -> str:
@@ -112,6 +159,12 @@ def _domain(text: str) -> str:
     return exact + name
 
 
+_CANONICAL: dict[Kind, Callable[[str], str]] = {
+    Kind.SHA256: _sha256, Kind.IP: lambda text: _qualified(text, _ip),
+    Kind.CIDR: lambda text: _qualified(text, _cidr), Kind.DOMAIN: _domain, Kind.PORT: _port, Kind.TLS: _tls,
+}  # fmt: skip
+
+
 def address_key(text: str) -> bytes:
     """Return the 16 bytes under which a canonical address is stored: IPv6, IPv4 as ::ffff:a.b.c.d."""
     address = ip_address(text)
@@ -124,18 +177,3 @@ def cidr_key(text: str) -> tuple[int, bytes]:
     network = ip_network(text)
     offset = 96 if isinstance(network, IPv4Network) else 0
     return network.prefixlen + offset, address_key(str(network.network_address))
-
-
-_FNV_OFFSET, _FNV_PRIME, _MASK64 = 0xCBF29CE484222325, 0x100000001B3, (1 << 64) - 1
-
-
-def domain_hash(name: str) -> int:
-    """Return FNV-1a 64 over the name's bytes from the last to the first.
-
-    From the end, so that one pass over a name meets the hash of each of its suffixes:
-    the kernel stops at every dot and asks. The same loop stands in `packet.bpf.c`.
-    """
-    value = _FNV_OFFSET
-    for byte in reversed(name.encode("ascii")):
-        value = ((value ^ byte) * _FNV_PRIME) & _MASK64
-    return value

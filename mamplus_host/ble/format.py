@@ -1,179 +1,112 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file in which a BLE generation travels and in which the device keeps it, version 1.
+"""The file in which a BLE generation travels and in which the device keeps it, version 2.
 
-One file, little-endian, read through mmap: an entry becomes a Python object only when
-it is looked at. docs/bundle-format.md describes it byte by byte for other implementers.
+One file, little-endian, read through mmap: an entry becomes a Python object only when it is
+looked at. Columns, so that the kernel's tables are built from the few bytes an entry that
+they need. docs/bundle-format.md describes it byte by byte for other implementers.
 
-    header    64 bytes  magic "MAMPBLE\\0", version, generation, creation time, counts, offsets
-    sections  24 bytes  one per kind present: kind, record size, record count, offset
-    records             per section, sorted by their bytes: key, slot (and for domains flags)
-    entries   48 bytes  one per slot: id, valid_until, verdict, kind, severity, confidence, text offsets
-    strings             length (u16) + UTF-8; offset 0 is the empty string
+    header     128 bytes  magic "MAMPBLE\\0", version, generation, creation time, counts, offsets
+    directory   48 bytes  a section: number, key size, entry count, offsets of its columns
+    columns               per section: keys (sorted), groups, ids, ends, and texts where a key is a hash
+    groups      32 bytes  what many entries share: verdict, severity, confidence, four remarks
+    strings               length (u16) + UTF-8; offset 0 is the empty string
 
-The reader trusts nothing: sizes, offsets and orders are checked when a file is opened,
-texts and numbers when an entry is read. Every fault raises BleInvalid.
+The reader trusts nothing: sizes and offsets are checked when a file is opened, everything
+else by `check`, both in C (kernel_probes/native/ble_file.c). Every fault raises BleInvalid.
+`encode.py` writes it.
 """
 
 import mmap
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from mamplus_host.ble.entry import MAX_TEXT_BYTES, Entry, Kind, address_key, canonical, cidr_key, domain_hash, unmapped
-from mamplus_host.errors import BleInvalid, ConfigInvalid
+from mamplus_host.ble._file import ffi, lib
+from mamplus_host.ble.endpoint import Endpoint, endpoint_value
+from mamplus_host.ble.entry import MAX_TEXT_BYTES, MAX_VALUE_BYTES, Entry, Kind
+from mamplus_host.errors import BleInvalid
 from mamplus_host.verdicts import Severity, Verdict
 
 MAGIC = b"MAMPBLE\0"
-VERSION = 1
+VERSION = 2
 NO_SHRINK_CHECK = 0x1  # header flag: the author meant this generation to be empty or much smaller
-DOMAIN_EXACT_ONLY = 0x1  # domain record flag, as MAMPLUS_DOMAIN_EXACT_ONLY
 SAYABLE = frozenset({Verdict.ALLOW, Verdict.BLOCK, Verdict.SUSPECT})  # guard stands above the list, never in it
+MAX_NUMBER = (1 << 63) - 1  # of a generation and of an entry
+MAX_END = (1 << 32) - 1  # valid_until, seconds since the epoch: in 2106
 
-# magic, version, flags, generation, created_s, entry count, section count,
-# sections offset, entries offset, strings offset, strings size, audience (string offset), reserved
-HEADER = struct.Struct("<8sIIQQIIIIIII4x")
-SECTION = struct.Struct("<HHIQ8x")  # kind, record size, record count, offset
-# id, valid_until, verdict, kind, severity, confidence, value, source, reason, message, link
-ENTRY = struct.Struct("<QQBBBBIIIII8x")
-RECORD = {
-    Kind.SHA256: struct.Struct("<32sI"),
-    Kind.IP: struct.Struct("<16sI"),
-    Kind.CIDR: struct.Struct("<16sB3xI"),  # network, prefix length 0-128
-    Kind.DOMAIN: struct.Struct("<QII"),  # domain_hash, flags, slot
-}
-_LENGTH = struct.Struct("<H")
-assert (HEADER.size, SECTION.size, ENTRY.size) == (64, 24, 48)
+# magic, version, flags, generation, created_s, entries, sections, groups offset, groups,
+# audience (string offset), strings offset, strings size, reserved
+HEADER = struct.Struct("<8sIIQQIIQIIQQ56x")
+DIRECTORY = struct.Struct("<HHIQQQQQ")  # section, key size, entries; offsets of five columns
+GROUP = struct.Struct("<BBBxIIII12x")  # verdict, severity, confidence; source, reason, message, link
+LENGTH = struct.Struct("<H")
+NET_KEY = struct.Struct(">16sBBH")  # network, prefix length 0-128, protocol, port
+_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+assert (HEADER.size, DIRECTORY.size, GROUP.size) == (128, 48, 32)
+
+
+class Section(IntEnum):
+    """Sections by number on disk; never renumbered or reused (enum mamplus_ble_section)."""
+
+    SHA256 = 1
+    IP4 = 2  # hosts, every port
+    IP6 = 3  # hosts, every port; never IPv4-mapped
+    NET = 4  # networks, ports, and hosts with a port or protocol
+    DOMAIN = 5
+    PATH = 6
+    PACKAGE = 7
+    USER = 8
+    GROUP = 9
+    USB = 10
+    TLS = 11
+    YARA = 12
+    SIGMA = 13
+
+
+KEY_SIZE = {Section.SHA256: 32, Section.IP4: 4, Section.IP6: 16, Section.NET: NET_KEY.size, Section.TLS: 32}
+TEXT_KINDS = {Section.DOMAIN: Kind.DOMAIN}  # sections whose key is the hash of a text, which is among the strings
+KEY_SIZE |= dict.fromkeys(TEXT_KINDS, 8)
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
-    """Where the records of one kind lie in the file."""
+class View:
+    """A section: `count` entries, the first of them in slot `first`; then where its columns begin in the file."""
 
-    kind: Kind
+    section: Section
     count: int
-    offset: int
+    first: int
+    keys: int
+    groups: int
+    ids: int
+    ends: int
+    texts: int  # 0: there are none
 
     @property
-    def record(self) -> struct.Struct:
-        return RECORD[self.kind]
-
-
-# --- writing -----------------------------------------------------------------------------------
-
-
-class _Strings:
-    """A blob of distinct strings; the same text is stored once."""
-
-    def __init__(self) -> None:
-        self.blob = bytearray(_LENGTH.pack(0))
-        self._offsets = {"": 0}
-
-    def add(self, text: str) -> int:
-        if text not in self._offsets:
-            data = text.encode()
-            if len(data) > MAX_TEXT_BYTES:
-                raise BleInvalid(f"a text has {len(data)} bytes, want at most {MAX_TEXT_BYTES}: {text[:40]!r}")
-            self._offsets[text] = len(self.blob)
-            self.blob += _LENGTH.pack(len(data)) + data
-        return self._offsets[text]
-
-
-def _record_of(kind: Kind, value: str, slot: int) -> bytes:
-    record = RECORD[kind]
-    if kind is Kind.SHA256:
-        return record.pack(bytes.fromhex(value), slot)
-    if kind is Kind.IP:
-        return record.pack(address_key(value), slot)
-    if kind is Kind.CIDR:
-        prefix, network = cidr_key(value)
-        return record.pack(network, prefix, slot)
-    exact = value.startswith("=")
-    return record.pack(domain_hash(value.removeprefix("=")), DOMAIN_EXACT_ONLY if exact else 0, slot)
-
-
-def _fits(kind: Kind, value: str, record: bytes, slot: int) -> bool:
-    """Whether `record` is that of `value`, and `value` is in its canonical spelling."""
-    try:
-        if kind is Kind.SHA256:
-            return record[:32].hex() == value
-        if kind is Kind.IP:  # from the record to the text: one conversion, and the text can only be canonical
-            return str(unmapped(IPv6Address(record[:16]))) == value
-        return canonical(kind, value) == value and _record_of(kind, value, slot) == record
-    except (ConfigInvalid, ValueError):
-        return False
-
-
-def winners(entries: Iterable[Entry]) -> list[Entry]:
-    """Return one entry per (kind, value): the greater verdict wins, then the later id; sorted by id."""
-    best: dict[tuple[Kind, str], Entry] = {}
-    for entry in entries:
-        key = (entry.kind, entry.value)
-        if key not in best or (entry.verdict, entry.id) > (best[key].verdict, best[key].id):
-            best[key] = entry
-    return sorted(best.values(), key=lambda entry: entry.id)
-
-
-def encode(
-    entries: Iterable[Entry], *, generation: int, created_s: int, audience: str = "", may_shrink: bool = False
-) -> bytes:
-    """Return the file of a generation. `audience` is a device id, or empty for every device."""
-    chosen = winners(entries)
-    strings = _Strings()
-    sections: dict[Kind, list[bytes]] = {}
-    table = bytearray()
-    for slot, entry in enumerate(chosen):
-        sections.setdefault(entry.kind, []).append(_record_of(entry.kind, entry.value, slot))
-        texts = (entry.value, entry.source, entry.reason, entry.message, entry.link)
-        table += ENTRY.pack(
-            entry.id, entry.valid_until, entry.verdict, entry.kind, entry.severity, entry.confidence,
-            *(strings.add(text) for text in texts),
-        )  # fmt: skip
-    audience_at = strings.add(audience)
-    offset = HEADER.size + SECTION.size * len(sections)
-    directory, records = bytearray(), bytearray()
-    for kind in sorted(sections):
-        directory += SECTION.pack(kind, RECORD[kind].size, len(sections[kind]), offset + len(records))
-        records += b"".join(sorted(sections[kind]))
-    entries_at = offset + len(records)
-    strings_at = entries_at + len(table)
-    header = HEADER.pack(
-        MAGIC, VERSION, NO_SHRINK_CHECK if may_shrink else 0, generation, created_s, len(chosen), len(sections),
-        HEADER.size, entries_at, strings_at, len(strings.blob), audience_at,
-    )  # fmt: skip
-    return b"".join((header, directory, records, table, strings.blob))
-
-
-# --- reading -----------------------------------------------------------------------------------
+    def key_size(self) -> int:
+        return KEY_SIZE[self.section]
 
 
 class Generation:
-    """A generation's file, open for reading. Close it, or use it as a context manager."""
+    """A generation's file, open for reading. Close it, or use it as a context manager.
 
-    flags: int
-    number: int
-    created_s: int  # by the enterprise's clock
-    count: int  # of entries
+    A slot is an entry's place: sections in order, in each the order of the keys.
+    """
 
     def __init__(self, data: "bytes | mmap.mmap") -> None:
         self._data = data
-        size = len(data)
-        if size < HEADER.size:
-            raise BleInvalid(f"the list has {size} bytes, want at least {HEADER.size}: it is cut off")
-        (magic, version, self.flags, self.number, self.created_s, self.count, section_count, sections_at,
-         self._entries_at, self._strings_at, self._strings_size, audience_at) = HEADER.unpack_from(data)  # fmt: skip
-        if magic != MAGIC:
-            raise BleInvalid(f"the list begins with {magic!r}, want {MAGIC!r}: this is no BLE")
-        if version != VERSION:
-            raise BleInvalid(f"the list has format version {version}, this agent reads {VERSION}: update the agent")
-        self._want(sections_at == HEADER.size and section_count <= len(Kind), "section directory")
-        self._want(self._strings_size >= _LENGTH.size, "strings")
-        self._want(self._entries_at + self.count * ENTRY.size == self._strings_at, "entries")
-        self._want(self._strings_at + self._strings_size == size, "length")
-        self.sections = dict(self._read_sections(section_count))
-        self._want(sum(section.count for section in self.sections.values()) == self.count, "record count")
-        self.audience = self._string(audience_at)
+        _require_version(data)
+        opened, fault = ffi.new("struct mamplus_ble_file *"), ffi.new("struct mamplus_ble_fault *")
+        with ffi.from_buffer(data) as bytes_:
+            if lib.mamplus_ble_open(bytes_, len(data), opened, fault):
+                raise _damaged(fault)
+        self.flags, self.number, self.created_s = int(opened.flags), int(opened.number), int(opened.created_s)
+        self.count, self.group_count, self.groups_offset = opened.entries, int(opened.group_count), int(opened.groups)
+        self._strings, self._strings_size = int(opened.strings), int(opened.strings_size)
+        self.sections = {view.section: view for view in _views(opened)}
+        self.audience = self._string(opened.audience, MAX_TEXT_BYTES)
 
     @classmethod
     def open(cls, path: Path) -> "Generation":
@@ -195,125 +128,144 @@ class Generation:
 
     @property
     def buffer(self) -> "bytes | mmap.mmap":
-        """The whole file, for the table builder in C: records at `Section.offset`, entries at `entries_offset`."""
+        """The whole file, for C: the columns lie where `sections` says."""
         return self._data
-
-    @property
-    def entries_offset(self) -> int:
-        return int(self._entries_at)
 
     @property
     def may_shrink(self) -> bool:
         return bool(self.flags & NO_SHRINK_CHECK)
 
     def check(self) -> None:
-        """Read everything once: orders, slots and texts. Linear; done before a generation is trusted.
+        """Read everything once: order and form of the keys, groups, numbers, texts. Linear; BleInvalid.
 
-        A record must be the one that its slot's value makes, and records rise: so each slot has one.
-        Past it, what the kernel tables are built from (records) and what people are shown
-        (entries) say the same, each value once and in its canonical spelling.
+        Past it, what the kernel's tables are built from and what people are shown say the
+        same, each value once and in its canonical spelling.
         """
-        texts = set[int]()
-        for section in self.sections.values():
-            name, last = section.kind.name.lower(), b""
-            for record in self.raw(section.kind):
-                slot = int.from_bytes(record[-4:], "little")
-                self._want(slot < self.count, f"slot of a {name} record")
-                # Two names may share a hash, so a domain's key may come twice; any other key says one thing.
-                unlike = len(record) if section.kind is Kind.DOMAIN else -4
-                self._want(record > last and record[:unlike] != last[:unlike], f"order of the {name} records")
-                last = record
-                self._check_entry(section.kind, slot, record, texts)
+        fault = ffi.new("struct mamplus_ble_fault *")
+        with ffi.from_buffer(self._data) as data:
+            if lib.mamplus_ble_check(data, len(self._data), fault):
+                raise _damaged(fault)
 
-    def _check_entry(self, wanted: Kind, slot: int, record: bytes, texts: set[int]) -> None:
-        """As `entry`, without making one. `texts` are the offsets that were read before."""
-        (number, _until, verdict, kind, severity, confidence, value_at, *others) = ENTRY.unpack_from(
-            self._data, self._entries_at + slot * ENTRY.size
-        )
-        fits = kind == wanted and verdict in SAYABLE and 1 <= severity <= 5 and confidence <= 100
-        fits = fits and 1 <= number < 1 << 63 and _fits(wanted, self._string(value_at), record, slot)
-        self._want(fits, f"entry in slot {slot}")
-        for at in others:
-            if at not in texts:
-                self._string(at)
-                texts.add(at)
+    def slots(self, section: Section) -> range:
+        """Return the slots of `section`, none when the list has no such section."""
+        view = self.sections.get(section)
+        return range(view.first, view.first + view.count) if view else range(0)
 
-    def raw(self, kind: Kind) -> Iterator[bytes]:
-        """Yield the records of `kind`, as laid out in RECORD, in the order of their bytes."""
-        section = self.sections.get(kind)
-        if section is not None:
-            size = section.record.size
-            for index in range(section.count):
-                at = section.offset + index * size
-                yield self._data[at : at + size]
+    def key(self, section: Section, index: int) -> bytes:
+        view = self.sections[section]
+        at = view.keys + index * view.key_size
+        return self._data[at : at + view.key_size]
 
-    def find(self, kind: Kind, key: bytes) -> int | None:
-        """Return the slot of the record of `kind` that begins with `key`, or None. Binary search."""
-        section = self.sections.get(kind)
-        if section is None:
-            return None
-        size, low, high = section.record.size, 0, section.count
+    def find(self, section: Section, key: bytes) -> range:
+        """Return the slots whose key is `key`: none, one, or more where texts share a hash. Binary search."""
+        view = self.sections.get(section)
+        if view is None:
+            return range(0)
+        low, high = 0, view.count
         while low < high:
             middle = (low + high) // 2
-            at = section.offset + middle * size
-            if self._data[at : at + len(key)] < key:
-                low = middle + 1
-            else:
-                high = middle
-        at = section.offset + low * size
-        if low == section.count or self._data[at : at + len(key)] != key:
-            return None
-        return int.from_bytes(self._data[at + size - 4 : at + size], "little")
+            low, high = (middle + 1, high) if self.key(section, middle) < key else (low, middle)
+        end = low
+        while end < view.count and self.key(section, end) == key:
+            end += 1
+        return range(view.first + low, view.first + end)
 
     def entry(self, slot: int) -> Entry:
         """Return the entry in `slot` (0 to count - 1); IndexError beyond, BleInvalid when it is damaged."""
-        if not 0 <= slot < self.count:
-            raise IndexError(f"slot {slot}, want 0 to {self.count - 1}")
-        (number, valid_until, verdict, kind, severity, confidence, *texts) = ENTRY.unpack_from(
-            self._data, self._entries_at + slot * ENTRY.size
-        )
-        value, source, reason, message, link = (self._string(at) for at in texts)
+        view, index = self._place(slot)
+        kind, value = self.value(slot)
+        verdict, severity, confidence, *remarks = self._group(view, index)
+        source, reason, message, link = (self._string(at, MAX_TEXT_BYTES) for at in remarks)
         try:
             return Entry(
-                id=number, kind=Kind(kind), value=value, verdict=Verdict(verdict), severity=Severity(severity),
-                confidence=confidence, valid_until=valid_until,
+                id=_U64.unpack_from(self._data, view.ids + index * 8)[0], kind=kind, value=value,
+                verdict=Verdict(verdict), severity=Severity(severity), confidence=confidence,
+                valid_until=_U32.unpack_from(self._data, view.ends + index * 4)[0],
                 source=source, reason=reason, message=message, link=link,
             )  # fmt: skip
         except ValueError as error:
             raise BleInvalid(f"entry in slot {slot} is damaged: {error}") from None
 
+    def value(self, slot: int) -> tuple[Kind, str]:
+        """Return kind and canonical value of the entry in `slot`."""
+        view, index = self._place(slot)
+        if view.texts:
+            (at,) = _U32.unpack_from(self._data, view.texts + index * 4)
+            return TEXT_KINDS[view.section], self._string(at, MAX_VALUE_BYTES)
+        return value_of(view.section, self.key(view.section, index))
+
     def verdict_and_end(self, slot: int) -> tuple[int, int]:
-        """Return (verdict, valid_until) of `slot` without making an Entry: what table builders need."""
-        _number, valid_until, verdict = struct.unpack_from("<QQB", self._data, self._entries_at + slot * ENTRY.size)
-        return verdict, valid_until
+        """Return (verdict, valid_until) of `slot` without making an Entry."""
+        view, index = self._place(slot)
+        return self._group(view, index)[0], _U32.unpack_from(self._data, view.ends + index * 4)[0]
 
     def entries(self) -> Iterator[Entry]:
         """Yield every entry, in slot order."""
         return (self.entry(slot) for slot in range(self.count))
 
-    def _read_sections(self, count: int) -> Iterator[tuple[Kind, Section]]:
-        at, end, last = HEADER.size, HEADER.size + count * SECTION.size, 0
-        self._want(end <= len(self._data), "section directory")
-        for _ in range(count):
-            number, size, records, offset = SECTION.unpack_from(self._data, at)
-            self._want(number in Kind.__members__.values() and size == RECORD[Kind(number)].size, "section kind")
-            self._want(offset == end, "section offset")
-            self._want(number > last, "section order")
-            kind, last, end, at = Kind(number), number, offset + records * size, at + SECTION.size
-            yield kind, Section(kind, records, offset)
-        self._want(end == self._entries_at, "section end")
+    def _place(self, slot: int) -> tuple[View, int]:
+        for view in self.sections.values():
+            if view.first <= slot < view.first + view.count:
+                return view, slot - view.first
+        raise IndexError(f"slot {slot}, want 0 to {self.count - 1}")
 
-    def _string(self, offset: int) -> str:
-        self._want(offset + _LENGTH.size <= self._strings_size, "string offset")
-        at = self._strings_at + offset
-        (length,) = _LENGTH.unpack_from(self._data, at)
-        self._want(length <= MAX_TEXT_BYTES and offset + _LENGTH.size + length <= self._strings_size, "string length")
+    def _group(self, view: View, index: int) -> tuple[int, ...]:
+        (number,) = _U32.unpack_from(self._data, view.groups + index * 4)
+        if number >= self.group_count:
+            raise BleInvalid(f"the list is damaged: it has no group {number}")
+        return GROUP.unpack_from(self._data, self.groups_offset + number * GROUP.size)
+
+    def _string(self, offset: int, max_bytes: int) -> str:
+        at, end = self._strings + offset, self._strings + self._strings_size
+        if at + LENGTH.size > end:
+            raise BleInvalid(f"the list is damaged: it has no text at {offset}")
+        (length,) = LENGTH.unpack_from(self._data, at)
+        at += LENGTH.size
+        if length > max_bytes or at + length > end:
+            raise BleInvalid(f"the list is damaged: its text at {offset} has {length} bytes")
         try:
-            return bytes(self._data[at + _LENGTH.size : at + _LENGTH.size + length]).decode()
+            return bytes(self._data[at : at + length]).decode()
         except UnicodeDecodeError:
-            raise BleInvalid(f"text at {offset} is no UTF-8") from None
+            raise BleInvalid(f"the list is damaged: its text at {offset} is no UTF-8") from None
 
-    @staticmethod
-    def _want(claim: bool, what: str) -> None:
-        if not claim:
-            raise BleInvalid(f"the list is damaged: its {what} does not fit")
+
+def value_of(section: Section, key: bytes) -> tuple[Kind, str]:
+    """Return kind and canonical value of a key that is no hash."""
+    if section is Section.SHA256:
+        return Kind.SHA256, key.hex()
+    if section is Section.TLS:
+        return Kind.TLS, key.hex()
+    if section is Section.IP4:
+        return Kind.IP, str(IPv4Address(key))
+    if section is Section.IP6:
+        return Kind.IP, str(IPv6Address(key))
+    network, prefix, protocol, port = NET_KEY.unpack(key)
+    return endpoint_value(Endpoint(network, prefix, protocol, port))
+
+
+def _views(opened: "ffi.CData") -> Iterator[View]:
+    first = 0
+    for number in range(opened.sections):
+        view = opened.view[number]
+        section = Section(view.section)
+        if section not in KEY_SIZE:
+            raise BleInvalid(f"the list has entries of kind {section.name.lower()}: update the agent to read them")
+        yield View(section, view.count, first, view.keys, view.groups, view.ids, view.ends, view.texts)
+        first += view.count
+
+
+def _require_version(data: "bytes | mmap.mmap") -> None:
+    """Raise BleInvalid in words that help when `data` is another file, or of another version."""
+    if len(data) < HEADER.size:
+        raise BleInvalid(f"the list has {len(data)} bytes, want at least {HEADER.size}: it is cut off")
+    magic, version = struct.unpack_from("<8sI", data)
+    if magic != MAGIC:
+        raise BleInvalid(f"the list begins with {magic!r}, want {MAGIC!r}: this is no BLE")
+    if version != VERSION:
+        raise BleInvalid(f"the list has format version {version}, this agent reads {VERSION}: update the agent")
+
+
+def _damaged(fault: "ffi.CData") -> BleInvalid:
+    what = ffi.string(fault.what).decode()
+    where = f" in entry {fault.index} of {Section(fault.section).name.lower()}" if fault.section in KEY_SIZE else ""
+    return BleInvalid(f"the list is damaged: its {what} does not fit{where}")

@@ -7,9 +7,10 @@ Pure: addresses in, addresses out.
 """
 
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from mamplus_host.ble.entry import Entry, Kind, canonical, unmapped
+from mamplus_host.ble.endpoint import Endpoint, endpoint
+from mamplus_host.ble.entry import Entry, Kind, address_key, canonical, unmapped
 from mamplus_host.errors import ConfigInvalid
 from mamplus_host.verdicts import Verdict
 
@@ -41,15 +42,21 @@ def is_guarded(entry: Entry, never: Iterable[Guard], host: str = "") -> bool:
     """
     if entry.verdict is Verdict.ALLOW:
         return False
-    if entry.kind is Kind.IP:
-        return any(str(address) == entry.value for address, _port in never)
-    if entry.kind is Kind.CIDR:
-        network = ip_network(entry.value)
-        return any(address in network for address, _port in never)
+    if entry.kind in (Kind.IP, Kind.CIDR, Kind.PORT):
+        at = endpoint(entry.kind, entry.value)
+        return any(_covers(at, address, port) for address, port in never)
     if entry.kind is Kind.DOMAIN and host:
         name, value = host.lower().rstrip("."), entry.value
         return name == value.removeprefix("=") or (not value.startswith("=") and name.endswith("." + value))
     return False
+
+
+def _covers(at: Endpoint, address: IPv4Address | IPv6Address, port: int) -> bool:
+    if at.port and port and at.port != port:
+        return False
+    number = int.from_bytes(address_key(str(address)), "big")
+    is_family = at.prefix >= 96 or address.version == 6 or (at.port and not at.prefix)
+    return bool(is_family) and (number ^ int.from_bytes(at.addr, "big")) >> (128 - at.prefix) == 0
 
 
 def names(host: str) -> tuple[str, ...]:

@@ -28,7 +28,13 @@ GUARD_MAX = 64
 EVENTS_BYTES = 1 << 20
 HOLDS_BYTES = 1 << 17
 KNOWN_ONCE = 0x1
-DOMAIN_EXACT_ONLY = 0x1
+BUCKET_WORDS = 8
+VERDICT_BITS = 2
+VERDICT_MASK = 3
+Q_PORT = 0x1
+Q_PROTOCOL = 0x2
+PROBES4_MAX = 132
+PROBES6_MAX = 256
 REPLY_FOUND = 0x1
 REPLY_KILL = 0x2
 REPLY_CONT = 0x4
@@ -66,6 +72,13 @@ C_HELD = 3
 C_HOLD_LOST = 4
 C_DECLARED = 5
 C_MAX = 6
+
+# enum mamplus_table
+T_SHA256 = 0
+T_ADDR = 1
+T_NET = 2
+T_DOMAIN = 3
+T_MAX = 4
 
 HEAD = Struct("=QQQIIIIIIHHI16s")  # 72 bytes
 HEAD_FIELDS = (
@@ -250,18 +263,27 @@ KNOWN_FIELDS = (
     "sha256",
 )
 
-HIT = Struct("=IHH")  # 8 bytes
-HIT_FIELDS = (
-    "slot",
-    "verdict",
+SHAPE = Struct("=16s16s16sIIII264s512s")  # 840 bytes
+SHAPE_FIELDS = (
+    "salt",
+    "buckets",
+    "stashed",
+    "ports",
     "pad",
+    "probes4",
+    "probes6",
+    "probe4",
+    "probe6",
 )
 
-CIDR_KEY = Struct("=I16s")  # 20 bytes
-CIDR_KEY_FIELDS = (
-    "prefixlen",
-    "addr",
+PROBE = Struct("=BB")  # 2 bytes
+PROBE_FIELDS = (
+    "prefix",
+    "qualifier",
 )
+
+BUCKET = Struct("=64s")  # 64 bytes
+BUCKET_FIELDS = ("word",)
 
 GUARD_KEY = Struct("=16sHH")  # 20 bytes
 GUARD_KEY_FIELDS = (

@@ -43,8 +43,8 @@ PACKET = {"in": "mamplus_packet_in", "out": "mamplus_packet_out"}
 UNATTACHED = ("mamplus_answer", *PACKET.values())
 LINKS = (*TRACING, *CGROUP)
 MAPS = (
-    "active", "ble_addr", "ble_cidr", "ble_domain", "ble_sha256", "counters", "events", "guard",
-    "heartbeat", "held", "holds", "known", "posture", "scope", "waiting",
+    "active", "ble_addr", "ble_domain", "ble_net", "ble_sha256", "counters", "events", "guard",
+    "heartbeat", "held", "holds", "known", "posture", "scope", "shape", "waiting",
 )  # fmt: skip
 
 _STAMPED = re.compile(r"[0-9a-f]{16}-[0-9a-f]+")

@@ -6,7 +6,10 @@ that is asked: a program sees the old one or the new one, never parts of both. I
 fails, the old one stays. The old side is freed once no program can still be reading it.
 """
 
+import math
+import mmap
 import os
+import struct
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -17,8 +20,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from mamplus_host.ble.entry import Kind, address_key, domain_hash
-from mamplus_host.ble.format import Generation
+from mamplus_host.ble.entry import address_key
+from mamplus_host.ble.format import Generation, Section, View
+from mamplus_host.ble.hashes import domain_hash
 from mamplus_host.config import Config
 from mamplus_host.errors import KernelRefused
 from mamplus_host.events import File
@@ -29,22 +33,26 @@ from mamplus_host.kernel.bpf import Map, checked
 RESPONDER_STALE_MS = 3000  # three heartbeats
 _FIRST = bytes(4)  # key of a one-element array
 _MASK64 = (1 << 64) - 1
-_HASH, _LPM_TRIE, _NO_PREALLOC = 1, 11, 1  # enum bpf_map_type, BPF_F_NO_PREALLOC
+_ARRAY, _INNER_FLAGS = 2, 1 << 10 | 1 << 12  # BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE | BPF_F_INNER_MAP
+_WORDS_A_BUCKET = 6.4  # of eight: 10 bytes an entry
+_ATTEMPTS = 8  # at a size that has room; each takes a twentieth more
+_WINDOW = 1 << 20  # entries after which the file's pages are given back
+_ENOSPC = -28
 
 
 class _Table(NamedTuple):
     pin: str
-    map_type: int
-    key_size: int
-    flags: int = 0
+    number: int  # enum mamplus_table
+    sections: tuple[Section, ...]
 
 
-_TABLES = {
-    Kind.SHA256: _Table("ble_sha256", _HASH, layout.SHA256_LEN),
-    Kind.IP: _Table("ble_addr", _HASH, layout.ADDR_LEN),
-    Kind.CIDR: _Table("ble_cidr", _LPM_TRIE, layout.CIDR_KEY.size, _NO_PREALLOC),
-    Kind.DOMAIN: _Table("ble_domain", _HASH, 8),
-}
+_TABLES = (
+    _Table("ble_sha256", layout.T_SHA256, (Section.SHA256,)),
+    _Table("ble_addr", layout.T_ADDR, (Section.IP4, Section.IP6)),
+    _Table("ble_net", layout.T_NET, (Section.NET,)),
+    _Table("ble_domain", layout.T_DOMAIN, (Section.DOMAIN,)),
+)
+_ENFORCED = frozenset(section for table in _TABLES for section in table.sections)
 _COUNTERS = {
     "produced": layout.C_PRODUCED,
     "lost": layout.C_LOST,
@@ -59,7 +67,8 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a generation."""
 
     entries: int  # in the kernel's tables
-    not_enforced: int  # of the generation, but past their date
+    not_enforced: int  # of the generation: past their date, or of a kind without a table
+    by_kind: dict[str, int] = {}  # those of a kind that nothing here enforces yet
     took_ns: int
     next_end_s: int = 0  # when the first loaded entry ends: load again then; 0: none ends
 
@@ -94,6 +103,7 @@ class Tables:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._active = self._map("active", 4, layout.ACTIVE.size)
+        self._shape = self._map("shape", 4, layout.SHAPE.size)
         self._posture = self._map("posture", 4, layout.POSTURE.size)
         self._guard = self._map("guard", layout.GUARD_KEY.size, 4)
         self._known = self._map("known", layout.FILE_KEY.size, layout.KNOWN.size)
@@ -113,22 +123,28 @@ class Tables:
         started_ns = time.monotonic_ns()
         old = self._word()
         side = 1 - (old & 1) if old else 0
-        built = {kind: self._build(kind, generation, now_s, spare=len(guarded_names)) for kind in _TABLES}
-        for name in guarded_names:
-            alone = ~domain_hash(name) & _MASK64  # the most specific there is: this name itself
-            guarded = layout.HIT.pack(layout.NO_SLOT, layout.GUARD, 0)
-            built[Kind.DOMAIN].map.set(alone.to_bytes(8, sys.byteorder), guarded)
-        for kind, table in built.items():
-            self._install(kind, side, table.map)
+        salt = os.urandom(16)
+        names = [~domain_hash(name) & _MASK64 for name in guarded_names]  # the most specific there is: the name alone
+        built = [_build(table, generation, now_s, salt, names) for table in _TABLES]
+        shape = _shape(salt, built)
+        for table in built:
+            self._install(table.pin, side, table.map)
+        self._shape.set(side.to_bytes(4, sys.byteorder), shape)
         self._active.set(_FIRST, layout.ACTIVE.pack(generation.number << 1 | side))
         if old:
-            self._free(1 - side, built[Kind.SHA256].map)
-        entries = sum(table.entries for table in built.values())
+            self._free(1 - side, built[0])
+        entries = sum(table.entries for table in built)
+        idle = {
+            view.section.name.lower(): view.count
+            for view in generation.sections.values()
+            if view.section not in _ENFORCED
+        }
         return LoadReport(
             entries=entries,
             not_enforced=generation.count - entries,
+            by_kind=idle,
             took_ns=time.monotonic_ns() - started_ns,
-            next_end_s=min((table.next_end_s for table in built.values() if table.next_end_s), default=0),
+            next_end_s=min((table.next_end_s for table in built if table.next_end_s), default=0),
         )
 
     def set_guard(self, addresses: Iterable[tuple[str | IPv4Address | IPv6Address, int]]) -> None:
@@ -196,42 +212,129 @@ class Tables:
         for key in keys:
             self._guard.remove(key)
 
-    def _install(self, kind: Kind, side: int, inner: Map) -> None:
-        self._map(_TABLES[kind].pin, 4, 4).set(side.to_bytes(4, sys.byteorder), inner.number.to_bytes(4, sys.byteorder))
+    def _install(self, pin: str, side: int, inner: Map) -> None:
+        self._map(pin, 4, 4).set(side.to_bytes(4, sys.byteorder), inner.number.to_bytes(4, sys.byteorder))
 
-    def _build(self, kind: Kind, generation: Generation, now_s: float, *, spare: int) -> "_Built":
-        """Return the inner map of `kind`, filled, with room for `spare` more."""
-        table, section = _TABLES[kind], generation.sections.get(kind)
-        count = section.count if section else 0
-        inner = Map.create(
-            table.map_type, table.key_size, layout.HIT.size, max(count + spare, 1), table.flags, table.pin
-        )
-        if section is None:
-            return _Built(inner, 0, 0)
-        next_end_s = ffi.new("uint64_t *")
-        with ffi.from_buffer(generation.buffer) as data:
-            where = ffi.new("struct mamplus_section *")
-            where.records, where.entries = data + section.offset, data + generation.entries_offset
-            where.count, where.entry_count = section.count, generation.count
-            where.kind, where.now_s = kind, int(now_s)
-            entries = checked(lib.mamplus_table_fill(inner.number, where, next_end_s), f"fill {table.pin}")
-        return _Built(inner, entries, int(next_end_s[0]))
-
-    def _free(self, side: int, other: Map) -> None:
+    def _free(self, side: int, other: "_Built") -> None:
         """Drop the tables of `side`, which is not asked any more.
 
         The kernel waits for running programs after each write to a map of maps. So the other
         side's table is written once more: after that, no program still reads this side.
         """
-        self._install(Kind.SHA256, 1 - side, other)
-        for table in _TABLES.values():
+        self._install(other.pin, 1 - side, other.map)
+        for table in _TABLES:
             self._map(table.pin, 4, 4).remove(side.to_bytes(4, sys.byteorder))
 
 
 class _Built(NamedTuple):
+    pin: str
     map: Map
+    number: int
+    buckets: int
+    stashed: int
     entries: int
     next_end_s: int
+    probes4: bytes  # as in struct mamplus_build
+    probes6: bytes
+    ports: int
+
+
+def _build(table: _Table, generation: Generation, now_s: float, salt: bytes, names: Sequence[int]) -> _Built:
+    """Return the inner map of `table`, filled; `names` go into the table of domains. KernelRefused without memory."""
+    spare = names if Section.DOMAIN in table.sections else ()
+    views = [generation.sections[section] for section in table.sections if section in generation.sections]
+    count = sum(view.count for view in views) + len(spare)
+    buckets = max(math.ceil(count / _WORDS_A_BUCKET), 1)
+    for _ in range(_ATTEMPTS):
+        built = _try_build(table, generation, views, spare, salt, buckets, int(now_s))
+        if built is not None:
+            return built
+        buckets += buckets // 20 + 1
+    raise KernelRefused(f"{table.pin} has no room for {count} entries in {buckets} buckets; this should not happen")
+
+
+def _try_build(
+    table: _Table, generation: Generation, views: Sequence[View], names: Sequence[int], salt: bytes, buckets: int,
+    now_s: int,
+) -> _Built | None:  # fmt: skip
+    """Return the table in `buckets`, None when it has no room there."""
+    inner = Map.create(_ARRAY, 4, layout.BUCKET.size, buckets + 1, _INNER_FLAGS, table.pin)
+    build = ffi.new("struct mamplus_build *", {"buckets": buckets, "now_s": now_s})
+    build.salt[0], build.salt[1] = struct.unpack("=QQ", salt)
+    with (
+        mmap.mmap(inner.number, (buckets + 1) * layout.BUCKET.size) as memory,
+        ffi.from_buffer("uint64_t[]", memory, require_writable=True) as words,
+        ffi.from_buffer(generation.buffer) as data,
+    ):
+        build.words = words
+        build.groups, build.group_count = data + generation.groups_offset, generation.group_count
+        has_room = all(_add(build, generation, data, view) for view in views) and all(
+            lib.mamplus_build_add_domain(build, name, layout.ALLOW) == 0 for name in names
+        )
+    if not has_room:
+        return None
+    return _Built(
+        table.pin, inner, table.number, buckets if views or names else 0, build.stashed, build.entries,
+        build.next_end_s, bytes(build.probes4), bytes(build.probes6), build.ports,
+    )  # fmt: skip
+
+
+def _add(build: "ffi.CData", generation: Generation, data: "ffi.CData", view: View) -> bool:
+    """Add a section, window by window; False when there is no room."""
+    columns = ffi.new("struct mamplus_columns *", {"section": view.section})
+    for first in range(0, view.count, _WINDOW):
+        columns.count = min(_WINDOW, view.count - first)
+        columns.keys = data + view.keys + first * view.key_size
+        columns.groups, columns.ends = data + view.groups + first * 4, data + view.ends + first * 4
+        result = lib.mamplus_build_add(build, columns)
+        if result == _ENOSPC:
+            return False
+        checked(result, f"fill the table of {view.section.name.lower()}")
+        _give_back(generation.buffer, [(view.keys, view.key_size), (view.groups, 4), (view.ends, 4)], first)
+    return True
+
+
+def _give_back(buffer: "bytes | mmap.mmap", columns: Sequence[tuple[int, int]], first: int) -> None:
+    """Let go of the file's pages that were read: a list of ten million must not stay resident."""
+    if not isinstance(buffer, mmap.mmap):
+        return
+    for offset, size in columns:
+        begin = (offset + first * size) // mmap.PAGESIZE * mmap.PAGESIZE
+        buffer.madvise(mmap.MADV_DONTNEED, begin, min(_WINDOW * size, len(buffer) - begin))
+
+
+def _shape(salt: bytes, built: Sequence[_Built]) -> bytes:
+    """Return `struct mamplus_shape` of a side: what the programs must know to ask its tables."""
+    net = next(table for table in built if table.number == layout.T_NET)
+    probes4, probes6 = _probes(net.probes4), _probes(net.probes6)
+    if len(probes6) > layout.PROBES6_MAX:
+        raise KernelRefused(
+            f"the list has IPv6 networks of {len(probes6)} lengths and qualifiers, want at most {layout.PROBES6_MAX}"
+        )
+    ordered = sorted(built, key=lambda table: table.number)
+    return layout.SHAPE.pack(
+        salt,
+        struct.pack(f"={layout.T_MAX}I", *(table.buckets for table in ordered)),
+        struct.pack(f"={layout.T_MAX}I", *(table.stashed for table in ordered)),
+        net.ports, 0, len(probes4), len(probes6), _packed(probes4), _packed(probes6),
+    )  # fmt: skip
+
+
+_SPECIFIC = (layout.Q_PORT | layout.Q_PROTOCOL, layout.Q_PORT, layout.Q_PROTOCOL, 0)  # the most specific first
+
+
+def _probes(marks: bytes) -> list[tuple[int, int]]:
+    """Return (prefix length, qualifier) of all networks that came in, the most specific first."""
+    return [
+        (prefix, qualifier)
+        for prefix in reversed(range(len(marks)))
+        for qualifier in _SPECIFIC
+        if marks[prefix] >> qualifier & 1
+    ]
+
+
+def _packed(probes: Sequence[tuple[int, int]]) -> bytes:
+    return b"".join(bytes(probe) for probe in probes)
 
 
 def _possible_cpus() -> int:

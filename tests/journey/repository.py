@@ -24,8 +24,8 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]
     Timestamp,
 )
 
+from mamplus_host.ble.encode import encode
 from mamplus_host.ble.entry import Entry, Kind
-from mamplus_host.ble.format import encode
 from mamplus_host.enterprise import Enterprise, enterprise_path
 from mamplus_host.verdicts import Verdict
 

@@ -78,7 +78,7 @@ def test_a_signed_generation_is_accepted_and_opens_as_what_was_published(
     current = BleStore(device.state).current()
     assert current is not None
     with current:
-        assert list(current.entries()) == entries(10)
+        assert sorted(current.entries(), key=lambda entry: entry.id) == entries(10)
 
 
 def test_a_newer_generation_replaces_the_older_one(device: Device, repository: Repository) -> None:

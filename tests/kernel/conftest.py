@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
+from mamplus_host.ble.encode import encode
 from mamplus_host.ble.entry import Entry, Kind, canonical
-from mamplus_host.ble.format import Generation, encode
+from mamplus_host.ble.format import Generation
 from mamplus_host.config import CGROUP2_MOUNTS, Config, cgroup_dir, parse
 from mamplus_host.kernel import layout, responder
 from mamplus_host.kernel.objects import Kernel

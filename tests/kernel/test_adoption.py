@@ -30,7 +30,8 @@ AGENT = """
 import sys, time
 from pathlib import Path
 from mamplus_host.ble.entry import Entry, Kind
-from mamplus_host.ble.format import Generation, encode
+from mamplus_host.ble.encode import encode
+from mamplus_host.ble.format import Generation
 from mamplus_host.config import parse
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.verdicts import Verdict

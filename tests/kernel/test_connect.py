@@ -37,7 +37,8 @@ def test_a_listed_address_is_refused(agent: Agent, how: str, address: str, liste
     assert (record.verdict, record.flags) == (Verdict.BLOCK, layout.F_REFUSED)
     assert record.fields["addr"] == address_key(listed)
     assert ntohs(record.fields["port_be"]) == int(PORT)
-    assert (record.fields["head_slot"], record.fields["head_generation"]) == (1, 3)
+    assert record.fields["head_slot"] != layout.NO_SLOT
+    assert record.fields["head_generation"] == 3
     assert record.fields["head_comm"].rstrip(b"\0") == b"talk"
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from mamplus_host.ble.encode import encode
 from mamplus_host.ble.entry import Entry, Kind
-from mamplus_host.ble.format import Generation, encode
+from mamplus_host.ble.format import Generation
 from mamplus_host.config import Config
 from mamplus_host.errors import KernelRefused
 from mamplus_host.kernel import layout
@@ -37,10 +38,12 @@ def test_a_swap_replaces_all_tables_at_once(agent: Agent) -> None:
         agent.seen.clear()
 
 
-def test_while_generations_are_swapped_no_connect_slips_through_or_meets_parts_of_both(agent: Agent) -> None:
-    def publish(generation: int) -> None:  # the entry lies in slot 0 of odd generations, in slot 1 of even ones
-        other = [(Kind.IP, "127.66.0.2", Verdict.BLOCK)] if generation % 2 == 0 else []
-        agent.publish(*other, (Kind.IP, "127.66.0.1", Verdict.BLOCK), generation=generation)
+def test_while_generations_are_swapped_no_connect_slips_through(agent: Agent) -> None:
+    """The entry is in all of them, as an address in odd generations and as a network in even ones."""
+
+    def publish(generation: int) -> None:
+        entry = (Kind.IP, "127.66.0.1") if generation % 2 else (Kind.CIDR, "127.66.0.0/24")
+        agent.publish((*entry, Verdict.BLOCK), generation=generation)
 
     publish(1)
     with agent.start(agent.programs / "hammer", "127.66.0.1") as hammer:
@@ -48,8 +51,38 @@ def test_while_generations_are_swapped_no_connect_slips_through_or_meets_parts_o
             publish(generation)
             agent.drain()
             assert hammer.poll() is None, "a connect was let go on"
-    asked = [record.fields for record in agent.seen if record.kind == "connect"]
-    assert {(fields["head_generation"] % 2, fields["head_slot"]) for fields in asked} == {(1, 0), (0, 1)}
+    asked = [record for record in agent.seen if record.kind == "connect"]
+    assert {record.verdict for record in asked} == {Verdict.BLOCK}
+    assert {record.fields["head_generation"] for record in asked} <= set(range(1, 8))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "refused", "free"),
+    [
+        (Kind.IP, "127.66.0.1:9/tcp", ("tcp", "127.66.0.1", "9"), ("tcp", "127.66.0.1", "10")),
+        (Kind.IP, "127.66.0.1:9/udp", ("udp", "127.66.0.1", "9"), ("tcp", "127.66.0.1", "9")),
+        (Kind.IP, "127.66.0.1:*/tcp", ("tcp", "127.66.0.1", "10"), ("tcp", "127.66.0.2", "10")),
+        (Kind.CIDR, "127.66.0.0/24:9", ("tcp", "127.66.0.77", "9"), ("tcp", "127.66.0.77", "10")),
+        (Kind.IP, "[::1]:9/tcp", ("tcp", "::1", "9"), ("tcp", "::1", "10")),
+        (Kind.CIDR, "[::/64]:9", ("tcp", "::1", "9"), ("tcp", "127.66.0.1", "9")),
+        (Kind.PORT, "9/tcp", ("tcp", "127.66.0.9", "9"), ("tcp", "127.66.0.9", "10")),
+        (Kind.PORT, "9", ("tcp", "::1", "9"), ("tcp", "::1", "10")),
+    ],
+)
+def test_ports_and_protocols_narrow_an_entry(
+    agent: Agent, kind: Kind, value: str, refused: tuple[str, ...], free: tuple[str, ...]
+) -> None:
+    agent.publish((kind, value, Verdict.BLOCK))
+
+    assert agent.run(agent.programs / "talk", *refused) == errno.EPERM
+    assert agent.run(agent.programs / "talk", *free) != errno.EPERM
+
+
+def test_the_more_qualified_entry_about_a_host_decides(agent: Agent) -> None:
+    agent.publish((Kind.IP, "127.66.0.1", Verdict.BLOCK), (Kind.IP, "127.66.0.1:9/tcp", Verdict.ALLOW))
+
+    assert _talk(agent, "127.66.0.1") == errno.ECONNREFUSED
+    assert agent.run(agent.programs / "talk", "tcp", "127.66.0.1", "10") == errno.EPERM
 
 
 def test_an_empty_generation_forbids_nothing(agent: Agent) -> None:

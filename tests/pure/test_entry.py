@@ -7,16 +7,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mamplus_host.ble.entry import Kind, address_key, canonical, cidr_key, domain_hash, parse_kind
+from mamplus_host.ble.entry import Kind, address_key, canonical, cidr_key, parse_kind
+from mamplus_host.ble.hashes import domain_hash
 from mamplus_host.errors import ConfigInvalid
 
 NAMES = st.from_regex(r"\A=?([a-z0-9]{1,8}\.){1,3}[a-z]{2,5}\Z")
 NETWORKS = st.builds(lambda a, n: f"{a}/{n % (a.max_prefixlen + 1)}", st.ip_addresses(), st.integers(0, 128))
+PORTS = st.builds(lambda port, end: f"{port}{end}", st.integers(1, 65535), st.sampled_from(["", "/tcp", "/udp"]))
+QUALIFIERS = st.one_of(PORTS, st.sampled_from(["*/tcp", "*/udp"]))
+
+
+def _with_port(where: str, qualifier: str) -> str:
+    return f"[{where}]:{qualifier}" if ":" in where else f"{where}:{qualifier}"
+
+
 VALUES = st.one_of(
     st.tuples(st.just(Kind.SHA256), st.binary(min_size=32, max_size=32).map(bytes.hex)),
     st.tuples(st.just(Kind.IP), st.ip_addresses().map(str)),
     st.tuples(st.just(Kind.CIDR), NETWORKS),
     st.tuples(st.just(Kind.DOMAIN), NAMES),
+    st.tuples(st.just(Kind.TLS), st.binary(min_size=32, max_size=32).map(bytes.hex)),
+    st.tuples(st.just(Kind.PORT), PORTS),
+    st.tuples(st.just(Kind.IP), st.builds(_with_port, st.ip_addresses().map(str), QUALIFIERS)),
+    st.tuples(
+        st.just(Kind.CIDR), st.builds(_with_port, NETWORKS.filter(lambda text: not text.endswith("/0")), QUALIFIERS)
+    ),
 )
 
 
@@ -46,6 +61,11 @@ def test_any_text_is_canonical_or_refused(kind: Kind, text: str) -> None:
         (Kind.CIDR, "203.0.113.77/24", "203.0.113.0/24"),
         (Kind.CIDR, "::ffff:203.0.113.0/120", "203.0.113.0/24"),
         (Kind.CIDR, "10.0.0.1/255.0.0.0", "10.0.0.0/8"),
+        (Kind.IP, "[2001:DB8::7]:0443/TCP", "[2001:db8::7]:443/tcp"),
+        (Kind.IP, "203.0.113.7:*/udp", "203.0.113.7:*/udp"),
+        (Kind.CIDR, "203.0.113.77/24:53", "203.0.113.0/24:53"),
+        (Kind.PORT, "0443/TCP", "443/tcp"),
+        (Kind.TLS, "sha256 Fingerprint=" + ":".join(["AB"] * 32), "ab" * 32),
         (Kind.DOMAIN, "Bad.Example.", "bad.example"),
         (Kind.DOMAIN, "=Bad.Example", "=bad.example"),
         (Kind.DOMAIN, "bücher.example", "xn--bcher-kva.example"),
@@ -58,6 +78,15 @@ def test_many_spellings_become_one(kind: Kind, text: str, wanted: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
+        (Kind.PORT, "0"),
+        (Kind.PORT, "65536"),
+        (Kind.PORT, "443/sctp"),
+        (Kind.PORT, "*"),
+        (Kind.IP, "203.0.113.7:*"),
+        (Kind.IP, "203.0.113.7:http"),
+        (Kind.IP, "[203.0.113.7"),
+        (Kind.CIDR, "[::/0]:443"),
+        (Kind.TLS, "sha256 Fingerprint=AB"),
         (Kind.SHA256, "ab" * 31),
         (Kind.SHA256, "zz" * 32),
         (Kind.IP, "1.2.3"),

@@ -5,12 +5,14 @@ import struct
 import tracemalloc
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mamplus_host.ble.encode import encode, place_of, winners
 from mamplus_host.ble.entry import Entry, Kind, canonical
-from mamplus_host.ble.format import ENTRY, HEADER, RECORD, SECTION, Generation, encode, winners
+from mamplus_host.ble.format import DIRECTORY, GROUP, HEADER, KEY_SIZE, Generation, Section, value_of
 from mamplus_host.errors import BleInvalid
 from mamplus_host.verdicts import Severity, Verdict
 from tests.pure.test_entry import VALUES
@@ -26,11 +28,22 @@ def lists(draw: st.DrawFn) -> list[Entry]:
             id=number, kind=kind, value=canonical(kind, text),
             verdict=draw(st.sampled_from([Verdict.SUSPECT, Verdict.BLOCK, Verdict.ALLOW])),
             severity=draw(st.sampled_from(Severity)), confidence=draw(st.integers(0, 100)),
-            valid_until=draw(st.integers(0, 2**63)), source=draw(TEXTS), reason=draw(TEXTS),
+            valid_until=draw(st.integers(0, 2**32 - 1)), source=draw(TEXTS), reason=draw(TEXTS),
             message=draw(TEXTS), link=draw(TEXTS),
         )
         for number, (kind, text) in enumerate(values, start=1)
     ]  # fmt: skip
+
+
+def listed(entries: list[Entry]) -> list[Entry]:
+    """What a list of `entries` holds, in the order of its slots; a network that names one host's port is that host."""
+    kept = [entry for keyed in winners(entries).values() for _key, entry in keyed]
+    return [msgspec.structs.replace(entry, kind=kind, value=value) for entry in kept for kind, value in [spelt(entry)]]
+
+
+def spelt(entry: Entry) -> tuple[Kind, str]:
+    section, key = place_of(entry.kind, entry.value)
+    return (entry.kind, entry.value) if section is Section.DOMAIN else value_of(section, key)
 
 
 SMALL = [
@@ -51,48 +64,33 @@ def test_the_header_says_what_was_given() -> None:
     assert Generation(encode([], generation=1, created_s=0, may_shrink=True)).may_shrink
 
 
-@given(lists(), st.integers(0, 2**64 - 1), st.booleans())
+@given(lists(), st.integers(1, 2**63 - 1), st.booleans())
 def test_what_goes_in_comes_out(entries: list[Entry], number: int, may_shrink: bool) -> None:
     data = encode(entries, generation=number, created_s=5, audience="a", may_shrink=may_shrink)
     generation = Generation(data)
     generation.check()
 
-    assert list(generation.entries()) == winners(entries)
+    assert list(generation.entries()) == listed(entries)
     assert (generation.number, generation.audience, generation.may_shrink) == (number, "a", may_shrink)
     again = encode(generation.entries(), generation=number, created_s=5, audience="a", may_shrink=may_shrink)
     assert again == data
 
 
 @given(lists())
-def test_every_record_is_found_by_its_key_and_leads_to_its_entry(entries: list[Entry]) -> None:
+def test_every_entry_is_found_by_its_key(entries: list[Entry]) -> None:
     generation = Generation(encode(entries, generation=1, created_s=0))
-    found = 0
-    for kind in Kind:
-        for record in generation.raw(kind):
-            slot = generation.find(kind, record[:-4])
-            assert slot is not None
-            assert generation.entry(slot).kind is kind
-            assert generation.verdict_and_end(slot)[0] == generation.entry(slot).verdict
-            found += 1
-    assert found == generation.count
+    for slot, entry in enumerate(generation.entries()):
+        assert slot in generation.find(*place_of(entry.kind, entry.value))
+        assert generation.verdict_and_end(slot) == (entry.verdict, entry.valid_until)
+        assert generation.value(slot) == (entry.kind, entry.value)
 
 
 def test_of_two_entries_for_one_value_the_greater_verdict_wins_then_the_later_id() -> None:
     def entry(number: int, verdict: Verdict) -> Entry:
         return Entry(id=number, kind=Kind.IP, value="10.0.0.1", verdict=verdict)
 
-    assert winners([entry(1, Verdict.ALLOW), entry(2, Verdict.BLOCK)]) == [entry(1, Verdict.ALLOW)]
-    assert winners([entry(2, Verdict.BLOCK), entry(1, Verdict.BLOCK)]) == [entry(2, Verdict.BLOCK)]
-
-
-def test_two_names_with_one_hash_both_live(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FNV is not collision resistant, and a feed must not be able to make a list that no device takes."""
-    monkeypatch.setattr("mamplus_host.ble.format.domain_hash", lambda _: 7)
-    names = [Entry(id=n, kind=Kind.DOMAIN, value=f"{n}.bad.example", verdict=Verdict.BLOCK) for n in (1, 2)]
-    generation = Generation(encode(names, generation=1, created_s=0))
-
-    generation.check()
-    assert list(generation.entries()) == names
+    assert listed([entry(1, Verdict.ALLOW), entry(2, Verdict.BLOCK)]) == [entry(1, Verdict.ALLOW)]
+    assert listed([entry(2, Verdict.BLOCK), entry(1, Verdict.BLOCK)]) == [entry(2, Verdict.BLOCK)]
 
 
 def test_a_file_cut_off_anywhere_is_invalid() -> None:
@@ -101,37 +99,39 @@ def test_a_file_cut_off_anywhere_is_invalid() -> None:
             Generation(SMALL_FILE[:length]).check()
 
 
-def test_records_out_of_order_are_invalid_for_a_search_would_miss_them() -> None:
+def test_keys_out_of_order_are_invalid_for_a_search_would_miss_them() -> None:
     two = [Entry(id=n, kind=Kind.IP, value=f"10.0.0.{n}", verdict=Verdict.BLOCK) for n in (1, 2)]
-    data, at = encode(two, generation=1, created_s=0), HEADER.size + SECTION.size
-    swapped = data[:at] + data[at + 20 : at + 40] + data[at : at + 20] + data[at + 40 :]
+    data, at = encode(two, generation=1, created_s=0), HEADER.size + DIRECTORY.size
+    swapped = data[:at] + data[at + 4 : at + 8] + data[at : at + 4] + data[at + 8 :]
 
-    with pytest.raises(BleInvalid, match="order of the ip records"):
+    with pytest.raises(BleInvalid, match="order does not fit in entry 1 of ip4"):
         Generation(swapped).check()
-
-
-def test_one_slot_cannot_have_two_records() -> None:
-    data, at = bytearray(encode(SMALL[:2], generation=1, created_s=0)), HEADER.size + 2 * SECTION.size + 36 + 16
-    assert data[at] == 1
-    data[at] = 0
-
-    with pytest.raises(BleInvalid, match="entry in slot 0"):
-        Generation(bytes(data)).check()
+    with pytest.raises(BleInvalid, match="order"):  # nor twice the same
+        Generation(data[:at] + data[at + 4 : at + 8] * 2 + data[at + 8 :]).check()
 
 
 def test_a_key_that_is_not_there_is_not_found() -> None:
-    for kind in Kind:
-        assert Generation(SMALL_FILE).find(kind, b"\xff" * (RECORD[kind].size - 4)) is None
+    for section, size in KEY_SIZE.items():
+        assert not Generation(SMALL_FILE).find(section, b"\xff" * size)
 
 
-def meaning(generation: Generation) -> list[tuple[Kind, bytes, str]]:
-    """What the kernel is told (key) beside what people are told (value), for every record."""
-    pairs = []
-    for kind in Kind:
-        for record in generation.raw(kind):
-            entry = generation.entry(int.from_bytes(record[-4:], "little"))
-            pairs.append((entry.kind, record[:-4], entry.value))
-    return pairs
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (Kind.IP, "203.0.113.7"), (Kind.IP, "203.0.113.7:443/tcp"), (Kind.IP, "203.0.113.7:*/udp"),
+        (Kind.IP, "2001:db8::7"), (Kind.IP, "[2001:db8::7]:443"), (Kind.CIDR, "203.0.113.0/24"),
+        (Kind.CIDR, "203.0.113.0/24:53/udp"), (Kind.CIDR, "[2001:db8::/32]:*/tcp"), (Kind.CIDR, "0.0.0.0/0"),
+        (Kind.CIDR, "::/0"), (Kind.CIDR, "203.0.113.7/32"), (Kind.PORT, "443"), (Kind.PORT, "53/udp"),
+        (Kind.SHA256, "ab" * 32), (Kind.TLS, "cd" * 32), (Kind.DOMAIN, "bad.example"), (Kind.DOMAIN, "=bad.example"),
+    ],
+)  # fmt: skip
+def test_each_spelling_comes_back_as_it_was(kind: Kind, value: str) -> None:
+    generation = Generation(
+        encode([Entry(id=1, kind=kind, value=value, verdict=Verdict.BLOCK)], generation=1, created_s=0)
+    )
+    generation.check()
+
+    assert generation.value(0) == (kind, value)
 
 
 def assert_says_one_thing(data: bytes) -> None:
@@ -145,8 +145,7 @@ def assert_says_one_thing(data: bytes) -> None:
     rebuilt = Generation(
         encode(entries, generation=generation.number, created_s=generation.created_s, audience=generation.audience)
     )
-    assert len(entries) == len(winners(entries))
-    assert sorted(meaning(rebuilt)) == sorted(meaning(generation))
+    assert list(rebuilt.entries()) == entries
     assert all(canonical(entry.kind, entry.value) == entry.value for entry in entries)
     assert all(entry.verdict in (Verdict.ALLOW, Verdict.BLOCK, Verdict.SUSPECT) for entry in entries)
 
@@ -177,9 +176,8 @@ def patched(at: int, data: bytes) -> bytes:
     return SMALL_FILE[:at] + data + SMALL_FILE[at + len(data) :]
 
 
-_SECTIONS = HEADER.size
-_FIRST_RECORD = HEADER.size + 4 * SECTION.size
-_ENTRIES = struct.unpack_from("<I", SMALL_FILE, 44)[0]
+_KEYS = HEADER.size + 4 * DIRECTORY.size  # of four sections: the first one's
+_GROUPS = struct.unpack_from("<Q", SMALL_FILE, 40)[0]
 
 
 @pytest.mark.parametrize(
@@ -187,17 +185,19 @@ _ENTRIES = struct.unpack_from("<I", SMALL_FILE, 44)[0]
     [
         (b"", "cut off"),
         (patched(0, b"NOTABLE"), "this is no BLE"),
-        (patched(8, b"\x02"), "update the agent"),
-        (patched(32, b"\xff\xff\xff\xff"), "entries"),
+        (patched(8, b"\x01"), "update the agent"),
+        (patched(16, bytes(8)), "header"),  # generation 0: the kernel's word for none
+        (patched(23, b"\x80"), "header"),  # 2 ** 63: no room in that word
+        (patched(32, b"\xff\xff\xff\xff"), "number of entries"),
         (SMALL_FILE + b"\0", "length"),
-        (patched(_SECTIONS, b"\x09"), "section kind"),
-        (patched(_FIRST_RECORD + 32, b"\x09"), "slot of a sha256 record"),
-        (patched(_FIRST_RECORD, b"\xac"), "entry in slot 0"),
-        (patched(_ENTRIES + 16, b"\x04"), "entry in slot 0"),
-        (patched(_ENTRIES + 16, b"\x00"), "entry in slot 0"),
-        (patched(_ENTRIES + 19, b"\x65"), "entry in slot 0"),
-        (patched(_ENTRIES, bytes(8)), "entry in slot 0"),
-        (patched(_ENTRIES + 20, b"\xff\xff\xff\x7f"), "string offset"),
+        (patched(HEADER.size, b"\x63"), "order of the sections"),
+        (patched(HEADER.size + 8, b"\xff"), "section offset"),
+        (patched(_KEYS + 32, b"\xff\xff"), "entry does not fit in entry 0 of sha256"),
+        (patched(_KEYS + 40, bytes(8)), "entry does not fit in entry 0 of sha256"),
+        (patched(_GROUPS, b"\x04"), "verdict, severity or confidence"),
+        (patched(_GROUPS, b"\x00"), "verdict, severity or confidence"),
+        (patched(_GROUPS + 2, b"\x65"), "verdict, severity or confidence"),
+        (patched(_GROUPS + 4, b"\xff\xff\xff\x7f"), "text of a group"),
     ],
 )
 def test_each_kind_of_damage_is_named(data: bytes, wanted: str) -> None:
@@ -205,13 +205,25 @@ def test_each_kind_of_damage_is_named(data: bytes, wanted: str) -> None:
         Generation(data).check()
 
 
-@pytest.mark.parametrize("value", ["AB" * 32, "ab" * 31, "a" * 63 + "g", "ab ab" * 12, ""])
-def test_a_value_that_is_not_canonical_is_invalid(value: str) -> None:
-    data = SMALL_FILE.replace(struct.pack("<H", 64) + b"ab" * 32, struct.pack("<H", 64) + value.encode().ljust(64)[:64])
+@pytest.mark.parametrize(
+    "name", ["Bad.example", "bad.exampl.", ".ad.example", "bad..xample", "bad-.xample", "bad.ex\xe4mple"]
+)
+def test_a_name_that_is_not_canonical_is_invalid(name: str) -> None:
+    raw = name.encode("latin-1")
+    data = SMALL_FILE.replace(struct.pack("<H", 11) + b"bad.example", struct.pack("<H", 11) + raw)
 
     assert data != SMALL_FILE
-    with pytest.raises(BleInvalid):
+    with pytest.raises(BleInvalid, match="text does not fit"):
         Generation(data).check()
+
+
+def test_a_time_or_number_without_room_in_the_file_cannot_be_written() -> None:
+    entry = Entry(id=1, kind=Kind.IP, value="10.0.0.1", verdict=Verdict.BLOCK)
+    for bad in (msgspec.structs.replace(entry, valid_until=2**32), msgspec.structs.replace(entry, id=0)):
+        with pytest.raises(BleInvalid, match="want"):
+            encode([bad], generation=1, created_s=0)
+    with pytest.raises(BleInvalid, match="generation 0, want 1"):
+        encode([entry], generation=0, created_s=0)
 
 
 def test_a_file_is_opened_without_reading_it_into_memory(tmp_path: Path) -> None:
@@ -220,7 +232,7 @@ def test_a_file_is_opened_without_reading_it_into_memory(tmp_path: Path) -> None
                              for n in range(1, 3000)], generation=1, created_s=0))  # fmt: skip
     tracemalloc.start()
     with Generation.open(path) as generation:
-        assert generation.find(Kind.SHA256, bytes.fromhex(f"{2000:064x}")) is not None
+        assert generation.find(Section.SHA256, bytes.fromhex(f"{2000:064x}"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < path.stat().st_size / 4
@@ -248,7 +260,7 @@ def test_a_text_beyond_its_bound_cannot_be_written() -> None:
 def test_the_fixed_parts_have_the_documented_sizes() -> None:
     """docs/bundle-format.md tells others these numbers."""
     text = (Path(__file__).parents[2] / "docs" / "bundle-format.md").read_text()
-    for name, size in (("Header", HEADER.size), ("Section", SECTION.size), ("Entry", ENTRY.size)):
+    for name, size in (("Header", HEADER.size), ("Section", DIRECTORY.size), ("Group", GROUP.size)):
         assert f"## {name}: {size} bytes" in text
-    for kind, record in RECORD.items():
-        assert f"| {kind.name.lower()} | {kind.value} | {record.size} |" in text
+    for section, size in KEY_SIZE.items():
+        assert f"| {section.name.lower()} | {section.value} | {size} |" in text

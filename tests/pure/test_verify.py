@@ -4,8 +4,9 @@
 import pytest
 
 from mamplus_host.analyzer.verify import verify, verify_text
+from mamplus_host.ble.encode import encode
 from mamplus_host.ble.entry import Entry, Kind, canonical
-from mamplus_host.ble.format import Generation, encode
+from mamplus_host.ble.format import Generation
 from mamplus_host.errors import ConfigInvalid
 from mamplus_host.verdicts import Verdict
 

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the file of a BLE generation; `format.py` reads it and says how it is laid out.
+
+Pure: entries in, bytes out. The same entries make the same bytes, in whatever order they come.
+"""
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from mamplus_host.ble.endpoint import endpoint
+from mamplus_host.ble.entry import (
+    MAX_TEXT_BYTES,
+    MAX_VALUE_BYTES,
+    Entry,
+    Kind,
+)
+from mamplus_host.ble.format import (
+    DIRECTORY,
+    GROUP,
+    HEADER,
+    KEY_SIZE,
+    LENGTH,
+    MAGIC,
+    MAX_END,
+    MAX_NUMBER,
+    NET_KEY,
+    NO_SHRINK_CHECK,
+    TEXT_KINDS,
+    VERSION,
+    Section,
+)
+from mamplus_host.ble.hashes import domain_key, text_hash
+from mamplus_host.errors import BleInvalid
+
+_OF_KIND = {kind: section for section, kind in TEXT_KINDS.items()}
+Buffer = bytes | bytearray | memoryview
+Keyed = tuple[bytes, Entry]
+
+
+@dataclass(slots=True)
+class Columns:
+    """One section as it stands in the file; `keys` sorted. Little-endian, as every machine that we build for."""
+
+    section: Section
+    keys: Buffer
+    groups: "array[int] | Buffer"  # u32
+    ids: "array[int] | Buffer"  # u64
+    ends: "array[int] | Buffer"  # u32
+    texts: "array[int] | Buffer | None" = None  # u32
+
+    @property
+    def count(self) -> int:
+        return len(self.keys) // KEY_SIZE[self.section]
+
+    def all(self) -> list[bytes]:
+        columns = [self.keys, self.groups, self.ids, self.ends] + ([] if self.texts is None else [self.texts])
+        return [bytes(memoryview(column).cast("B")) for column in columns]
+
+
+@dataclass(slots=True)
+class Strings:
+    """A blob of texts; those added by `shared` are stored once."""
+
+    blob: bytearray = field(default_factory=lambda: bytearray(LENGTH.pack(0)))
+    _offsets: dict[str, int] = field(default_factory=lambda: {"": 0})
+
+    def shared(self, text: str) -> int:
+        if text not in self._offsets:
+            self._offsets[text] = self.add(text, MAX_TEXT_BYTES)
+        return self._offsets[text]
+
+    def add(self, text: str, max_bytes: int) -> int:
+        data, offset = text.encode(), len(self.blob)
+        if len(data) > max_bytes:
+            raise BleInvalid(f"a text has {len(data)} bytes, want at most {max_bytes}: {text[:40]!r}")
+        self.blob += LENGTH.pack(len(data)) + data
+        return offset
+
+
+@dataclass(slots=True)
+class _Groups:
+    strings: Strings
+    table: bytearray = field(default_factory=bytearray)
+    _numbers: dict[tuple[object, ...], int] = field(default_factory=dict)
+
+    def number(self, entry: Entry) -> int:
+        key = (
+            entry.verdict, entry.severity, entry.confidence, entry.source, entry.reason, entry.message, entry.link
+        )  # fmt: skip
+        if key not in self._numbers:
+            self._numbers[key] = len(self._numbers)
+            remarks = (self.strings.shared(text) for text in key[3:])
+            self.table += GROUP.pack(entry.verdict, entry.severity, entry.confidence, *remarks)
+        return self._numbers[key]
+
+
+def place_of(kind: Kind, value: str) -> tuple[Section, bytes]:
+    """Return the section and the key of a canonical value."""
+    if kind in _OF_KIND:
+        key = domain_key(value) if kind is Kind.DOMAIN else text_hash(value)
+        return _OF_KIND[kind], key.to_bytes(8, "little")
+    if kind in (Kind.SHA256, Kind.TLS):
+        return Section.SHA256 if kind is Kind.SHA256 else Section.TLS, bytes.fromhex(value)
+    if kind is Kind.IP and value[0] != "[" and (value.count(":") != 1):  # a host without a port
+        packed = ip_address(value).packed
+        return (Section.IP4 if len(packed) == 4 else Section.IP6), packed
+    at = endpoint(kind, value)
+    return Section.NET, NET_KEY.pack(at.addr, at.prefix, at.protocol, at.port)
+
+
+def winners(entries: Iterable[Entry]) -> dict[Section, list[Keyed]]:
+    """Return, by section and sorted by key, one entry a value: the greater verdict wins, then the later id."""
+    best: dict[tuple[Section, bytes, str], Entry] = {}
+    for entry in entries:
+        section, key = place_of(entry.kind, entry.value)
+        place = (section, key, entry.value if section in TEXT_KINDS else "")
+        if place not in best or (entry.verdict, entry.id) > (best[place].verdict, best[place].id):
+            best[place] = entry
+    chosen: dict[Section, list[Keyed]] = {}
+    for section, key, text in sorted(best, key=lambda place: (place[0], place[1], place[2].encode())):
+        chosen.setdefault(section, []).append((key, best[section, key, text]))
+    return chosen
+
+
+def encode(
+    entries: Iterable[Entry], *, generation: int, created_s: int, audience: str = "", may_shrink: bool = False
+) -> bytes:
+    """Return the file of a generation. `audience` is a device id, or empty for every device."""
+    strings = Strings()
+    audience_at = strings.shared(audience)
+    groups = _Groups(strings)
+    columns = [_columns(section, keyed, groups) for section, keyed in winners(entries).items()]
+    flags = NO_SHRINK_CHECK if may_shrink else 0
+    about = About(generation, created_s, flags, audience_at)
+    return b"".join(assemble(about, columns, groups.table, strings.blob))
+
+
+def _columns(section: Section, keyed: Sequence[Keyed], groups: _Groups) -> Columns:
+    columns = Columns(
+        section,
+        b"".join(key for key, _entry in keyed),
+        array("I", [groups.number(entry) for _key, entry in keyed]),
+        array("Q", [_number(entry) for _key, entry in keyed]),
+        array("I", [_end(entry) for _key, entry in keyed]),
+    )
+    if section in TEXT_KINDS:
+        columns.texts = array("I", [groups.strings.add(entry.value, MAX_VALUE_BYTES) for _key, entry in keyed])
+    return columns
+
+
+def _number(entry: Entry) -> int:
+    if not 1 <= entry.id <= MAX_NUMBER:
+        raise BleInvalid(f"entry id {entry.id}, want 1 to {MAX_NUMBER}")
+    return entry.id
+
+
+def _end(entry: Entry) -> int:
+    if not 0 <= entry.valid_until <= MAX_END:
+        raise BleInvalid(f"entry {entry.id} ends at {entry.valid_until}, want a time before 2106 or 0 for no end")
+    return entry.valid_until
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the header says besides counts and offsets."""
+
+    number: int
+    created_s: int
+    flags: int
+    audience: int  # string offset
+
+
+def assemble(about: About, columns: Sequence[Columns], groups: Buffer, strings: Buffer) -> Iterator[Buffer]:
+    """Yield the file piece by piece. `columns` by ascending section; BleInvalid when a number has no room."""
+    if not 1 <= about.number <= MAX_NUMBER:
+        raise BleInvalid(f"generation {about.number}, want 1 to {MAX_NUMBER}")
+    at = HEADER.size + DIRECTORY.size * len(columns)
+    directory, body = bytearray(), list[bytes]()
+    for section in columns:
+        offsets = list[int]()
+        for column in section.all():
+            offsets.append(at)
+            padded = column + bytes(-len(column) % 8)
+            body.append(padded)
+            at += len(padded)
+        offsets += [0] * (5 - len(offsets))
+        directory += DIRECTORY.pack(section.section, KEY_SIZE[section.section], section.count, *offsets)
+    group_count = len(groups) // GROUP.size
+    yield HEADER.pack(
+        MAGIC, VERSION, about.flags, about.number, about.created_s, sum(section.count for section in columns),
+        len(columns), at, group_count, about.audience, at + len(groups), len(strings),
+    )  # fmt: skip
+    yield from (directory, *body, groups, strings)
