@@ -161,12 +161,14 @@ class Pipeline:
         head = event.head
         if head.verdict not in SAYABLE or self._ble is None or self._ble.number != head.generation:
             return None
-        found = verify(self._ble, *asked(event), now_s=now_s)
-        if found.verdict is head.verdict:
-            return found.entry
-        found = verify(self._ble, *asked(event), now_s=0)  # an entry that ended since it was loaded
-        self.phantoms += found.verdict is not head.verdict
-        return found.entry
+        kind, value = asked(event)
+        for at_s in (now_s, 0):  # 0: with entries that ended since they were loaded
+            found = verify(self._ble, kind, value, now_s=at_s)
+            if found.verdict is head.verdict:
+                return found.entry
+        self.phantoms += 1
+        LOG.warning("the kernel's tables say %s of %s %r, the list does not", head.verdict.name, kind.name, value)
+        return None
 
     def _parent_sockets(self, ppid: int) -> int:
         found = 0

@@ -194,11 +194,11 @@ static __always_inline __u64 high_bits(__u64 value, __u32 bits)
 	return bits ? value & ~0ULL << ((64 - bits) & 63) : 0;
 }
 
-/* The same for IPv6: the two halves of an address, host order. protocol_port: protocol << 16 | port. */
+/* The same for IPv6: the two halves of an address, host order. protocol_port: protocol << 24 | port. */
 __noinline __u64 ble_address6(__u64 word, __u64 high, __u64 low, __u32 protocol_port)
 {
 	struct mamplus_shape *now = ble_shape(word);
-	__u32 protocol = protocol_port >> 16, port = protocol_port & 0xffff;
+	__u32 protocol = protocol_port >> 24, port = protocol_port & 0xffffff;
 	__u64 host = 0, network = 0;
 
 	if (!now)
@@ -243,8 +243,8 @@ static __always_inline bool is_guarded(const unsigned char *addr, __u16 port_be)
 /* Judge an address: the guard first, then the tables. */
 static __always_inline void ble_address(struct mamplus_head *head, const unsigned char *addr, __u16 port_be, __u8 protocol)
 {
+	__u32 part[4], port = port_be ? bpf_ntohs(port_be) : MAMPLUS_NO_PORT;
 	__u64 word = ble_word();
-	__u32 part[4];
 
 	head->generation = ble_generation(word);
 	if (is_guarded(addr, port_be)) {
@@ -253,11 +253,11 @@ static __always_inline void ble_address(struct mamplus_head *head, const unsigne
 	}
 	__builtin_memcpy(part, addr, sizeof(part));
 	if (!part[0] && !part[1] && part[2] == bpf_htonl(0xffff))
-		take_hit(head, ble_address4(word, bpf_ntohl(part[3]), protocol, bpf_ntohs(port_be)));
+		take_hit(head, ble_address4(word, bpf_ntohl(part[3]), protocol, port));
 	else
 		take_hit(head, ble_address6(word, (__u64)bpf_ntohl(part[0]) << 32 | bpf_ntohl(part[1]),
 					    (__u64)bpf_ntohl(part[2]) << 32 | bpf_ntohl(part[3]),
-					    (__u32)protocol << 16 | bpf_ntohs(port_be)));
+					    (__u32)protocol << 24 | port));
 }
 
 static __always_inline __u64 ble_content(__u64 word, const unsigned char *sha256)

@@ -20,6 +20,7 @@
 #define MAMPLUS_TCP 6
 #define MAMPLUS_ETH_P_IP 0x0800
 #define MAMPLUS_UDP 17
+#define MAMPLUS_FRAGMENT_OFFSET 0x1fff
 #define MAMPLUS_DNS_PORT 53
 #define MAMPLUS_DNS_HEADER 12
 #define MAMPLUS_DNS_QR 0x80	/* third byte of the header: an answer */
@@ -34,6 +35,7 @@ struct packet {
 	__u16 sport_be;
 	__u16 dport_be;
 	__u8 protocol;
+	bool is_later;		/* a fragment after the first: what follows its header are no ports */
 };
 
 /* In netfilter offset 0 of a socket filter is the network header, in cgroup_skb too; say so, rather than know it. */
@@ -55,6 +57,7 @@ static __always_inline bool parse4(struct __sk_buff *skb, struct packet *out)
 	__builtin_memcpy(out->daddr, mapped, sizeof(mapped));
 	out->protocol = ip.protocol;
 	out->payload = ip.ihl * 4;
+	out->is_later = ip.frag_off & bpf_htons(MAMPLUS_FRAGMENT_OFFSET);
 	return true;
 }
 
@@ -81,7 +84,7 @@ static __always_inline bool parse(struct __sk_buff *skb, struct packet *out)
 		return false;
 	if (!(version >> 4 == 4 ? parse4(skb, out) : parse6(skb, out)))
 		return false;
-	if (out->protocol == MAMPLUS_TCP || out->protocol == MAMPLUS_UDP)
+	if (!out->is_later && (out->protocol == MAMPLUS_TCP || out->protocol == MAMPLUS_UDP))
 		load(skb, out->payload, ports, sizeof(ports));
 	out->sport_be = ports[0];
 	out->dport_be = ports[1];

@@ -4,8 +4,10 @@
  * share this file, so both come to the same number.
  *
  * IPv4 is exact: address, prefix length, port and protocol fit, so an IPv4 hit is never a false
- * one. All else is a hash salted per load: of a table of any size, one question in 2^57 meets
- * an identity that is not its own (16 to 24 words are compared), and nobody can aim for it.
+ * one. All else is a hash of 61 bits, salted per load: of a table of any size, one lookup in 2^56
+ * meets an identity that is not its own (16 to 24 words are compared). Nobody can aim for one in
+ * the salted part; a domain's key, however, is a hash of its name without a salt, and whoever may
+ * write entries could search for a name that shares it. User space compares the names.
  */
 #ifndef MAMPLUS_IDENTITY_H
 #define MAMPLUS_IDENTITY_H
@@ -34,11 +36,18 @@ mamplus_identity(const unsigned long long *salt, const unsigned long long *key, 
 	return mamplus_mix(hash) & (MAMPLUS_IDENTITY_V4 - 1);
 }
 
-/* addr: host order, host bits 0. prefix: 0-32. protocol: 0, IPPROTO_TCP, IPPROTO_UDP. port: host order. */
+/*
+ * Who asks without knowing a port says this: with 0 the key would be that of an entry about every
+ * port. In IPv4 it fills the field of the protocol, in IPv6 it lies beyond every port.
+ */
+#define MAMPLUS_NO_PORT 0x30000
+
+/* addr: host order, host bits 0. prefix: 0-32. protocol: 0, IPPROTO_TCP, IPPROTO_UDP;
+ * another one is in no entry. port: host order. */
 static inline __attribute__((always_inline)) unsigned long long
 mamplus_identity4(unsigned int addr, unsigned int prefix, unsigned int protocol, unsigned int port)
 {
-	unsigned long long which = protocol == 6 ? 1 : protocol == 17 ? 2 : 0;
+	unsigned long long which = protocol == 6 ? 1 : protocol == 17 ? 2 : protocol ? 3 : 0;
 
 	return MAMPLUS_IDENTITY_V4 | (unsigned long long)addr | (unsigned long long)prefix << 32 |
 	       (unsigned long long)port << 38 | which << 54;

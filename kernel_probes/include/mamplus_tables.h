@@ -66,7 +66,7 @@ struct mamplus_probe {
 #define MAMPLUS_Q_PORT 0x1
 #define MAMPLUS_Q_PROTOCOL 0x2
 #define MAMPLUS_PROBES4_MAX 132		/* 33 lengths, four qualifiers each */
-#define MAMPLUS_PROBES6_MAX 256		/* of 516 that are thinkable: a list with more lengths loses the shortest, counted */
+#define MAMPLUS_PROBES6_MAX 256		/* of 516 that are thinkable: a list with more is refused as a whole */
 
 /* What the programs must know of a side's tables. */
 struct mamplus_shape {

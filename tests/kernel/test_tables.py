@@ -78,6 +78,14 @@ def test_ports_and_protocols_narrow_an_entry(
     assert agent.run(agent.programs / "talk", *free) != errno.EPERM
 
 
+def test_where_no_port_is_known_an_entry_about_ports_says_nothing(agent: Agent) -> None:
+    """Without the port its key is that of every IPv6 address: IPv4 was refused by `::/0`, if any port was listed."""
+    agent.publish((Kind.PORT, "9", Verdict.BLOCK), (Kind.CIDR, "::/0", Verdict.BLOCK))
+
+    assert agent.run(agent.programs / "talk", "tcp", "127.66.0.1", "0") not in (0, errno.EPERM)
+    assert agent.run(agent.programs / "talk", "tcp", "127.66.0.1", "9") == errno.EPERM
+
+
 def test_the_more_qualified_entry_about_a_host_decides(agent: Agent) -> None:
     agent.publish((Kind.IP, "127.66.0.1", Verdict.BLOCK), (Kind.IP, "127.66.0.1:9/tcp", Verdict.ALLOW))
 
