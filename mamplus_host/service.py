@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mamplus_host import __version__, memory
-from mamplus_host.ble import guard, update
-from mamplus_host.ble.format import Generation
+from mamplus_host.ble import update
 from mamplus_host.ble.store import BleStore
 from mamplus_host.clock import SystemClock
 from mamplus_host.collector.decode import decode_run
@@ -40,6 +39,7 @@ from mamplus_host.executor.alertlog import AlertLog
 from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.journal import Journal
 from mamplus_host.executor.vault import Vault
+from mamplus_host.generations import Generations
 from mamplus_host.kernel import pins, responder
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.outbox.identity import Identity
@@ -63,10 +63,7 @@ class Service:
         self.cgroup = cgroup_dir(config)
         require_netns(config)
         self.store = BleStore(config.state)
-        self.ble: Generation | None = None
-        self.loaded: dict[str, Any] = {}
         self.netfilter_fault = ""
-        self._next_end_s = 0  # when the first enforced entry ends; 0: none ends
         self._responder_fd = -1
         self.malformed = 0
         self.update_fault = ""  # why the newest generation is not taken; "": it is
@@ -92,12 +89,13 @@ class Service:
         pins.make_room(config)
         self.pins_lock = StateLock(config.bpffs)  # two agents with other states must not share one set of pins
         self.kernel = Kernel.attach(config, self.cgroup)
-        self._guard_enterprise()
         self._watch_responder()
         self.executor = Executor(
             config, journal=self.journal, vault=self.vault, clock=self.clock, guarded=self.own_tasks()
         )
         self.pipeline = self._make_pipeline()
+        self.generations = Generations(config, clock=self.clock, tables=self.kernel.tables, use=self.pipeline.use)
+        self.generations.guard_enterprise()
         self._alone(lambda: self.alerts.note_outcomes(self.executor.recover()))
         self._alone(self.reload)  # a list that cannot be loaded must not keep the agent from starting
         self.kernel.retire_predecessors()
@@ -146,26 +144,16 @@ class Service:
         return describe(self)
 
     def reload(self) -> dict[str, Any]:
-        """Enforce the installed generation: tables first, then the analyzer, then what is held."""
-        ble = self.store.current()
-        if self.store.note:
-            LOG.warning("%s", self.store.note)
-        if ble is None or (self.ble is not None and self.ble.number == ble.number):
-            return {"generation": self.ble.number if self.ble else 0}
-        self._load(ble)
-        previous, self.ble = self.ble, ble
-        self.pipeline.use(ble)
-        if previous is not None:
-            previous.close()
-        if self.uplink is not None:
-            self.uplink.installed(ble.number, losses=self.losses(), controls=self.kernel.hooks())
-        LOG.info("enforcing generation %d, %d entries", ble.number, ble.count)
-        return {"generation": ble.number}
+        """Enforce the installed generation, and tell the enterprise."""
+        if self.generations.reload() and self.uplink is not None:
+            number = self.generations.number
+            self.uplink.installed(number, losses=self.losses(), controls=self.kernel.hooks())
+        return {"generation": self.generations.number}
 
     def identity_changed(self) -> dict[str, Any]:
         """Talk to the enterprise that this device belongs to now, and never refuse the way to it."""
-        self._guard_enterprise()
-        self._load(self.ble)  # with its name among those that are never refused
+        self.generations.guard_enterprise()
+        self.generations.load_again()  # with its name among those that are never refused
         self._begin_uplink()
         return {"enrolled": self.uplink is not None}
 
@@ -180,7 +168,7 @@ class Service:
                 self.outbox,
                 self.config.uplink,
                 self.clock,
-                enforced=self.ble.number if self.ble else 0,
+                enforced=self.generations.number,
                 on_generation=self._on_news,
             )
             self.uplink.start()
@@ -255,8 +243,7 @@ class Service:
         if self._has_worked:
             self._has_worked = False
             memory.give_back()
-        if self._next_end_s and self.clock.wall_s() >= self._next_end_s:
-            self._alone(lambda: self._load(self.ble))  # an entry has reached its date: without it from now on
+        self._alone(self.generations.tick)
 
     def _alone(self, job: Callable[[], object]) -> None:
         """Run a part of the loop so that its failure cannot end the agent: what is enforced stays enforced."""
@@ -317,19 +304,6 @@ class Service:
             on_restored=self._rewatch,
         )
 
-    def _load(self, ble: Generation | None) -> None:
-        if ble is not None:
-            names = guard.names(self._enterprise_host())
-            report = self.kernel.tables.load(ble, self.clock.wall_s(), guarded_names=names)
-            load_ms = round(report.took_ns / 1e6, 3)
-            self.loaded = {"enforced": report.entries, "not_enforced": report.not_enforced, "load_ms": load_ms}
-            self.loaded |= {"not_enforced_by_kind": report.by_kind} if report.by_kind else {}
-            self._next_end_s = report.next_end_s
-
-    def _enterprise_host(self) -> str:
-        enterprise = load_enterprise(self.config.state)
-        return enterprise.endpoint.host if enterprise is not None else ""
-
     def _renew_responder(self) -> None:
         """Replace a responder that ended; the next tick tries again, and until then the declared answers hold."""
         if self._responder_fd >= 0:
@@ -344,12 +318,6 @@ class Service:
         self.responder = responder.ensure_running(self.config, self.cgroup)
         self._responder_fd = os.pidfd_open(self.responder.pid)
         self._epoll.register(self._responder_fd, select.EPOLLIN)
-
-    def _guard_enterprise(self) -> None:
-        """The way to the enterprise is never blocked, whatever the list says (principle 1)."""
-        enterprise = load_enterprise(self.config.state)
-        if enterprise is not None:
-            self.kernel.tables.set_guard(guard.guards(enterprise.addresses, enterprise.endpoint.port))
 
     def _apply_netfilter(self) -> None:
         """Without the rules, sockets that are open already keep their traffic: say so, and defend the rest."""
@@ -398,7 +366,7 @@ def main() -> int:
     except MamplusError as error:
         print(f"mamplus: {error}", file=sys.stderr)
         return error.exit_code
-    generation = service.ble.number if service.ble else 0
+    generation = service.generations.number
     how = "adopted what was pinned" if service.kernel.adopted else "attached anew"
     print(
         f"ready mamplus {__version__} {config.agent.mode} {service.cgroup} generation {generation} ({how})", flush=True

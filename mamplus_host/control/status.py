@@ -56,12 +56,18 @@ def _agent(service: "Service") -> dict[str, Any]:
 
 
 def _ble(service: "Service") -> dict[str, Any]:
-    ble = service.ble
+    ble = service.generations.ble
     if ble is None:
         return {"generation": 0, "entries": 0}
     age_s = max(0, round(service.clock.wall_s() - ble.created_s))
     in_kernel = service.kernel.tables.generation()
-    return {"generation": ble.number, "in_kernel": in_kernel, "entries": ble.count, "age_s": age_s, **service.loaded}
+    return {
+        "generation": ble.number,
+        "in_kernel": in_kernel,
+        "entries": ble.count,
+        "age_s": age_s,
+        **service.generations.loaded,
+    }
 
 
 def _rss_kb() -> int:
