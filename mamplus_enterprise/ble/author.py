@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What administrators write: entries are added, replaced, removed; nothing is published here.
 
-One value has one entry in force: adding replaces the earlier opinion, whatever it said.
-Otherwise an `allow` of last year would silently outrank today's `block`.
+In each layer a value has one entry in force: adding replaces the earlier opinion, whatever it
+said. Otherwise an `allow` of last year would silently outrank today's `block`.
+
+A layer's state at a moment is what was added by then, not removed and not expired. Rows never
+change but for their removal, so every earlier state can still be read.
 """
 
 import time
@@ -11,13 +14,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, and_, func, literal_column, or_, select
 from sqlalchemy.orm import Session
 
 from mamplus_enterprise.errors import Unknown
 from mamplus_enterprise.storage.schema import EntryRow, GenerationRow
 from mamplus_enterprise.storage.store import note
 from mamplus_host.ble.entry import MAX_TEXT_BYTES, Entry, Kind
+from mamplus_host.ble.layer import Layer
 from mamplus_host.errors import ConfigInvalid
 from mamplus_host.verdicts import Severity, Verdict
 
@@ -32,13 +36,16 @@ class Draft:
     value: str
     verdict: Verdict
     severity: Severity = Severity.HIGH
+    confidence: int = 100  # 0-100
     valid_until: int = 0  # seconds since the epoch; 0: no end
     source: str = ""
     reason: str = ""
     message: str = ""
+    link: str = ""
+    layer: Layer = Layer.ENTERPRISE
 
     def __post_init__(self) -> None:
-        for name in ("source", "reason", "message"):
+        for name in ("source", "reason", "message", "link"):
             check_text(name, getattr(self, name))
 
 
@@ -87,8 +94,8 @@ def parse_until(text: str, now_s: float) -> int:
 
 def add(session: Session, draft: Draft, *, who: str) -> tuple[EntryRow, EntryRow | None]:
     """Store `draft`; return its row and the one that it replaces."""
-    replaced = in_force(session, draft.kind, draft.value)
-    now_s = time.time()  # with the database's write lock held, see `publish`
+    replaced = in_force(session, draft.kind, draft.value, draft.layer)
+    now_s = moment(session)
     if replaced is not None:
         replaced.removed_at = now_s
         session.flush()  # its place must be free before the new row comes
@@ -96,6 +103,7 @@ def add(session: Session, draft: Draft, *, who: str) -> tuple[EntryRow, EntryRow
     session.add(row)
     session.flush()
     detail = f"entry {row.id}: {draft.verdict.name.lower()}" + (f", replaces {replaced.id}" if replaced else "")
+    detail += "" if draft.layer is Layer.ENTERPRISE else f", layer {draft.layer.name.lower()}"
     note(session, who=who, what="entry added", subject=f"{draft.kind.name.lower()} {draft.value}", detail=detail)
     return row, replaced
 
@@ -103,15 +111,26 @@ def add(session: Session, draft: Draft, *, who: str) -> tuple[EntryRow, EntryRow
 def fields_of(draft: Draft) -> dict[str, Any]:
     """Return the columns of `draft`'s row, without its times."""
     return {
-        "kind": int(draft.kind), "value": draft.value, "verdict": int(draft.verdict), "severity": int(draft.severity),
-        "confidence": 100, "valid_until": draft.valid_until, "source": draft.source, "reason": draft.reason,
-        "message": draft.message, "link": "",
+        "layer": int(draft.layer), "kind": int(draft.kind), "value": draft.value, "verdict": int(draft.verdict),
+        "severity": int(draft.severity), "confidence": draft.confidence, "valid_until": draft.valid_until,
+        "source": draft.source, "reason": draft.reason, "message": draft.message, "link": draft.link,
     }  # fmt: skip
 
 
-def in_force(session: Session, kind: Kind, value: str) -> EntryRow | None:
-    """Return the entry about `value` that was not removed."""
-    wanted = select(EntryRow).where(EntryRow.kind == int(kind), EntryRow.value == value, EntryRow.removed_at.is_(None))
+def moment(session: Session) -> float:
+    """Return the time of a change; call with the database's write lock held, see `publish`.
+
+    Never before the last publication, also when the clock was set back: the change would be taken for published.
+    """
+    last = session.scalar(select(func.max(GenerationRow.created_at))) or 0.0
+    return max(time.time(), last + 1e-6)
+
+
+def in_force(session: Session, kind: Kind, value: str, layer: Layer = Layer.ENTERPRISE) -> EntryRow | None:
+    """Return the layer's entry about `value` that was not removed."""
+    wanted = select(EntryRow).where(
+        EntryRow.layer == int(layer), EntryRow.kind == int(kind), EntryRow.value == value, EntryRow.removed_at.is_(None)
+    )
     return session.scalars(wanted).one_or_none()
 
 
@@ -120,7 +139,7 @@ def remove(session: Session, entry_id: int, *, who: str) -> EntryRow:
     row = session.get(EntryRow, entry_id) if 0 < entry_id < 1 << 63 else None
     if row is None or row.removed_at is not None:
         raise Unknown(f"entry {entry_id} is not on the list; `ble list` shows the ids")
-    row.removed_at = time.time()
+    row.removed_at = moment(session)
     subject = f"{Kind(row.kind).name.lower()} {row.value}"
     note(session, who=who, what="entry removed", subject=subject, detail=f"entry {row.id}")
     return row
@@ -133,13 +152,64 @@ def listed(session: Session) -> Iterator[EntryRow]:
 
 
 def compiled(session: Session, now_s: float) -> list[Entry]:
-    """Return what the next generation holds: what is listed and has not expired.
+    """Return what the next generation holds, all layers together.
 
     Plain rows, not mapped objects: a confirm waits for this, and they take less than half of the time.
     """
-    in_time = or_(EntryRow.valid_until == 0, EntryRow.valid_until > now_s)
-    wanted = select(*_COLUMNS).where(EntryRow.removed_at.is_(None), in_time).order_by(EntryRow.id)
-    return [_entry(*row) for row in session.execute(wanted)]
+    return [entry for layer in Layer for entry in state_at(session, layer, now_s)]
+
+
+def state_at(session: Session, layer: Layer, when: float) -> Iterator[Entry]:
+    """Yield what `layer` held at `when`, by id. Read to the end, or close, before the session ends."""
+    wanted = _in(layer).where(_alive(when)).order_by(EntryRow.id).execution_options(yield_per=10_000)
+    return (_entry(*row) for row in session.execute(wanted))
+
+
+def changes_since(
+    session: Session, layer: Layer, since_s: float, until_s: float | None = None
+) -> tuple[list[Entry], list[Entry]]:
+    """Return (upserts, withdrawn): what makes the state of `until_s` (now) out of that of `since_s`, each by id.
+
+    Withdrawn entries are given as they were; a value whose entry was replaced is an upsert alone.
+    """
+    end = time.time() if until_s is None else until_s
+    added = _in(layer).where(EntryRow.added_at > since_s, _alive(end)).order_by(EntryRow.id)
+    upserts = [_entry(*row) for row in session.execute(added)]
+    removed = EntryRow.removed_at.between(since_s, end)
+    expired = and_(EntryRow.valid_until > literal_column("0"), EntryRow.valid_until.between(int(since_s), end))
+    # Two statements, each with its index: SQLite reads the whole layer for the two joined by OR.
+    gone = {
+        row.id: row
+        for why in (removed, expired)
+        for row in session.execute(_in(layer).where(why, _alive(since_s), ~_alive(end)))
+    }
+    still = {(entry.kind, entry.value) for entry in upserts}
+    before = (_entry(*gone[number]) for number in sorted(gone))
+    return upserts, [entry for entry in before if (entry.kind, entry.value) not in still]
+
+
+def published_at(session: Session, layer: Layer, number: int) -> float | None:
+    """Return the moment whose state generation `number` holds of `layer`; None when there is no such generation."""
+    row = session.get(GenerationRow, number)
+    if row is None:
+        return None
+    changed = int(row.layers.get(str(int(layer)), {}).get("number", number))
+    if changed == number:
+        return row.created_at
+    return session.scalar(select(GenerationRow.created_at).where(GenerationRow.number == changed))
+
+
+def _in(layer: Layer) -> Any:
+    return select(*_COLUMNS).where(EntryRow.layer == int(layer))
+
+
+def _alive(when: float) -> ColumnElement[bool]:
+    """The claim that a row was part of its layer at `when`."""
+    return and_(
+        EntryRow.added_at <= when,
+        or_(EntryRow.removed_at.is_(None), EntryRow.removed_at > when),
+        or_(EntryRow.valid_until == 0, EntryRow.valid_until > when),
+    )
 
 
 _COLUMNS = (
@@ -163,8 +233,23 @@ def entry_of(row: EntryRow) -> Entry:
 
 
 def unpublished(session: Session) -> int:
-    """Return how many additions and removals wait for a generation."""
-    last = session.scalar(select(func.max(GenerationRow.created_at))) or 0.0
+    """Return how many additions, removals and ends wait for a generation, all layers together."""
+    newest = session.scalar(select(func.max(GenerationRow.number))) or 0
+    return sum(_waiting(session, layer, published_at(session, layer, newest) or 0.0) for layer in Layer)
+
+
+def _waiting(session: Session, layer: Layer, last: float) -> int:
     never_out = EntryRow.added_at > last
-    changed = or_(never_out & EntryRow.removed_at.is_(None), ~never_out & (EntryRow.removed_at > last))
-    return session.scalar(select(func.count()).select_from(EntryRow).where(changed)) or 0
+    now_s = time.time()
+    expired = and_(
+        EntryRow.valid_until > literal_column("0"), EntryRow.valid_until.between(int(last), now_s), _alive(last)
+    )
+    counted = (
+        and_(never_out, EntryRow.removed_at.is_(None)),
+        and_(~never_out, EntryRow.removed_at > last),
+        and_(expired, EntryRow.removed_at.is_(None)),
+    )
+    return sum(
+        session.scalar(select(func.count()).select_from(EntryRow).where(EntryRow.layer == int(layer), one)) or 0
+        for one in counted
+    )

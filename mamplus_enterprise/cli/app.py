@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mamplus_enterprise.cli import alerts, ble, devices, init, serve, token
+from mamplus_enterprise.cli import alerts, ble, devices, init, serve, token, upgrade
 from mamplus_enterprise.cli.shared import Where
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ def everywhere(
 
 app.command("init")(init.init)
 app.command("serve")(serve.serve)
+app.command("upgrade")(upgrade.upgrade)
 app.command("devices")(devices.devices)
 app.add_typer(ble.commands, name="ble")
 app.add_typer(alerts.commands, name="alerts")

@@ -10,6 +10,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 
 from mamplus_enterprise.errors import NotAnEnterprise
+from mamplus_enterprise.storage.store import rebuilding
 
 
 def _config() -> Config:
@@ -18,12 +19,12 @@ def _config() -> Config:
     return config
 
 
-def upgrade(engine: Engine) -> None:
-    """Run every migration that is missing."""
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Run every migration up to `revision` that is missing."""
     config = _config()
-    with engine.execution_options(mamplus_writes=True).begin() as connection:
+    with rebuilding(engine) as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
 
 
 def check(engine: Engine) -> None:
@@ -33,5 +34,6 @@ def check(engine: Engine) -> None:
     wanted = ScriptDirectory.from_config(_config()).get_current_head()
     if seen != wanted:
         raise NotAnEnterprise(
-            f"the database is at revision {seen!r}, this release wants {wanted!r}; use the release that made it"
+            f"the database is at revision {seen!r}, this release wants {wanted!r}; an older one is brought"
+            " up by: mamplus-enterprise --dir DIR upgrade"
         )

@@ -17,6 +17,7 @@ from sqlalchemy import (
     LargeBinary,
     String,
     Text,
+    TextClause,
     UniqueConstraint,
     text,
 )
@@ -60,26 +61,52 @@ class Token(Base):
     device_id: Mapped[str | None] = mapped_column(ForeignKey("devices.id"))
 
 
+_IN_FORCE = text("removed_at IS NULL")
+
+
+def _partial(name: str, *columns: str, where: TextClause, unique: bool = False) -> Index:
+    return Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+
+
+class FeedRow(Base):
+    """Where entries are imported from, and what the last import of it came to."""
+
+    __tablename__ = "feeds"
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    name: Mapped[str] = mapped_column(String(255), unique=True)  # `source` of its entries
+    format: Mapped[str] = mapped_column(String(32))
+    layer: Mapped[int]
+    confidence: Mapped[int]  # 0-100, of what does not say its own
+    ttl_s: Mapped[int] = mapped_column(BigInteger, default=0)  # validity of what does not say its own; 0: no end
+    created_at: Mapped[float]
+    imported_at: Mapped[float | None]
+    counts: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # of the last import
+
+
 class EntryRow(Base):
-    """A line of the list. Removed ones stay: their ids are never given again."""
+    """A line of the list. Removed ones stay: their ids are never given again.
+
+    A row never changes but for `removed_at`: another opinion, or another end, is another row. So the
+    list as it was at any moment can be read from these times.
+    """
 
     __tablename__ = "entries"
     __table_args__ = (
         # Two administrators' opinions on one value are one opinion: the later.
-        Index(
-            "one_entry_a_value",
-            "kind",
-            "value",
-            unique=True,
-            sqlite_where=text("removed_at IS NULL"),
-            postgresql_where=text("removed_at IS NULL"),
-        ),
+        _partial("one_entry_a_value", "layer", "kind", "value", where=_IN_FORCE, unique=True),
+        # What changed since a moment is asked at every publication: it must not read the whole list.
+        Index("entries_by_added", "layer", "added_at"),
+        _partial("entries_by_removed", "layer", "removed_at", where=text("removed_at IS NOT NULL")),
+        _partial("entries_by_end", "layer", "valid_until", where=text("valid_until > 0")),
+        _partial("entries_by_feed", "feed_id", where=text("removed_at IS NULL AND feed_id IS NOT NULL")),
         {"sqlite_autoincrement": True},
     )
 
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    layer: Mapped[int] = mapped_column(default=1)  # ble.layer.Layer
     kind: Mapped[int]  # ble.entry.Kind
-    value: Mapped[str] = mapped_column(String(512))  # canonical
+    value: Mapped[str] = mapped_column(Text)  # canonical; a rule's may have 60,000 bytes
     verdict: Mapped[int]  # verdicts.Verdict
     severity: Mapped[int]
     confidence: Mapped[int] = mapped_column(default=100)
@@ -88,6 +115,7 @@ class EntryRow(Base):
     reason: Mapped[str] = mapped_column(Text, default="")
     message: Mapped[str] = mapped_column(Text, default="")
     link: Mapped[str] = mapped_column(Text, default="")
+    feed_id: Mapped[int | None] = mapped_column(ForeignKey("feeds.id"))  # null: written by a person
     added_at: Mapped[float]
     removed_at: Mapped[float | None]
 
@@ -126,8 +154,11 @@ class GenerationRow(Base):
 
     number: Mapped[int] = mapped_column(RowId, primary_key=True, autoincrement=False)
     created_at: Mapped[float]
-    entries: Mapped[int]
+    entries: Mapped[int]  # of all layers
     why: Mapped[str] = mapped_column(Text)
+    # Layer number (as text) -> {"number": the generation that changed it last, "entries": its count}.
+    # A layer that is missing was published with this generation.
+    layers: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
 
 
 class Audit(Base):

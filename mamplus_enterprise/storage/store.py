@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.orm import Session
 
+from mamplus_enterprise.errors import NotAnEnterprise
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.storage.schema import Audit
 
@@ -37,6 +38,26 @@ def make_engine(home: Home) -> Engine:
     event.listen(engine, "connect", _on_connect)
     event.listen(engine, "begin", _on_begin)
     return engine
+
+
+@contextmanager
+def rebuilding(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection whose transaction may replace tables that others refer to; all references fit at its end.
+
+    SQLite changes a column by copying its table, and dropping the old one would break every reference to it.
+    """
+    with engine.execution_options(mamplus_writes=True).connect() as connection:
+        raw = connection.connection.cursor()
+        raw.execute("PRAGMA foreign_keys=OFF")  # has no effect within a transaction
+        try:
+            with connection.begin():
+                yield connection
+                broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+                if broken:
+                    raise NotAnEnterprise(f"{len(broken)} rows refer to rows that are missing; restore a backup")
+        finally:
+            raw.execute("PRAGMA foreign_keys=ON")
+            raw.close()
 
 
 class Store:

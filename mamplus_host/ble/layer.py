@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layers of the list: who may write what, and how fast.
+
+Each is a delegated TUF role with a file of its own; a value may have an entry in each of them.
+"""
+
+from enum import IntEnum
+
+
+class Layer(IntEnum):
+    """Numbers are in databases and in file names; never renumbered or reused."""
+
+    ENTERPRISE = 1  # what administrators decided
+    EMERGENCY = 2  # small and additive, out within seconds
+    FEEDS = 3  # imported, always with an end
+
+    @property
+    def role(self) -> str:
+        """Name of the TUF role that signs for it."""
+        return f"ble-{self.name.lower()}"
