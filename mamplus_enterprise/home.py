@@ -6,6 +6,7 @@ admin.token       bearer token of the administrators, mode 0600
 keys/             PKCS#8; tls.crt beside them
 database.sqlite   storage/
 repository/       metadata/ and targets/: static files, any web server may serve them
+policy.json       what devices do about age, doubt and silence; there once it was set
 publish.lock      held by whoever writes repository/
 served.json       the address `serve` last listened on
 """
@@ -69,6 +70,10 @@ class Home:
     @property
     def database(self) -> Path:
         return self.dir / "database.sqlite"
+
+    @property
+    def policy(self) -> Path:
+        return self.dir / "policy.json"
 
     @property
     def publish_lock(self) -> Path:

@@ -14,19 +14,20 @@ from typing import Any
 from mamplus_host.ble import guard
 from mamplus_host.ble.format import Generation
 from mamplus_host.ble.store import BleStore
-from mamplus_host.clock import Clock
+from mamplus_host.clock import ListClock
 from mamplus_host.config import Config
 from mamplus_host.enterprise import load_enterprise
 from mamplus_host.kernel.tables import Tables
 
 LOG = logging.getLogger("mamplus")
+CLOCK_STEP_S = 60.0  # a clock set back by more than this may have ended entries too early
 
 
 class Generations:
     """The generation in force, and the way of the next one."""
 
     def __init__(
-        self, config: Config, *, clock: Clock, tables: Tables, use: Callable[[Generation], object],
+        self, config: Config, *, clock: ListClock, tables: Tables, use: Callable[[Generation], object],
     ) -> None:  # fmt: skip
         """`use` gives a generation whose tables are loaded to the analyzer."""
         self._config, self._clock, self._tables, self._use = config, clock, tables, use
@@ -34,6 +35,7 @@ class Generations:
         self.ble: Generation | None = None
         self.loaded: dict[str, Any] = {}  # what came of loading it, for `status`
         self._next_end_s = 0  # when the first enforced entry ends; 0: none ends
+        self._loaded_at_s = 0.0  # by the time that entries end by
 
     @property
     def number(self) -> int:
@@ -64,8 +66,9 @@ class Generations:
             self._load(self.ble)
 
     def tick(self) -> None:
-        """Let go of entries that have reached their date."""
-        if self._next_end_s and self._clock.wall_s() >= self._next_end_s:
+        """Let go of entries that have reached their date; take those back that a wrong clock had ended."""
+        now_s = self._clock.list_s()
+        if (self._next_end_s and now_s >= self._next_end_s) or now_s < self._loaded_at_s - CLOCK_STEP_S:
             self.load_again()
 
     def guard_enterprise(self) -> None:
@@ -75,7 +78,8 @@ class Generations:
             self._tables.set_guard(guard.guards(enterprise.addresses, enterprise.endpoint.port))
 
     def _load(self, ble: Generation) -> None:
-        report = self._tables.load(ble, self._clock.wall_s(), guarded_names=self._guarded_names())
+        self._loaded_at_s = self._clock.list_s()
+        report = self._tables.load(ble, self._loaded_at_s, guarded_names=self._guarded_names())
         self.loaded = {
             "enforced": report.entries, "not_enforced": report.not_enforced,
             "load_ms": round(report.took_ns / 1e6, 3),

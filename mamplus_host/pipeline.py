@@ -21,7 +21,7 @@ from mamplus_host.analyzer.verify import asked, verify
 from mamplus_host.analyzer.windows import Repeats
 from mamplus_host.ble.entry import Entry, Kind
 from mamplus_host.ble.format import SAYABLE, Generation
-from mamplus_host.clock import Clock
+from mamplus_host.clock import ListClock
 from mamplus_host.collector.lineage import Lineage, Task
 from mamplus_host.collector.sockets import inet_sockets
 from mamplus_host.config import Config, cgroup_path
@@ -48,7 +48,7 @@ class Pipeline:
         self,
         *,
         config: Config,
-        clock: Clock,
+        clock: ListClock,
         executor: Executor,
         outbox: Outbox,
         alerts: AlertLog,
@@ -87,7 +87,7 @@ class Pipeline:
 
     def ask(self, indicator: Indicator) -> Verdict:
         """Return what the installed generation says of `indicator`."""
-        return verify(self._ble, Kind[indicator.kind.upper()], indicator.value, now_s=self._clock.wall_s()).verdict
+        return verify(self._ble, Kind[indicator.kind.upper()], indicator.value, now_s=self._clock.list_s()).verdict
 
     def take(self, events: Iterable[Event]) -> None:
         """Run events through all stages, in order."""
@@ -141,8 +141,8 @@ class Pipeline:
         self._send(escalation)
 
     def _facts(self, event: Event) -> Facts:
-        now_s = self._clock.wall_s()
-        alert_id = new_id(now_s)
+        now_s = self._clock.list_s()
+        alert_id = new_id(self._clock.wall_s())
         if isinstance(event, FileChange):
             return Facts(alert_id=alert_id, writer=self._writer(event.tgid))
         assert not isinstance(event, Fork | Exit)

@@ -23,7 +23,7 @@ from typing import Any
 from mamplus_host import __version__, memory
 from mamplus_host.ble import update
 from mamplus_host.ble.store import BleStore
-from mamplus_host.clock import SystemClock
+from mamplus_host.clock import DeviceClock
 from mamplus_host.collector.decode import decode_run
 from mamplus_host.collector.files import OVERFLOW, FileWatch
 from mamplus_host.config import DEFAULT_CONFIG, Config, cgroup_dir, load, require_netns
@@ -56,10 +56,11 @@ class Service:
     """One agent, from `start` to `stop`. Everything but the uplink runs in the caller's thread."""
 
     def __init__(self, config: Config) -> None:
-        self.config, self.clock = config, SystemClock()
+        self.config = config
         self.started_s = time.monotonic()
         _make_directories(config)
         self.lock = StateLock(config.state)
+        self.clock = DeviceClock(config.state)
         self.cgroup = cgroup_dir(config)
         require_netns(config)
         self.store = BleStore(config.state)
@@ -133,7 +134,7 @@ class Service:
         if self.uplink is not None:
             self.uplink.stop()
         self.control.close()
-        for part in (self.files, self.outbox, self.alerts, self.journal, self.vault):
+        for part in (self.files, self.outbox, self.alerts, self.journal, self.vault, self.clock):
             part.close()
         self.pins_lock.release()
         self.lock.release()
@@ -145,6 +146,7 @@ class Service:
 
     def reload(self) -> dict[str, Any]:
         """Enforce the installed generation, and tell the enterprise."""
+        self.clock.reload()  # an update in another process has raised its floor
         if self.generations.reload() and self.uplink is not None:
             number = self.generations.number
             self.uplink.installed(number, losses=self.losses(), controls=self.kernel.hooks())
@@ -243,6 +245,7 @@ class Service:
         if self._has_worked:
             self._has_worked = False
             memory.give_back()
+        self._alone(self.clock.tick)
         self._alone(self.generations.tick)
 
     def _alone(self, job: Callable[[], object]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mamplus_enterprise.cli import alerts, ble, devices, init, serve, token, upgrade
+from mamplus_enterprise.cli import alerts, ble, devices, init, policy, serve, token, upgrade
 from mamplus_enterprise.cli.shared import Where
 
 app = typer.Typer(
@@ -38,4 +38,5 @@ app.command("upgrade")(upgrade.upgrade)
 app.command("devices")(devices.devices)
 app.add_typer(ble.commands, name="ble")
 app.add_typer(alerts.commands, name="alerts")
+app.add_typer(policy.commands, name="policy")
 app.add_typer(token.commands, name="token")

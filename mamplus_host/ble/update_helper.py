@@ -24,6 +24,7 @@ from mamplus_host.ble.carrier import Missing, Network, Source, open_local
 from mamplus_host.ble.store import BleStore, Installed
 from mamplus_host.ble.trust import Offered, Trust
 from mamplus_host.ble.update import TOTAL_S, FetchResult
+from mamplus_host.clock import DeviceClock
 from mamplus_host.enterprise import Enterprise, load_enterprise
 from mamplus_host.errors import EnrollRefused, MamplusError, NotPossible, UplinkFailed
 from mamplus_host.files import no_room
@@ -43,15 +44,16 @@ def update_here(
     enterprise = load_enterprise(state)
     if enterprise is None:
         raise EnrollRefused("this device is not enrolled; run: mamplus enroll URL --token TOKEN")
-    store = BleStore(state)
+    store, clock = BleStore(state), DeviceClock(state)
     with _lock(store.folder, lock_wait_s), _work(store.folder) as work:
         installed = store.installed()
         before = installed if installed and installed.enterprise_id in ("", enterprise.enterprise_id) else None
         trust = Trust(state, device_id=enterprise.device_id)
         with _source(enterprise, source, work, total_s) as opened:
-            offered = trust.verify(opened, work, before, now_s=time.time())
+            offered = trust.verify(opened, work, before, now_s=clock.accept_s())
         path = store.place(offered.path, offered.number) if offered.path else store.path(offered.number)
         trust.remember()
+        clock.confirm(offered.created_s)  # the enterprise's time: the device's clock cannot be before it
         if offered.path:
             store.install(_record(offered, source or "network", enterprise))
     took_s = round(time.monotonic() - began, 3)

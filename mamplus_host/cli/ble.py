@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`mamplus ble ...`: with and without a running agent; an agent that runs is told to swap."""
 
-import time
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from mamplus_host.ble import update
 from mamplus_host.ble.format import Generation
 from mamplus_host.ble.store import BleStore
 from mamplus_host.cli.state import CLI, ERR, OUT, print_json, safe
+from mamplus_host.clock import DeviceClock
 from mamplus_host.control import client
 from mamplus_host.errors import AgentUnreachable, MamplusError
 from mamplus_host.jsonlines import to_builtins
@@ -45,7 +45,7 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="One JSON object a
     """Show the installed generation and its entries."""
     with _current() as ble:
         if not as_json:
-            age_s = max(0.0, time.time() - ble.created_s)
+            age_s = max(0.0, DeviceClock(CLI.config.state).list_s() - ble.created_s)
             OUT.print(f"generation {ble.number}, {ble.count} entries, made {_when(ble.created_s)} ({_age(age_s)} ago)")
         table = Table(box=None, pad_edge=False)
         for column in ("id", "kind", "value", "verdict", "until", "reason", "source"):

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`mamplus check`: works with and without a running agent."""
 
-import time
 from typing import Annotated
 
 import typer
@@ -10,6 +9,7 @@ from mamplus_host.analyzer.verify import verify_text
 from mamplus_host.ble.entry import parse_kind
 from mamplus_host.ble.store import BleStore
 from mamplus_host.cli.state import CLI, print_json
+from mamplus_host.clock import DeviceClock
 from mamplus_host.jsonlines import to_builtins
 from mamplus_host.verdicts import Verdict
 
@@ -21,7 +21,7 @@ def run(
 ) -> None:
     """Say whether VALUE would be blocked, by which entry, in which generation (exit 0 no, 1 yes)."""
     ble = BleStore(CLI.config.state).current()
-    answer = verify_text(ble, parse_kind(kind), value, now_s=time.time())
+    answer = verify_text(ble, parse_kind(kind), value, now_s=DeviceClock(CLI.config.state).list_s())
     is_blocked = answer.verdict is Verdict.BLOCK
     if as_json:
         entry = to_builtins(answer.entry) if answer.entry else None

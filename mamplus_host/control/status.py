@@ -19,6 +19,7 @@ def describe(service: "Service") -> dict[str, Any]:
     return {
         "agent": _agent(service),
         "ble": _ble(service),
+        "clock": _clock(service),
         "hooks": service.kernel.hooks(),
         "responder": {"pid": service.responder.pid, "adopted": service.responder.adopted},
         "update": service.update_fault or "up to date as far as known",
@@ -59,7 +60,7 @@ def _ble(service: "Service") -> dict[str, Any]:
     ble = service.generations.ble
     if ble is None:
         return {"generation": 0, "entries": 0}
-    age_s = max(0, round(service.clock.wall_s() - ble.created_s))
+    age_s = max(0, round(service.clock.list_s() - ble.created_s))
     in_kernel = service.kernel.tables.generation()
     return {
         "generation": ble.number,
@@ -67,6 +68,16 @@ def _ble(service: "Service") -> dict[str, Any]:
         "entries": ble.count,
         "age_s": age_s,
         **service.generations.loaded,
+    }
+
+
+def _clock(service: "Service") -> dict[str, Any]:
+    """How far the clock is ahead of what is believed of it, and behind the least that time can be."""
+    wall_s, clock = service.clock.wall_s(), service.clock
+    return {
+        "signed_at": round(clock.signed_s),
+        "ahead_s": round(clock.ahead_of_proof_s()),
+        "behind_s": max(0, round(clock.accept_s() - wall_s)),
     }
 
 
