@@ -5,17 +5,13 @@
  * In C because ten million entries must be looked at before they are believed, and the same
  * in Python took 10 us each. Every offset is checked before it is followed.
  */
-#include <endian.h>
-#include <string.h>
-
-#include "ble_file.h"
+#include "ble_read.h"
 
 #define MAGIC "MAMPBLE"
 #define VERSION 2
-#define KNOWN_FLAGS 0x1
+#define KNOWN_FLAGS (MAMPLUS_BLE_MAY_SHRINK | MAMPLUS_BLE_DELTA)
 #define NET_PREFIX 16
 #define NET_PROTOCOL 17
-#define TEXT_MAX 60000		/* MAX_VALUE_BYTES of entry.py */
 #define REMARK_MAX 4096		/* MAX_TEXT_BYTES: reason, message, source, link */
 #define NAME_MAX_LEN 253
 #define LABEL_MAX 63
@@ -45,38 +41,6 @@ static const struct {
 };
 
 static const unsigned char mapped[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff };
-
-static uint16_t get16(const unsigned char *at)
-{
-	uint16_t value;
-
-	memcpy(&value, at, sizeof(value));
-	return le16toh(value);
-}
-
-static uint32_t get32(const unsigned char *at)
-{
-	uint32_t value;
-
-	memcpy(&value, at, sizeof(value));
-	return le32toh(value);
-}
-
-static uint64_t get64(const unsigned char *at)
-{
-	uint64_t value;
-
-	memcpy(&value, at, sizeof(value));
-	return le64toh(value);
-}
-
-static int fail(struct mamplus_ble_fault *fault, const char *what, uint32_t section, uint32_t index)
-{
-	fault->what = what;
-	fault->section = section;
-	fault->index = index;
-	return -1;
-}
 
 static int has_texts(uint16_t section)
 {
@@ -131,27 +95,33 @@ static int read_directory(const unsigned char *data, struct mamplus_ble_file *fi
 
 		read_view(data + at, view);
 		if (view->section <= last || view->section > MAMPLUS_BLE_SECTIONS)
-			return fail(fault, "order of the sections", view->section, 0);
+			return ble_fail(fault, "order of the sections", view->section, 0);
 		if (!view->count || view->key_size != shapes[view->section].key_size)
-			return fail(fault, "section", view->section, 0);
+			return ble_fail(fault, "section", view->section, 0);
 		if (shapes[view->section].form == FORM_TEXT && view->count > FEW_MAX)
-			return fail(fault, "number of entries of a kind that is searched one by one", view->section, 0);
+			return ble_fail(fault, "number of entries of a kind that is searched one by one", view->section, 0);
 		next = lay_out(view, next);
 		if (!next)
-			return fail(fault, "section offset", view->section, 0);
+			return ble_fail(fault, "section offset", view->section, 0);
 		last = view->section;
 		entries += view->count;
 	}
-	if (entries != file->entries || next != file->groups)
-		return fail(fault, "number of entries", 0, 0);
+	if (entries != file->entries || next != file->groups || (!(file->flags & MAMPLUS_BLE_DELTA) && file->total != entries))
+		return ble_fail(fault, "number of entries", 0, 0);
 	return 0;
+}
+
+/* Only a delta grows out of an earlier list. */
+static int is_based(const struct mamplus_ble_file *file)
+{
+	return file->flags & MAMPLUS_BLE_DELTA ? file->before && file->before < file->number : !file->before;
 }
 
 int mamplus_ble_open(const unsigned char *data, uint64_t size, struct mamplus_ble_file *file, struct mamplus_ble_fault *fault)
 {
 	memset(file, 0, sizeof(*file));
 	if (size < MAMPLUS_BLE_HEADER || memcmp(data, MAGIC, 8) || get32(data + 8) != VERSION)
-		return fail(fault, "header", 0, 0);
+		return ble_fail(fault, "header", 0, 0);
 	file->flags = get32(data + 12);
 	file->number = get64(data + 16);
 	file->created_s = get64(data + 24);
@@ -162,28 +132,21 @@ int mamplus_ble_open(const unsigned char *data, uint64_t size, struct mamplus_bl
 	file->audience = get32(data + 52);
 	file->strings = get64(data + 56);
 	file->strings_size = get64(data + 64);
+	file->before = get64(data + 72);
+	memcpy(file->root, data + 80, sizeof(file->root));
+	file->total = get32(data + 112);
 	/* The kernel keeps number and side in one word; a number of 0 there means "none". */
-	if ((file->flags & ~KNOWN_FLAGS) || !file->number || file->number >> 63)
-		return fail(fault, "header", 0, 0);
+	if ((file->flags & ~(uint32_t)KNOWN_FLAGS) || !file->number || file->number >> 63 || !is_based(file))
+		return ble_fail(fault, "header", 0, 0);
 	if (file->sections > MAMPLUS_BLE_SECTIONS ||
 	    MAMPLUS_BLE_HEADER + file->sections * MAMPLUS_BLE_DIRECTORY > size)
-		return fail(fault, "number of sections", 0, 0);
+		return ble_fail(fault, "number of sections", 0, 0);
 	if (read_directory(data, file, fault))
 		return -1;
 	if (file->strings != file->groups + (uint64_t)file->group_count * MAMPLUS_BLE_GROUP_SIZE || file->strings > size ||
 	    file->strings_size != size - file->strings || file->strings_size < 2 || file->strings_size >> 32)
-		return fail(fault, "length", 0, 0);
+		return ble_fail(fault, "length", 0, 0);
 	return 0;
-}
-
-/* The text at a string offset, or NULL when it does not lie within the strings. */
-static const unsigned char *text_at(const unsigned char *data, const struct mamplus_ble_file *file, uint32_t offset, uint32_t *length)
-{
-	if ((uint64_t)offset + 2 > file->strings_size)
-		return NULL;
-	data += file->strings + offset;
-	*length = get16(data);
-	return *length <= TEXT_MAX && (uint64_t)offset + 2 + *length <= file->strings_size ? data + 2 : NULL;
 }
 
 /* RFC 3629: how many bytes the character at `at` has, 0 when it is none. */
@@ -214,6 +177,14 @@ static int is_utf8(const unsigned char *text, uint32_t length)
 	return 1;
 }
 
+/* The one group of what a delta takes off the list: verdict 0, and nothing else to say. */
+static int is_withdrawal(const struct mamplus_ble_file *file, const unsigned char *group)
+{
+	static const unsigned char withdrawn[MAMPLUS_BLE_GROUP_SIZE] = { 0, 1 };
+
+	return (file->flags & MAMPLUS_BLE_DELTA) && !memcmp(group, withdrawn, sizeof(withdrawn));
+}
+
 static int check_groups(const unsigned char *data, const struct mamplus_ble_file *file, struct mamplus_ble_fault *fault)
 {
 	uint32_t length;
@@ -221,13 +192,15 @@ static int check_groups(const unsigned char *data, const struct mamplus_ble_file
 	for (uint32_t i = 0; i < file->group_count; i++) {
 		const unsigned char *group = data + file->groups + (uint64_t)i * MAMPLUS_BLE_GROUP_SIZE;
 
+		if (is_withdrawal(file, group))
+			continue;
 		if (group[0] < 1 || group[0] > 3 || group[1] < 1 || group[1] > 5 || group[2] > 100)
-			return fail(fault, "verdict, severity or confidence", 0, i);
+			return ble_fail(fault, "verdict, severity or confidence", 0, i);
 		for (uint32_t at = 4; at < 20; at += 4) {
-			const unsigned char *text = text_at(data, file, get32(group + at), &length);
+			const unsigned char *text = ble_text(data, file, get32(group + at), &length);
 
 			if (!text || length > REMARK_MAX || !is_utf8(text, length))
-				return fail(fault, "text of a group", 0, i);
+				return ble_fail(fault, "text of a group", 0, i);
 		}
 	}
 	return 0;
@@ -323,41 +296,40 @@ static int fits_form(uint16_t form, const unsigned char *key)
 /* Keys rise; two texts may share a hash, then the texts rise. */
 static int rises(const unsigned char *data, const struct mamplus_ble_file *file, const struct mamplus_ble_view *view, uint32_t index)
 {
-	const unsigned char *key = data + view->keys + (uint64_t)index * view->key_size, *one, *two;
+	const unsigned char *key = ble_key(data, view, index), *one, *two;
 	int order = index ? memcmp(key - view->key_size, key, view->key_size) : -1;
 	uint32_t one_length, two_length;
 
 	if (order || !view->texts)
 		return order < 0;
-	one = text_at(data, file, get32(data + view->texts + (uint64_t)(index - 1) * 4), &one_length);
-	two = text_at(data, file, get32(data + view->texts + (uint64_t)index * 4), &two_length);
-	if (!one || !two)
-		return 0;
-	order = memcmp(one, two, one_length < two_length ? one_length : two_length);
-	return order < 0 || (!order && one_length < two_length);
+	one = ble_text(data, file, get32(data + view->texts + (uint64_t)(index - 1) * 4), &one_length);
+	two = ble_text(data, file, get32(data + view->texts + (uint64_t)index * 4), &two_length);
+	return one && two && ble_compare_texts(one, one_length, two, two_length) < 0;
+}
+
+/* What is withdrawn has no number and no end; all else has a number. */
+static int is_numbered(const struct ble_entry *entry)
+{
+	if (!entry->group[0])
+		return !entry->id && !entry->end;
+	return entry->id && !(entry->id >> 63);
 }
 
 static int check_section(const unsigned char *data, const struct mamplus_ble_file *file, const struct mamplus_ble_view *view, struct mamplus_ble_fault *fault)
 {
 	uint16_t form = shapes[view->section].form;
-	uint32_t length = 0;
 
 	for (uint32_t i = 0; i < view->count; i++) {
-		const unsigned char *key = data + view->keys + (uint64_t)i * view->key_size;
-		uint64_t id = get64(data + view->ids + (uint64_t)i * 8);
+		struct ble_entry entry;
 
 		if (!rises(data, file, view, i))
-			return fail(fault, "order", view->section, i);
-		if (!fits_form(form, key))
-			return fail(fault, "key", view->section, i);
-		if (get32(data + view->groups + (uint64_t)i * 4) >= file->group_count || !id || id >> 63)
-			return fail(fault, "entry", view->section, i);
-		if (view->texts) {
-			const unsigned char *text = text_at(data, file, get32(data + view->texts + (uint64_t)i * 4), &length);
-
-			if (!text || !fits_text(form, key, text, length))
-				return fail(fault, "text", view->section, i);
-		}
+			return ble_fail(fault, "order", view->section, i);
+		if (ble_entry_at(data, file, view, i, &entry) || !is_numbered(&entry))
+			return ble_fail(fault, "entry", view->section, i);
+		if (!fits_form(form, entry.key))
+			return ble_fail(fault, "key", view->section, i);
+		if (view->texts && !fits_text(form, entry.key, entry.text, entry.text_length))
+			return ble_fail(fault, "text", view->section, i);
 	}
 	return 0;
 }
@@ -370,9 +342,9 @@ int mamplus_ble_check(const unsigned char *data, uint64_t size, struct mamplus_b
 
 	if (mamplus_ble_open(data, size, &file, fault) || check_groups(data, &file, fault))
 		return -1;
-	text = text_at(data, &file, file.audience, &length);
+	text = ble_text(data, &file, file.audience, &length);
 	if (!text || !is_utf8(text, length))
-		return fail(fault, "audience", 0, 0);
+		return ble_fail(fault, "audience", 0, 0);
 	for (uint32_t i = 0; i < file.sections; i++)
 		if (check_section(data, &file, &file.view[i], fault))
 			return -1;

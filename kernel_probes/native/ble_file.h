@@ -30,6 +30,11 @@ enum mamplus_ble_section {
 	MAMPLUS_BLE_SECTIONS = 13,
 };
 
+enum mamplus_ble_flag {
+	MAMPLUS_BLE_MAY_SHRINK = 1,	/* meant to be empty or much smaller than the one before */
+	MAMPLUS_BLE_DELTA = 2,		/* changes to another list, not a list */
+};
+
 /* Where a section's columns begin, in bytes from the start of the file. */
 struct mamplus_ble_view {
 	uint16_t section;
@@ -52,6 +57,9 @@ struct mamplus_ble_file {
 	uint64_t groups;	/* the group table */
 	uint64_t strings;
 	uint64_t strings_size;
+	uint64_t before;		/* of a delta: the number of the list that it changes; else 0 */
+	unsigned char root[32];	/* state root of the list, or of what a delta makes of it */
+	uint32_t total;		/* entries of that list */
 	uint32_t audience;	/* string offset */
 	struct mamplus_ble_view view[13];
 };

@@ -6,9 +6,10 @@ Pure: entries in, bytes out. The same entries make the same bytes, in whatever o
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
+from mamplus_host.ble import native
 from mamplus_host.ble.endpoint import endpoint
 from mamplus_host.ble.entry import (
     MAX_TEXT_BYTES,
@@ -17,6 +18,7 @@ from mamplus_host.ble.entry import (
     Kind,
 )
 from mamplus_host.ble.format import (
+    DELTA,
     DIRECTORY,
     GROUP,
     HEADER,
@@ -27,12 +29,15 @@ from mamplus_host.ble.format import (
     MAX_NUMBER,
     NET_KEY,
     NO_SHRINK_CHECK,
+    ROOT_AT,
     TEXT_KINDS,
     VERSION,
+    Generation,
     Section,
 )
 from mamplus_host.ble.hashes import domain_key, text_hash
 from mamplus_host.errors import BleInvalid
+from mamplus_host.verdicts import Severity, Verdict
 
 _OF_KIND = {kind: section for section, kind in TEXT_KINDS.items()}
 Buffer = bytes | bytearray | memoryview
@@ -128,12 +133,37 @@ def encode(
     entries: Iterable[Entry], *, generation: int, created_s: int, audience: str = "", may_shrink: bool = False
 ) -> bytes:
     """Return the file of a generation. `audience` is a device id, or empty for every device."""
+    flags = NO_SHRINK_CHECK if may_shrink else 0
+    data = bytearray(_encoded(entries, About(generation, created_s, flags), audience))
+    data[ROOT_AT : ROOT_AT + native.ROOT_SIZE] = native.state_root(bytes(data))
+    return bytes(data)
+
+
+def encode_delta(entries: Iterable[Entry], base: Generation, *, generation: int, created_s: int, audience: str = "",
+                 may_shrink: bool = False) -> bytes:  # fmt: skip
+    """Return the file of changes to the list `base`: `entries` are what it adds, replaces or withdraws (`withdrawal`).
+
+    Its state root is that of what they make of `base`; BleInvalid when that list is damaged.
+    """
+    flags = DELTA | (NO_SHRINK_CHECK if may_shrink else 0)
+    data = bytearray(_encoded(entries, About(generation, created_s, flags, base.number), audience))
+    root, total = native.after([base.buffer], base.root, base.total, bytes(data))
+    data[ROOT_AT : ROOT_AT + native.ROOT_SIZE + 4] = root + total.to_bytes(4, "little")
+    return bytes(data)
+
+
+def withdrawal(kind: Kind, value: str) -> Entry:
+    """Return the entry by which a delta takes a canonical value off the list."""
+    return Entry(
+        id=0, kind=kind, value=value, verdict=Verdict.NOTHING, severity=Severity.INFORMATIONAL, confidence=0
+    )  # fmt: skip
+
+
+def _encoded(entries: Iterable[Entry], about: "About", audience: str) -> bytes:
     strings = Strings()
-    audience_at = strings.shared(audience)
+    about = replace(about, audience=strings.shared(audience))
     groups = _Groups(strings)
     columns = [_columns(section, keyed, groups) for section, keyed in winners(entries).items()]
-    flags = NO_SHRINK_CHECK if may_shrink else 0
-    about = About(generation, created_s, flags, audience_at)
     return b"".join(assemble(about, columns, groups.table, strings.blob))
 
 
@@ -151,6 +181,8 @@ def _columns(section: Section, keyed: Sequence[Keyed], groups: _Groups) -> Colum
 
 
 def _number(entry: Entry) -> int:
+    if entry.verdict is Verdict.NOTHING and entry.id == 0:
+        return 0
     if not 1 <= entry.id <= MAX_NUMBER:
         raise BleInvalid(f"entry id {entry.id}, want 1 to {MAX_NUMBER}")
     return entry.id
@@ -169,7 +201,8 @@ class About:
     number: int
     created_s: int
     flags: int
-    audience: int  # string offset
+    from_number: int = 0  # of a delta: what it changes
+    audience: int = 0  # string offset
 
 
 def assemble(about: About, columns: Sequence[Columns], groups: Buffer, strings: Buffer) -> Iterator[Buffer]:
@@ -187,9 +220,9 @@ def assemble(about: About, columns: Sequence[Columns], groups: Buffer, strings: 
             at += len(padded)
         offsets += [0] * (5 - len(offsets))
         directory += DIRECTORY.pack(section.section, KEY_SIZE[section.section], section.count, *offsets)
-    group_count = len(groups) // GROUP.size
+    group_count, entries = len(groups) // GROUP.size, sum(section.count for section in columns)
     yield HEADER.pack(
-        MAGIC, VERSION, about.flags, about.number, about.created_s, sum(section.count for section in columns),
-        len(columns), at, group_count, about.audience, at + len(groups), len(strings),
+        MAGIC, VERSION, about.flags, about.number, about.created_s, entries, len(columns), at, group_count,
+        about.audience, at + len(groups), len(strings), about.from_number, bytes(native.ROOT_SIZE), entries,
     )  # fmt: skip
     yield from (directory, *body, groups, strings)

@@ -5,11 +5,13 @@ One file, little-endian, read through mmap: an entry becomes a Python object onl
 looked at. Columns, so that the kernel's tables are built from the few bytes an entry that
 they need. docs/bundle-format.md describes it byte by byte for other implementers.
 
-    header     128 bytes  magic "MAMPBLE\\0", version, generation, creation time, counts, offsets
+    header     128 bytes  magic "MAMPBLE\\0", version, generation, creation time, counts, offsets, state root
     directory   48 bytes  a section: number, key size, entry count, offsets of its columns
     columns               per section: keys (sorted), groups, ids, ends, and texts where a key is a hash
     groups      32 bytes  what many entries share: verdict, severity, confidence, four remarks
     strings               length (u16) + UTF-8; offset 0 is the empty string
+
+A delta is laid out alike: what it adds and replaces, and what it withdraws (verdict nothing).
 
 The reader trusts nothing: sizes and offsets are checked when a file is opened, everything
 else by `check`, both in C (kernel_probes/native/ble_file.c). Every fault raises BleInvalid.
@@ -24,6 +26,7 @@ from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
+from mamplus_host.ble import native
 from mamplus_host.ble._file import ffi, lib
 from mamplus_host.ble.endpoint import Endpoint, endpoint_value
 from mamplus_host.ble.entry import MAX_TEXT_BYTES, MAX_VALUE_BYTES, Entry, Kind
@@ -33,13 +36,15 @@ from mamplus_host.verdicts import Severity, Verdict
 MAGIC = b"MAMPBLE\0"
 VERSION = 2
 NO_SHRINK_CHECK = 0x1  # header flag: the author meant this generation to be empty or much smaller
+DELTA = 0x2  # header flag: changes to the list of number `from`, not a list
 SAYABLE = frozenset({Verdict.ALLOW, Verdict.BLOCK, Verdict.SUSPECT})  # guard stands above the list, never in it
 MAX_NUMBER = (1 << 63) - 1  # of a generation and of an entry
 MAX_END = (1 << 32) - 1  # valid_until, seconds since the epoch: in 2106
 
 # magic, version, flags, generation, created_s, entries, sections, groups offset, groups,
-# audience (string offset), strings offset, strings size, reserved
-HEADER = struct.Struct("<8sIIQQIIQIIQQ56x")
+# audience (string offset), strings offset, strings size; from, state root, total; reserved
+HEADER = struct.Struct("<8sIIQQIIQIIQQQ32sI12x")
+ROOT_AT = 80
 DIRECTORY = struct.Struct("<HHIQQQQQ")  # section, key size, entries; offsets of five columns
 GROUP = struct.Struct("<BBBxIIII12x")  # verdict, severity, confidence; source, reason, message, link
 LENGTH = struct.Struct("<H")
@@ -98,13 +103,14 @@ class Generation:
     def __init__(self, data: "bytes | mmap.mmap") -> None:
         self._data = data
         _require_version(data)
-        opened, fault = ffi.new("struct mamplus_ble_file *"), ffi.new("struct mamplus_ble_fault *")
+        opened = ffi.new("struct mamplus_ble_file *")
         with ffi.from_buffer(data) as bytes_:
-            if lib.mamplus_ble_open(bytes_, len(data), opened, fault):
-                raise _damaged(fault)
+            native.call(lib.mamplus_ble_open, bytes_, len(data), opened)
         self.flags, self.number, self.created_s = int(opened.flags), int(opened.number), int(opened.created_s)
         self.count, self.group_count, self.groups_offset = opened.entries, int(opened.group_count), int(opened.groups)
         self._strings, self._strings_size = int(opened.strings), int(opened.strings_size)
+        self.from_number, self.total = int(opened.before), int(opened.total)
+        self.root = bytes(opened.root)
         self.sections = {view.section: view for view in _views(opened)}
         self.audience = self._string(opened.audience, MAX_TEXT_BYTES)
 
@@ -135,16 +141,21 @@ class Generation:
     def may_shrink(self) -> bool:
         return bool(self.flags & NO_SHRINK_CHECK)
 
+    @property
+    def is_delta(self) -> bool:
+        """Whether this holds changes to the generation `from_number`, and is no list."""
+        return bool(self.flags & DELTA)
+
     def check(self) -> None:
-        """Read everything once: order and form of the keys, groups, numbers, texts. Linear; BleInvalid.
+        """Read everything once: order and form of the keys, groups, numbers, texts, the state root. BleInvalid.
 
         Past it, what the kernel's tables are built from and what people are shown say the
-        same, each value once and in its canonical spelling.
+        same, each value once and in its canonical spelling. Of a delta the root is that of what it
+        makes of another list: `native.after` tells.
         """
-        fault = ffi.new("struct mamplus_ble_fault *")
-        with ffi.from_buffer(self._data) as data:
-            if lib.mamplus_ble_check(data, len(self._data), fault):
-                raise _damaged(fault)
+        native.check(self._data)
+        if not self.is_delta and native.state_root(self._data) != self.root:
+            raise BleInvalid("the list is damaged: its entries do not make the state root that it names")
 
     def slots(self, section: Section) -> range:
         """Return the slots of `section`, none when the list has no such section."""
@@ -263,9 +274,3 @@ def _require_version(data: "bytes | mmap.mmap") -> None:
         raise BleInvalid(f"the list begins with {magic!r}, want {MAGIC!r}: this is no BLE")
     if version != VERSION:
         raise BleInvalid(f"the list has format version {version}, this agent reads {VERSION}: update the agent")
-
-
-def _damaged(fault: "ffi.CData") -> BleInvalid:
-    what = ffi.string(fault.what).decode()
-    where = f" in entry {fault.index} of {Section(fault.section).name.lower()}" if fault.section in KEY_SIZE else ""
-    return BleInvalid(f"the list is damaged: its {what} does not fit{where}")

@@ -15,6 +15,11 @@ class Layer(IntEnum):
     FEEDS = 3  # imported, always with an end
 
     @property
+    def word(self) -> str:
+        """The layer in file names and for people: enterprise, emergency, feeds."""
+        return self.name.lower()
+
+    @property
     def role(self) -> str:
         """Name of the TUF role that signs for it."""
-        return f"ble-{self.name.lower()}"
+        return f"ble-{self.word}"

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C that reads, sums and merges lists (kernel_probes/native/ble_*.c), called from Python.
+
+Files are handed over as what they are in memory, bytes or a mapping; C keeps none of them.
+Every fault raises BleInvalid and says what does not fit, and where.
+"""
+
+import mmap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from mamplus_host.ble._file import ffi, lib
+from mamplus_host.errors import BleInvalid
+
+Buffer = bytes | mmap.mmap
+ROOT_SIZE = 32
+_SECTIONS = {
+    number: name.removeprefix("MAMPLUS_BLE_").lower()
+    for number, name in ffi.typeof("enum mamplus_ble_section").elements.items()
+}
+
+
+def call(function: Callable[..., int], *arguments: object) -> int:
+    """Call a C function whose last argument is a fault; return its result, BleInvalid when it is negative."""
+    fault = ffi.new("struct mamplus_ble_fault *")
+    result = int(function(*arguments, fault))
+    if result < 0:
+        where = f" in entry {fault.index} of {_SECTIONS[fault.section]}" if fault.section in _SECTIONS else ""
+        raise BleInvalid(f"the list is damaged: its {ffi.string(fault.what).decode()} does not fit{where}")
+    return result
+
+
+@contextmanager
+def pieces(files: Sequence[Buffer]) -> Iterator["ffi.CData"]:
+    """Yield `files` as an array of struct mamplus_ble_piece, good until the end of the block."""
+    array = ffi.new("struct mamplus_ble_piece[]", len(files) + 1)
+    with ExitStack() as held:
+        for place, data in zip(array, files, strict=False):
+            place.data = held.enter_context(ffi.from_buffer(data))
+            place.size, place.is_mapped = len(data), isinstance(data, mmap.mmap)
+        yield array
+
+
+def check(data: Buffer) -> None:
+    """Read everything once: order and form of keys, groups, numbers, texts."""
+    with pieces([data]) as array:
+        call(lib.mamplus_ble_check, array[0].data, len(data))
+
+
+def state_root(data: Buffer) -> bytes:
+    """Return the state root that the entries of a checked list make."""
+    root = ffi.new("unsigned char[]", ROOT_SIZE)
+    with pieces([data]) as array:
+        call(lib.mamplus_ble_root, array, root)
+    return bytes(root)
+
+
+def after(parts: Sequence[Buffer], root: bytes, total: int, delta: Buffer) -> tuple[bytes, int]:
+    """Return (state root, number of entries) after `delta` of the layer made of `parts`, the base first.
+
+    `root` and `total` are those before. All files were checked.
+    """
+    state, entries = ffi.new("unsigned char[]", list(root)), ffi.new("int64_t *", total)
+    with pieces([*parts, delta]) as array:
+        call(lib.mamplus_ble_after, array, len(parts), array + len(parts), state, entries)
+    return bytes(state), int(entries[0])
