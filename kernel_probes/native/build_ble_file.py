@@ -6,8 +6,8 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path("kernel_probes/native")  # setup.py runs in the project's root
-HEADERS = ("ble_file.h", "ble_root.h")
-SOURCES = ("ble_file.c", "ble_find.c", "ble_root.c")
+HEADERS = ("ble_file.h", "ble_root.h", "ble_stack.h")
+SOURCES = ("ble_file.c", "ble_find.c", "ble_root.c", "ble_stack.c")
 
 
 def declarations(header: str) -> str:

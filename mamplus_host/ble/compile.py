@@ -43,7 +43,7 @@ def compile_next(
         made = Generation(data)
         return Compiled(full_path, None, made.count, made.count, made.root)
     with Generation.open(before) as base:
-        delta = encode_delta(changes, base, generation=number, created_s=created_s, audience=audience,
+        delta = encode_delta(changes, [base], generation=number, created_s=created_s, audience=audience,
                              may_shrink=may_shrink)  # fmt: skip
         places = {place_of(entry.kind, entry.value): entry for entry in base.entries()}
         places |= {place_of(entry.kind, entry.value): entry for entry in changes}

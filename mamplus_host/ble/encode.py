@@ -139,15 +139,19 @@ def encode(
     return bytes(data)
 
 
-def encode_delta(entries: Iterable[Entry], base: Generation, *, generation: int, created_s: int, audience: str = "",
-                 may_shrink: bool = False) -> bytes:  # fmt: skip
-    """Return the file of changes to the list `base`: `entries` are what it adds, replaces or withdraws (`withdrawal`).
+def encode_delta(
+    entries: Iterable[Entry], before: Sequence[Generation], *, generation: int, created_s: int, audience: str = "",
+    may_shrink: bool = False,
+) -> bytes:  # fmt: skip
+    """Return the file of changes to a layer: `entries` are what they add, replace or withdraw (`withdrawal`).
 
-    Its state root is that of what they make of `base`; BleInvalid when that list is damaged.
+    `before` are its parts so far, the base first; the state root is that of what the changes
+    make of them. BleInvalid when they are damaged.
     """
+    newest = before[-1]
     flags = DELTA | (NO_SHRINK_CHECK if may_shrink else 0)
-    data = bytearray(_encoded(entries, About(generation, created_s, flags, base.number), audience))
-    root, total = native.after([base.buffer], base.root, base.total, bytes(data))
+    data = bytearray(_encoded(entries, About(generation, created_s, flags, newest.number), audience))
+    root, total = native.after([part.buffer for part in before], newest.root, newest.total, bytes(data))
     data[ROOT_AT : ROOT_AT + native.ROOT_SIZE + 4] = root + total.to_bytes(4, "little")
     return bytes(data)
 

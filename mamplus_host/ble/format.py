@@ -210,8 +210,17 @@ class Generation:
         view, index = self._place(slot)
         return self._group(view, index)[0], _U32.unpack_from(self._data, view.ends + index * 4)[0]
 
+    def is_withdrawn(self, slot: int) -> bool:
+        """Whether a delta takes the value in `slot` off the list."""
+        return self.is_delta and self.verdict_and_end(slot)[0] == Verdict.NOTHING
+
+    def place(self, slot: int) -> tuple[Section, bytes]:
+        """Return section and key of the entry in `slot`."""
+        view, index = self._place(slot)
+        return view.section, self.key(view.section, index)
+
     def entries(self) -> Iterator[Entry]:
-        """Yield every entry, in slot order."""
+        """Yield every entry, in slot order; of a delta those that it withdraws, too, with verdict nothing."""
         return (self.entry(slot) for slot in range(self.count))
 
     def _place(self, slot: int) -> tuple[View, int]:

@@ -64,3 +64,26 @@ def after(parts: Sequence[Buffer], root: bytes, total: int, delta: Buffer) -> tu
     with pieces([*parts, delta]) as array:
         call(lib.mamplus_ble_after, array, len(parts), array + len(parts), state, entries)
     return bytes(state), int(entries[0])
+
+
+def verdicts(
+    parts: Sequence[tuple[int, Buffer]], asked: Buffer, section: int, count: int, now_s: int
+) -> tuple[bytes, bytes]:
+    """Return what `parts` say together of the `count` keys that `asked` has in `section`, in their order.
+
+    `parts` are (layer, file), layer by layer, the base of each first, then its deltas by age. The answer
+    is one byte a key, the verdict (0: nothing), and four, little-endian, when it ends (0: never).
+    """
+    said, ends = ffi.new("unsigned char[]", count), ffi.new("uint32_t[]", count)
+    layers = ffi.new("uint32_t[]", [layer for layer, _data in parts])
+    with pieces([*(data for _layer, data in parts), asked]) as array:
+        stack = ffi.new("struct mamplus_ble_stack *", (array, layers, len(parts), now_s))
+        call(lib.mamplus_ble_verdicts, stack, array + len(parts), section, said, ends)
+    return bytes(ffi.buffer(said)), bytes(ffi.buffer(ends))
+
+
+def find_id(data: Buffer, entry_id: int) -> int | None:
+    """Return the slot of the entry with this id, None when there is none."""
+    with pieces([data]) as array:
+        slot = int(lib.mamplus_ble_find_id(array, entry_id))
+    return slot if slot >= 0 else None

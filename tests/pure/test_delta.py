@@ -45,7 +45,7 @@ def test_a_delta_leads_from_the_root_of_one_list_to_that_of_the_other(old: list[
     wanted = Generation(encode(new, generation=2, created_s=0))
     kept = {(entry.kind, entry.value) for entry in wanted.entries()}
     gone = [withdrawal(e.kind, e.value) for e in base.entries() if (e.kind, e.value) not in kept]
-    delta = Generation(encode_delta([*wanted.entries(), *gone], base, generation=2, created_s=0))
+    delta = Generation(encode_delta([*wanted.entries(), *gone], [base], generation=2, created_s=0))
     delta.check()
 
     assert (delta.is_delta, delta.from_number, delta.number) == (True, 1, 2)
