@@ -6,8 +6,8 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path("kernel_probes/native")  # setup.py runs in the project's root
-HEADERS = ("ble_file.h", "ble_root.h", "ble_stack.h")
-SOURCES = ("ble_file.c", "ble_find.c", "ble_root.c", "ble_stack.c")
+HEADERS = ("ble_file.h", "ble_root.h", "ble_stack.h", "ble_merge.h")
+SOURCES = sorted(HERE.glob("ble_*.c"))
 
 
 def declarations(header: str) -> str:
@@ -20,7 +20,7 @@ ffibuilder.cdef("".join(map(declarations, HEADERS)))
 ffibuilder.set_source(
     "mamplus_host.ble._file",
     "".join(f'#include "{header}"\n' for header in HEADERS),
-    sources=[str(HERE / source) for source in SOURCES],
+    sources=[str(source) for source in SOURCES],
     include_dirs=[str(HERE)],
     libraries=["crypto"],
     # SHA256_Update() and its like are "deprecated", but EVP costs five times as much for 60 bytes.

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The next list of a layer out of the one before: changes in, a delta and the whole list out.
 
-Used by the enterprise when it publishes; the work grows with the changes, not with the list.
+Used by the enterprise when it publishes: Python looks at the changes only, C copies the list. A
+device merges a long chain of deltas with the same C.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mamplus_host.ble.encode import encode, encode_delta, place_of, withdrawal
+from mamplus_host.ble import native
+from mamplus_host.ble.encode import encode, encode_delta, withdrawal
 from mamplus_host.ble.entry import Entry, Kind
 from mamplus_host.ble.format import Generation
-from mamplus_host.files import write_whole
+from mamplus_host.files import no_room, put_in_place, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +46,27 @@ def compile_next(
         made = Generation(data)
         return Compiled(full_path, None, made.count, made.count, made.root)
     with Generation.open(before) as base:
-        delta = encode_delta(changes, [base], generation=number, created_s=created_s, audience=audience,
+        wordy = encode_delta(changes, [base], generation=number, created_s=created_s, audience=audience,
                              may_shrink=may_shrink)  # fmt: skip
-        places = {place_of(entry.kind, entry.value): entry for entry in base.entries()}
-        places |= {place_of(entry.kind, entry.value): entry for entry in changes}
-        data = encode([entry for entry in places.values() if entry.id], generation=number, created_s=created_s,
-                      audience=audience, may_shrink=may_shrink)  # fmt: skip
-    write_whole(full_path, data, mode=0o644)
-    made = Generation(data)
-    return Compiled(full_path, delta, made.count, Generation(delta).count, made.root)
+        delta = native.trimmed(base.buffer, wordy)
+        merge([base, Generation(delta)], full_path)
+    with Generation.open(full_path) as made:
+        made.check()  # a list that was damaged here must not be signed
+        return Compiled(full_path, delta, made.count, Generation(delta).count, made.root)
+
+
+def merge(parts: Sequence[Generation], path: Path) -> None:
+    """Write the whole list that `parts` make, the base first, then deltas by age, to `path`, for good.
+
+    BleInvalid when they are damaged, NotPossible when there is no room.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with beside.open("xb") as file:
+            native.merge([part.buffer for part in parts], file.fileno())
+            os.fsync(file.fileno())
+        put_in_place(beside, path)
+    except OSError as error:
+        raise no_room(error, path) from None
+    finally:
+        beside.unlink(missing_ok=True)

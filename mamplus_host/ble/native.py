@@ -6,6 +6,7 @@ Every fault raises BleInvalid and says what does not fit, and where.
 """
 
 import mmap
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -14,6 +15,7 @@ from mamplus_host.errors import BleInvalid
 
 Buffer = bytes | mmap.mmap
 ROOT_SIZE = 32
+_UNWRITTEN = -2  # NO_ROOM of ble_write.c
 _SECTIONS = {
     number: name.removeprefix("MAMPLUS_BLE_").lower()
     for number, name in ffi.typeof("enum mamplus_ble_section").elements.items()
@@ -21,11 +23,16 @@ _SECTIONS = {
 
 
 def call(function: Callable[..., int], *arguments: object) -> int:
-    """Call a C function whose last argument is a fault; return its result, BleInvalid when it is negative."""
+    """Call a C function whose last argument is a fault; return its result, BleInvalid when it is negative.
+
+    OSError when it could not write a file.
+    """
     fault = ffi.new("struct mamplus_ble_fault *")
     result = int(function(*arguments, fault))
     if result < 0:
         where = f" in entry {fault.index} of {_SECTIONS[fault.section]}" if fault.section in _SECTIONS else ""
+        if result == _UNWRITTEN:
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
         raise BleInvalid(f"the list is damaged: its {ffi.string(fault.what).decode()} does not fit{where}")
     return result
 
@@ -87,3 +94,27 @@ def find_id(data: Buffer, entry_id: int) -> int | None:
     with pieces([data]) as array:
         slot = int(lib.mamplus_ble_find_id(array, entry_id))
     return slot if slot >= 0 else None
+
+
+def merge(parts: Sequence[Buffer], descriptor: int) -> None:
+    """Write the whole list that `parts` make, the base first, then deltas by age, to an empty open file."""
+    with pieces(parts) as array:
+        call(lib.mamplus_ble_merge, array, len(parts), descriptor)
+
+
+def diff(before: Buffer, after_: Buffer) -> bytes:
+    """Return the delta that leads from one whole list to another."""
+    return _in_memory(lib.mamplus_ble_diff, before, after_)
+
+
+def trimmed(base: Buffer, delta: Buffer) -> bytes:
+    """Return `delta` without what changes nothing in the whole list `base`."""
+    return _in_memory(lib.mamplus_ble_trim, base, delta)
+
+
+def _in_memory(function: Callable[..., int], one: Buffer, two: Buffer) -> bytes:
+    descriptor = os.memfd_create("delta", os.MFD_CLOEXEC)
+    with os.fdopen(descriptor, "r+b") as file, pieces([one, two]) as array:
+        call(function, array, descriptor)
+        file.seek(0)
+        return file.read()
