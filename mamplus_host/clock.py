@@ -89,7 +89,7 @@ class DeviceClock(SystemClock):
 
     def __init__(self, state: Path, *, boot_id: Callable[[], str] | None = None) -> None:
         self._path = state / "clock.json"
-        self._boot_id = (boot_id or _boot_id)()
+        self.boot_id = (boot_id or _boot_id)()
         self.ahead_s = 7 * 86_400.0  # Policy.clock_ahead_s, once that is read
         self._floor = _read(self._path)
         self._kept_ns = self.boot_ns()
@@ -115,7 +115,7 @@ class DeviceClock(SystemClock):
 
     def reload(self) -> None:
         """Take in what another process has raised."""
-        self._floor = _later(self._floor, _read(self._path), self.boot_ns(), self._boot_id)
+        self._floor = _later(self._floor, _read(self._path), self.boot_ns(), self.boot_id)
 
     def confirm(self, signed_s: float) -> None:
         """Raise the floor to a time that the enterprise has signed, for good; what is not later changes nothing."""
@@ -133,12 +133,12 @@ class DeviceClock(SystemClock):
             self._keep(0.0)
 
     def _least_s(self) -> float:
-        return least_s(self._floor, self.boot_ns(), self._boot_id)
+        return least_s(self._floor, self.boot_ns(), self.boot_id)
 
     def _keep(self, signed_s: float) -> None:
         with _locked(self._path):
             self.reload()
-            self._floor = raised(self._floor, signed_s, self.boot_ns(), self._boot_id)
+            self._floor = raised(self._floor, signed_s, self.boot_ns(), self.boot_id)
             self._kept_ns = self._floor.boot_ns
             write_whole(self._path, msgspec.json.encode(self._floor))
 

@@ -3,62 +3,143 @@
 
 Journey: store -> [generations] -> kernel tables, analyzer.
 
-Everything here runs in the service's loop. The old generation is in force until the new one's
-tables are asked; a list that cannot be loaded changes nothing.
+Everything here runs in the service's loop. A generation that was installed passes the shadow load
+(`ble/shadow.py`) before it is swapped in, and the dead-man timer after it (`ble/standing.py`). The old one is in
+force until the new one's tables are asked; a list that cannot be loaded changes nothing.
 """
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Protocol
 
-from mamplus_host.ble import guard
+import msgspec
+
+from mamplus_host import age, policy
+from mamplus_host.aging import Aging
+from mamplus_host.analyzer.verify import verify
+from mamplus_host.ble import guard, standing
+from mamplus_host.ble.entry import Kind
 from mamplus_host.ble.format import Generation
+from mamplus_host.ble.shadow import Shadow, Use, shadow
+from mamplus_host.ble.standing import Held, Standing, Watch
 from mamplus_host.ble.store import BleStore
-from mamplus_host.clock import ListClock
+from mamplus_host.clock import DeviceClock
 from mamplus_host.config import Config
-from mamplus_host.enterprise import load_enterprise
+from mamplus_host.enterprise import Enterprise, load_enterprise
 from mamplus_host.kernel.tables import Tables
+from mamplus_host.ledger import Ledger
+from mamplus_host.policy import Policy
+from mamplus_host.recent import Recent
+from mamplus_host.verdicts import Severity, Verdict
 
 LOG = logging.getLogger("mamplus")
 CLOCK_STEP_S = 60.0  # a clock set back by more than this may have ended entries too early
+SAMPLE_EVERY_S = 300.0  # looks at what the scope's tasks use
+SPENT_EVERY_S = 30.0  # writes of a running dead-man timer
+GRACE_S = 30.0  # for the uplink to try again, after a suspend or a start, before the timer may act
+_GAP_S = 30.0  # between two ticks: the device slept
+_NS = 1_000_000_000
+
+
+class Reach(Protocol):
+    """What is asked of the uplink."""
+
+    def is_reachable(self) -> bool:
+        """Whether the enterprise answered when it was asked last."""
+
+    def reached_ns(self) -> int:
+        """Return when the newest connection that brought an answer was made, CLOCK_BOOTTIME; 0: none did."""
+
+
+class Surroundings(Protocol):
+    """What this device uses, and cannot do without."""
+
+    def in_use(self) -> Iterable[Use]:
+        """Yield what is in use at this moment."""
+
+    def lifelines(self, enterprise: Enterprise | None, chosen: Policy) -> Iterable[Use]:
+        """Yield what no list may newly block unasked."""
 
 
 class Generations:
     """The generation in force, and the way of the next one."""
 
     def __init__(
-        self, config: Config, *, clock: ListClock, tables: Tables, use: Callable[[Generation], object],
+        self, config: Config, *, clock: DeviceClock, tables: Tables, ledger: Ledger, recent: Recent,
+        around: Surroundings, use: Callable[[Generation], object], reach: Callable[[], Reach | None],
     ) -> None:  # fmt: skip
         """`use` gives a generation whose tables are loaded to the analyzer."""
-        self._config, self._clock, self._tables, self._use = config, clock, tables, use
+        self._config, self._clock, self._tables, self._ledger = config, clock, tables, ledger
+        self._recent, self._around, self._use, self._reach = recent, around, use, reach
         self._store = BleStore(config.state)
+        self.aging = Aging(config, clock=clock, tables=tables, ledger=ledger)
+        self.policy, self.policy_fault = policy.load(config.state)
         self.ble: Generation | None = None
         self.loaded: dict[str, Any] = {}  # what came of loading it, for `status`
         self._next_end_s = 0  # when the first enforced entry ends; 0: none ends
         self._loaded_at_s = 0.0  # by the time that entries end by
+        self._awake_ns = self._ticked_ns = self._spent_ns = clock.boot_ns()
+        self._sampled_ns = 0
 
     @property
     def number(self) -> int:
         """The generation in force; 0: none."""
         return self.ble.number if self.ble else 0
 
-    def reload(self) -> bool:
-        """Enforce the installed generation: tables first, then the analyzer, then what is held.
+    @property
+    def newest(self) -> int:
+        """The newest generation that is installed, in force or not; 0: none."""
+        return next((record.number for record in self._store.records()), 0)
 
-        False when it is in force already. KernelRefused or BleInvalid: the old one stays.
+    @property
+    def standing(self) -> Standing:
+        """What is held, what was rolled back, and whether a dead-man timer runs."""
+        return self._ledger.standing
+
+    @property
+    def known(self) -> int:
+        """The newest generation of this device's enterprise that it holds, in force or not."""
+        enterprise = load_enterprise(self._config.state)
+        if enterprise is None:
+            return 0
+        records = self._store.records()
+        return next((one.number for one in records[:1] if one.enterprise_id in ("", enterprise.enterprise_id)), 0)
+
+    # --- what the service asks -------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Enforce what was in force before this start, then look at what has been installed since."""
+        self.read_policy()
+        self._align()
+        self.reload()
+
+    def reload(self) -> bool:
+        """Take the newest installed generation, when nothing speaks against it; False: what is in force stays.
+
+        Tables first, then the analyzer, then what is held. KernelRefused or BleInvalid: the old one stays.
         """
+        self.read_policy()
+        newest = self.newest
+        if newest in (0, self.number) or self._is_kept_out(newest):
+            return False
         ble = self._store.current()
         if self._store.note:
             LOG.warning("%s", self._store.note)
-        if ble is None or (self.ble is not None and self.ble.number == ble.number):
+        if ble is None:
             return False
-        self._load(ble)
-        previous, self.ble = self.ble, ble
-        self._use(ble)
-        if previous is not None:
-            previous.close()
-        LOG.info("enforcing generation %d, %d entries", ble.number, ble.count)
+        if ble.number == self.number or self._is_kept_out(ble.number) or self._holds(ble):
+            ble.close()
+            return False
+        self._swap(ble)
         return True
+
+    def accept(self, number: int) -> bool:
+        """Let in a generation that is held or was rolled back; NotPossible when `number` is neither."""
+        standing.check_acceptable(self._ledger.standing, self.newest, number)
+        self._ledger.keep(standing.accept(self._ledger.standing, number))
+        self._ledger.note("accepted", generation=number)
+        return self.reload()
 
     def load_again(self) -> None:
         """Build the tables of the generation in force anew: what is guarded, or what has ended, has changed."""
@@ -66,16 +147,148 @@ class Generations:
             self._load(self.ble)
 
     def tick(self) -> None:
-        """Let go of entries that have reached their date; take those back that a wrong clock had ended."""
-        now_s = self._clock.list_s()
-        if (self._next_end_s and now_s >= self._next_end_s) or now_s < self._loaded_at_s - CLOCK_STEP_S:
-            self.load_again()
+        """Do what time asks for: dated entries, dead-man timer, age, samples, alerts that wait."""
+        now_ns = self._clock.boot_ns()
+        if now_ns - self._ticked_ns > _GAP_S * _NS:
+            self._awake_ns = now_ns
+        self._ticked_ns = now_ns
+        self._align()
+        self._look_at_dates()
+        self._look_at_watch(now_ns)
+        if self.number:
+            self.aging.look(self.number, self.policy.age)
+        if now_ns - self._sampled_ns >= SAMPLE_EVERY_S * _NS:
+            self._sample(now_ns)
+        self._ledger.hand_on()
 
-    def guard_enterprise(self) -> None:
-        """The way to the enterprise is never blocked, whatever the list says (principle 1)."""
+    def read_policy(self) -> None:
+        """Take the policy that is installed: guards, clock, effects of age."""
+        self.policy, self.policy_fault = policy.load(self._config.state)
+        self._clock.ahead_s = float(self.policy.clock_ahead_s)
         enterprise = load_enterprise(self._config.state)
         if enterprise is not None:
-            self._tables.set_guard(guard.guards(enterprise.addresses, enterprise.endpoint.port))
+            self._ledger.keep(standing.of_enterprise(self._ledger.standing, enterprise.enterprise_id))
+            self._guard(enterprise)
+
+    def wants_proof(self) -> bool:
+        """Whether it is time to ask the enterprise for a new proof of what its newest list is."""
+        return bool(self.number) and self._clock.age_s() > age.refresh_after_s(self.policy.age)
+
+    # --- shadow load -----------------------------------------------------------------------------
+
+    def try_out(self, ble: Generation) -> Shadow:
+        """Return what `ble` would newly block of what this device uses."""
+        self._sample(self._clock.boot_ns())
+        lifelines = self._around.lifelines(load_enterprise(self._config.state), self.policy)
+        return shadow(partial(self._ask, self.ble), partial(self._ask, ble), self._recent, lifelines)
+
+    def _ask(self, ble: Generation | None, kind: Kind, value: str) -> Verdict:
+        verdict = verify(ble, kind, value, now_s=self._clock.list_s()).verdict
+        return Verdict.BLOCK if verdict is Verdict.SUSPECT and self.aging.now.suspect_as_block else verdict
+
+    def _holds(self, ble: Generation) -> bool:
+        """Keep `ble` out when it would newly block too much of what is in use; say so once."""
+        is_free = self.ble is None or ble.number < self.number or self._config.agent.mode == "monitor"
+        if is_free or self._ledger.standing.is_let_in(ble.number, self.policy.forced_generation):
+            return False
+        tried, limit = self.try_out(ble), self.policy.shadow_limit
+        if not tried.is_too_much(limit):
+            return False
+        self._hold(ble.number, tried, f"it would newly block {tried.in_words()}; at most {limit}, and no lifeline")
+        return True
+
+    def _hold(self, number: int, tried: Shadow, why: str) -> None:
+        ledger = self._ledger
+        summary = f"generation {number} is held: {why}; generation {self.number} stays in force"
+        way_out = (
+            f"publish a newer generation, or force this one by the policy; on the device: mamplus ble accept {number}"
+        )
+        evidence = {"held": number, "would_block": msgspec.to_builtins(tried), "way_out": way_out}
+        telling = ledger.telling("shadow-load", Severity.HIGH, summary, self.number, evidence)
+        held = Held(number=number, at_s=int(self._clock.wall_s()), why=why, alert_id=telling.id)
+        ledger.keep(standing.hold(ledger.standing, held, telling))
+        ledger.note("held", generation=number, in_force=self.number, why=why)
+        ledger.hand_on()
+
+    def _is_kept_out(self, number: int) -> bool:
+        return self._ledger.standing.keeps_out(number, self.policy.forced_generation)
+
+    def _sample(self, now_ns: int) -> None:
+        self._sampled_ns = now_ns
+        self._recent.sample(self._around.in_use())
+
+    # --- swap, and back --------------------------------------------------------------------------
+
+    def _swap(self, ble: Generation) -> None:
+        ledger = self._ledger
+        ledger.keep(standing.before_swap(ledger.standing, self._watch_of(ble.number)))
+        try:
+            self._enforce(ble)
+        except BaseException:
+            ble.close()
+            ledger.keep(standing.not_swapped(ledger.standing, ble.number))
+            raise
+        ledger.keep(standing.after_swap(ledger.standing, ble.number))
+
+    def _enforce(self, ble: Generation) -> None:
+        self._load(ble)
+        previous, self.ble = self.ble, ble
+        self._use(ble)
+        if previous is not None:
+            previous.close()
+        LOG.info("enforcing generation %d, %d entries", ble.number, ble.count)
+
+    def _watch_of(self, number: int) -> Watch | None:
+        """Return the timer of this swap; None where there is nothing to go back to, or no contact to lose."""
+        reach = self._reach()
+        has_contact = (reach is not None and reach.is_reachable()) or self._ledger.standing.watch is not None
+        if self.ble is None or not has_contact or self._config.agent.mode == "monitor":
+            return None
+        now_ns = self._clock.boot_ns()
+        return Watch(
+            number=number, previous=self.number, limit_s=self.policy.dead_man_s, boot_id=self._clock.boot_id,
+            since_ns=now_ns, swapped_ns=now_ns,
+        )  # fmt: skip
+
+    def _look_at_watch(self, now_ns: int) -> None:
+        ledger, reach = self._ledger, self._reach()
+        watch = ledger.standing.watch
+        if watch is None:
+            return
+        if reach is not None and reach.reached_ns() > watch.swapped_ns:
+            ledger.keep(standing.safe(ledger.standing))
+        elif watch.elapsed_s(now_ns) >= watch.limit_s and now_ns - self._awake_ns >= GRACE_S * _NS:
+            self._roll_back(watch)
+        elif now_ns - self._spent_ns >= SPENT_EVERY_S * _NS:
+            self._spent_ns = now_ns
+            ledger.keep(standing.spent(ledger.standing, now_ns))
+
+    def _roll_back(self, watch: Watch) -> None:
+        ledger = self._ledger
+        why = (
+            f"the enterprise was reached before generation {watch.number} was swapped in, and not within"
+            f" {watch.limit_s} s after it; generation {watch.previous} is in force again"
+        )
+        way_out = f"publish a newer generation; on the device: mamplus ble accept {watch.number}"
+        evidence = {"rolled_back": watch.number, "way_out": way_out}
+        telling = ledger.telling("dead-man", Severity.HIGH, why, watch.previous, evidence)
+        ledger.keep(standing.rolled_back(ledger.standing, telling))
+        ledger.note("rolled back", generation=watch.number, in_force=watch.previous, why=why)
+        self._align()
+        ledger.hand_on()
+
+    def _align(self) -> None:
+        """Enforce what the standing says is in force: after a start, a rollback, or a crash in the middle of one."""
+        ledger = self._ledger
+        wanted = ledger.standing.number
+        if wanted in (0, self.number):
+            return
+        ble = self._store.open_number(wanted)
+        if ble is not None:
+            self._enforce(ble)
+            return
+        LOG.error("generation %d, which is to be in force, is not in the store any more", wanted)
+        ledger.keep(standing.after_swap(ledger.standing, self.number))
 
     def _load(self, ble: Generation) -> None:
         self._loaded_at_s = self._clock.list_s()
@@ -87,6 +300,23 @@ class Generations:
         self.loaded |= {"not_enforced_by_kind": report.by_kind} if report.by_kind else {}
         self._next_end_s = report.next_end_s
 
+    def _look_at_dates(self) -> None:
+        """Let go of entries that have reached their date; take those back that a wrong clock had ended."""
+        now_s = self._clock.list_s()
+        if (self._next_end_s and now_s >= self._next_end_s) or now_s < self._loaded_at_s - CLOCK_STEP_S:
+            self.load_again()
+
+    # --- guard -----------------------------------------------------------------------------------
+
+    def _guard(self, enterprise: Enterprise) -> None:
+        """The way to the enterprise is never blocked, whatever the list says (principle 1); then what policy adds."""
+        port, added = enterprise.endpoint.port, self.policy.never_block.guards()
+        room = guard.MAX_GUARDS - len(guard.guards(enterprise.addresses, port))
+        if len(added) > room:
+            self.policy_fault = f"{len(added) - room} of never_block.addresses have no room beside the enterprise's own"
+        self._tables.set_guard(guard.guards(enterprise.addresses, port, added[:room]))
+
     def _guarded_names(self) -> tuple[str, ...]:
         enterprise = load_enterprise(self._config.state)
-        return guard.names(enterprise.endpoint.host) if enterprise is not None else ()
+        own = guard.names(enterprise.endpoint.host) if enterprise is not None else ()
+        return tuple(dict.fromkeys((*own, *self.policy.never_block.dns_names())))

@@ -104,6 +104,7 @@ class Connection:
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()  # guards _socket between its thread and `interrupt`
         self._interrupted = False
+        self.opened_ns = 0  # when the connection was made, CLOCK_BOOTTIME
 
     def __enter__(self) -> Self:
         return self
@@ -185,6 +186,7 @@ class Connection:
             self._http = http.client.HTTPConnection(self._where.host, self._where.port)
             self._http.auto_open = 0  # it would connect again by itself, and ask nobody for a certificate
             self._http.sock = socket_
+            self.opened_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         if self._interrupted:
             raise ConnectionAbortedError("interrupted")
         self._http.sock.settimeout(max(deadline - time.monotonic(), 0.001))

@@ -33,6 +33,7 @@ from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.plan import plan
 from mamplus_host.ids import new_id
 from mamplus_host.outbox.store import Outbox
+from mamplus_host.recent import Recent
 from mamplus_host.verdicts import ActionKind, Decision, Escalation, Finding, Indicator, Outcome, Verdict
 
 LOG = logging.getLogger("mamplus")
@@ -63,6 +64,7 @@ class Pipeline:
         self._scope = cgroup_path(config)
         self._ble: Generation | None = None
         self._unstored: deque[Escalation] = deque()
+        self.in_use = Recent()
         self.lineage = Lineage(config.limits.lineage_tasks)
         self.recent: deque[Event] = deque(maxlen=config.limits.recent_events)
         self.publish: Callable[[Event], None] | None = None  # set while somebody follows
@@ -96,6 +98,7 @@ class Pipeline:
             if not isinstance(event, FileChange):
                 self.lineage.note(event)
             self.recent.append(event)
+            self.in_use.note(event)
             if self.publish is not None:
                 self.publish(event)
             if not self._is_quiet(event):
@@ -127,6 +130,7 @@ class Pipeline:
         if decision.finding is Finding.NOTHING:
             return
         self.counts["alerts"] += 1
+        self.in_use.forget(decision.indicator)  # that a list blocks it is no surprise
         actions = plan(decision, self._config, guarded=self._guarded())
         outcomes = self._executor.carry_out(decision, actions)
         if isinstance(event, FileChange):
@@ -202,6 +206,12 @@ class Pipeline:
             return {"lineage": lineage, **collect(decision, self._scope)}
         except OSError as error:  # the process ended under our eyes: what lineage knows is what there is
             return {"lineage": lineage, "incomplete": str(error)}
+
+    def tell(self, escalation: Escalation) -> None:
+        """Send an alert that comes from no event; one that was sent before is not sent again."""
+        if self._outbox.state_of(escalation.id) == "":
+            self._alerts.note(escalation)
+            self._send(escalation)
 
     def flush(self) -> None:
         """Try again to store what a full disk kept out, oldest first; called at every tick."""

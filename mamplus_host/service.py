@@ -14,14 +14,12 @@ import select
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from mamplus_host import __version__, memory
-from mamplus_host.ble import update
 from mamplus_host.ble.store import BleStore
 from mamplus_host.clock import DeviceClock
 from mamplus_host.collector.decode import decode_run
@@ -42,11 +40,14 @@ from mamplus_host.executor.vault import Vault
 from mamplus_host.generations import Generations
 from mamplus_host.kernel import pins, responder
 from mamplus_host.kernel.objects import Kernel
+from mamplus_host.ledger import Ledger
 from mamplus_host.outbox.identity import Identity
 from mamplus_host.outbox.store import Outbox
 from mamplus_host.pipeline import Pipeline, event_kind
 from mamplus_host.statelock import StateLock
+from mamplus_host.updating import Updater
 from mamplus_host.uplink import Uplink
+from mamplus_host.usage import Usage
 
 LOG = logging.getLogger("mamplus")
 TICK_S = 5.0  # idle wake-up: watchdog, responder, deadlines of what is held
@@ -61,13 +62,13 @@ class Service:
         _make_directories(config)
         self.lock = StateLock(config.state)
         self.clock = DeviceClock(config.state)
+        self.updater = Updater(config.state, self.clock, self._on_updated)
         self.cgroup = cgroup_dir(config)
         require_netns(config)
         self.store = BleStore(config.state)
         self.netfilter_fault = ""
         self._responder_fd = -1
         self.malformed = 0
-        self.update_fault = ""  # why the newest generation is not taken; "": it is
         self.faults = 0
         self.last_fault = ""
         self.uplink: Uplink | None = None
@@ -76,7 +77,6 @@ class Service:
         self._epoll = select.epoll()
         self._is_stopping = False
         self._has_worked = True  # since memory was given back last
-        self._updater: threading.Thread | None = None
 
     # --- start and stop --------------------------------------------------------------------------
 
@@ -95,10 +95,9 @@ class Service:
             config, journal=self.journal, vault=self.vault, clock=self.clock, guarded=self.own_tasks()
         )
         self.pipeline = self._make_pipeline()
-        self.generations = Generations(config, clock=self.clock, tables=self.kernel.tables, use=self.pipeline.use)
-        self.generations.guard_enterprise()
+        self.generations = self._make_generations()
         self._alone(lambda: self.alerts.note_outcomes(self.executor.recover()))
-        self._alone(self.reload)  # a list that cannot be loaded must not keep the agent from starting
+        self._alone(self.generations.begin)  # a list that cannot be loaded must not keep the agent from starting
         self.kernel.retire_predecessors()
         self._apply_netfilter()
         self.files = FileWatch.open(self.vault.paths())
@@ -145,19 +144,32 @@ class Service:
         return describe(self)
 
     def reload(self) -> dict[str, Any]:
-        """Enforce the installed generation, and tell the enterprise."""
+        """Enforce the newest generation when nothing speaks against it, and tell the enterprise."""
         self.clock.reload()  # an update in another process has raised its floor
-        if self.generations.reload() and self.uplink is not None:
-            number = self.generations.number
-            self.uplink.installed(number, losses=self.losses(), controls=self.kernel.hooks())
+        self.generations.reload()
+        self._report()
+        if self.uplink is not None:
+            self.uplink.knows(self.generations.known)
+        return {"generation": self.generations.number, "newest": self.generations.newest}
+
+    def accept(self, number: int) -> dict[str, Any]:
+        """Let in a generation that is held or was rolled back, on a person's word."""
+        self.generations.accept(number)
+        self._report()
         return {"generation": self.generations.number}
 
     def identity_changed(self) -> dict[str, Any]:
         """Talk to the enterprise that this device belongs to now, and never refuse the way to it."""
-        self.generations.guard_enterprise()
+        self.generations.read_policy()
         self.generations.load_again()  # with its name among those that are never refused
         self._begin_uplink()
         return {"enrolled": self.uplink is not None}
+
+    def _report(self) -> None:
+        """Have the uplink say which generation is in force, when that has changed."""
+        number = self.generations.number
+        if self.uplink is not None and self.uplink.enforced != number:
+            self.uplink.installed(number, losses=self.losses(), controls=self.kernel.hooks())
 
     def _begin_uplink(self) -> None:
         """Begin (or begin again) to talk to the enterprise, once this device belongs to one."""
@@ -173,6 +185,7 @@ class Service:
                 enforced=self.generations.number,
                 on_generation=self._on_news,
             )
+            self.uplink.knows(self.generations.known)
             self.uplink.start()
 
     def watch(self, paths: Iterable[str]) -> None:
@@ -247,6 +260,9 @@ class Service:
             memory.give_back()
         self._alone(self.clock.tick)
         self._alone(self.generations.tick)
+        self._alone(self._report)  # a tick may roll back
+        if self.uplink is not None and self.uplink.is_reachable() and self.generations.wants_proof():
+            self.updater.prove()
 
     def _alone(self, job: Callable[[], object]) -> None:
         """Run a part of the loop so that its failure cannot end the agent: what is enforced stays enforced."""
@@ -267,19 +283,10 @@ class Service:
             self.uplink.notify()
 
     def _on_news(self, _generation: int) -> None:
-        """Fetch, verify and install in a thread of its own; swap in the loop's. The uplink asks again if that fails."""
-        if self._updater is None or not self._updater.is_alive():
-            self._updater = threading.Thread(target=self._update, name="update", daemon=True)
-            self._updater.start()
+        """Fetch it; the uplink asks again if that fails."""
+        self.updater.start()
 
-    def _update(self) -> None:
-        try:
-            update.update(self.config.state)
-        except MamplusError as error:
-            LOG.error("%s; keeping the installed generation", error)
-            self.update_fault = str(error)
-            return
-        self.update_fault = ""
+    def _on_updated(self) -> None:
         self._jobs.put(self.reload)
         os.eventfd_write(self._wake, 1)
 
@@ -294,6 +301,16 @@ class Service:
         """After a restoration file and directory may be new ones."""
         with contextlib.suppress(OSError):  # `status` names what cannot be watched
             self.files.add(path)
+
+    def _make_generations(self) -> Generations:
+        ledger = Ledger(
+            self.config.state, clock=self.clock, boot_id=self.clock.boot_id, tell=self.pipeline.tell,
+            journal=lambda facts: self.journal.append("note", "", facts),
+        )  # fmt: skip
+        return Generations(
+            self.config, clock=self.clock, tables=self.kernel.tables, ledger=ledger, recent=self.pipeline.in_use,
+            around=Usage(self.cgroup, self.kernel.tables), use=self.pipeline.use, reach=lambda: self.uplink,
+        )  # fmt: skip
 
     def _make_pipeline(self) -> Pipeline:
         return Pipeline(

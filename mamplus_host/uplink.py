@@ -42,6 +42,8 @@ class _Side:
     failures: int = 0  # in a row
     last_contact_s: float = 0.0  # seconds since the epoch, 0: never
     last_error: str = ""  # "" after a success
+    is_stale: bool = False  # the connection is to be made anew before the next request
+    reached_ns: int = 0  # when the newest connection that brought an answer was made, CLOCK_BOOTTIME
     state: str = "connecting"  # connecting, connected, unreachable, refused, wrong-certificate
 
 
@@ -59,7 +61,7 @@ class Uplink(threading.Thread):
         """
         super().__init__(name="uplink-wait", daemon=True)
         self._identity, self._outbox, self._settings, self._clock = identity, outbox, settings, clock
-        self._enforced, self._on_generation = enforced, on_generation
+        self._enforced, self._known, self._on_generation = enforced, enforced, on_generation
         self._changed = threading.Condition()  # guards everything below, but for the clients
         self._stopping = False
         self._wanted = True  # something may be in the outbox
@@ -78,16 +80,42 @@ class Uplink(threading.Thread):
             self._wanted = True
             self._changed.notify_all()
 
+    @property
+    def enforced(self) -> int:
+        """The generation that the service said it enforces."""
+        return self._enforced
+
+    def is_reachable(self) -> bool:
+        """Whether the enterprise answered when it was asked last."""
+        with self._changed:
+            return any(side.state == "connected" for side in (self._wait, self._send_side)) and not self._wait.failures
+
+    def reached_ns(self) -> int:
+        """Return when the newest connection that brought an answer was made, CLOCK_BOOTTIME; 0: none did."""
+        with self._changed:
+            return max(self._wait.reached_ns, self._send_side.reached_ns)
+
+    def knows(self, generation: int) -> None:
+        """Say that the device holds `generation`, in force or not: it need not be told of it again."""
+        with self._changed:
+            self._known = max(generation, self._enforced)
+            self._changed.notify_all()
+
     def installed(
         self, generation: int, *, losses: Mapping[str, int] | None = None, controls: Mapping[str, str] | None = None
     ) -> None:
-        """Say that the service enforces `generation` now; it is reported to the enterprise."""
+        """Say that the service enforces `generation` now; it is reported to the enterprise.
+
+        Both connections are made anew for it: that an old one lives on does not prove that the list lets a new one be.
+        """
         report = {
             "generation": generation, "at": self._clock.wall_s(),
             "losses": dict(losses or {}), "controls": dict(controls or {}),
         }  # fmt: skip
         with self._changed:
             self._enforced, self._report = generation, report
+            self._known = max(self._known, generation)
+            self._wait.is_stale = self._send_side.is_stale = True
             self._changed.notify_all()
 
     def status(self) -> dict[str, Any]:
@@ -128,14 +156,14 @@ class Uplink(threading.Thread):
         while not self._stopping:
             began = time.monotonic()
             newest = self._attempt(self._wait, self._poll)
-            if newest is not None and newest > self._enforced:
+            if newest is not None and newest > self._known:
                 self._announce(newest)
             elif newest is not None:
                 self._sleep(MIN_POLL_PERIOD_S - (time.monotonic() - began))
         self._wait.client.close()
 
     def _poll(self, client: Client) -> int:
-        return client.wait(self._enforced, self._settings.poll_s)
+        return client.wait(self._enforced, self._settings.poll_s, known=self._known)
 
     def _announce(self, newest: int) -> None:
         """Tell the service, and wait until it enforces `newest`, for a while that grows with every time it did not."""
@@ -144,7 +172,7 @@ class Uplink(threading.Thread):
         self._on_generation(newest)
         patience_s = max(MIN_POLL_PERIOD_S, self._delay_s(self._told[1]))
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping or self._enforced >= newest, patience_s)
+            self._changed.wait_for(lambda: self._stopping or self._known >= newest, patience_s)
 
     def _run_sender(self) -> None:
         while self._wait_for_work():
@@ -202,6 +230,9 @@ class Uplink(threading.Thread):
 
     def _attempt(self, side: _Side, action: Callable[[Client], _T]) -> _T | None:
         """Return what `action` returns; after a failure note it, wait as the schedule says, and return None."""
+        if side.is_stale:
+            side.is_stale = False
+            side.client.close()
         try:
             result = action(side.client)
         except Exception as error:
@@ -211,7 +242,7 @@ class Uplink(threading.Thread):
             return None
         with self._changed:
             side.failures, side.last_error, side.state = 0, "", "connected"
-            side.last_contact_s = self._clock.wall_s()
+            side.last_contact_s, side.reached_ns = self._clock.wall_s(), side.client.opened_ns
         return result
 
     def _recover(self, side: _Side, error: Exception) -> None:

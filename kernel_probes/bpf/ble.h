@@ -280,10 +280,21 @@ static __always_inline void take_judgement(struct mamplus_head *head, const stru
 	head->flags = judged->flags;
 }
 
-/* A BLOCK, as the mode has it: mark the head, count it, and say whether to refuse. */
+/* Whether a verdict refuses: BLOCK, and SUSPECT while the policy has an old list's suspicions refused. */
+static __always_inline bool is_refusing(__u32 verdict)
+{
+	struct mamplus_posture *now;
+
+	if (verdict != MAMPLUS_SUSPECT)
+		return verdict == MAMPLUS_BLOCK;
+	now = posture_now();
+	return now && now->suspect_as_block;
+}
+
+/* A verdict that refuses, as the mode has it: mark the head, and say whether to refuse. It stays the list's verdict. */
 static __always_inline bool refuse_blocked(struct mamplus_head *head)
 {
-	if (head->verdict != MAMPLUS_BLOCK)
+	if (!is_refusing(head->verdict))
 		return false;
 	if (is_monitor()) {
 		head->flags |= MAMPLUS_F_MONITOR;

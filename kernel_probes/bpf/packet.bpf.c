@@ -101,7 +101,7 @@ static __always_inline int match(struct __sk_buff *skb, bool is_inwards)
 	fill_head_no_task(&event.head, MAMPLUS_KIND_PACKET, sizeof(event));
 	ble_address(&event.head, is_inwards ? packet.saddr : packet.daddr, is_inwards ? packet.sport_be : packet.dport_be,
 		    packet.protocol);
-	if (event.head.verdict != MAMPLUS_BLOCK)
+	if (!is_refusing(event.head.verdict))
 		return 0;
 	if (is_inwards)
 		event.head.flags |= MAMPLUS_F_INGRESS;

@@ -30,12 +30,14 @@ async def _signed(request: Request, max_bytes: int = MAX_BODY_BYTES) -> tuple[De
 
 
 @router.get("/v1/wait")
-async def wait(request: Request, generation: Generation, poll_s: PollSeconds = MAX_POLL_S) -> dict[str, int]:
+async def wait(
+    request: Request, generation: Generation, poll_s: PollSeconds = MAX_POLL_S, known: Generation = 0
+) -> dict[str, int]:
     """`Request_Update_BLE`: say when there is a newer generation."""
     context = context_of(request)
     device, _ = await _signed(request)
     await off_loop(heard, context.store, device, generation)
-    return {"generation": await context.news.newer_than(generation, min(poll_s, MAX_POLL_S))}
+    return {"generation": await context.news.newer_than(max(generation, known), min(poll_s, MAX_POLL_S))}
 
 
 @router.post("/v1/alerts")

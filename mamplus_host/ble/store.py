@@ -74,6 +74,11 @@ class BleStore:
         record = self.installed()
         return Generation.open(self.path(record.number)) if record else None
 
+    def open_number(self, number: int) -> Generation | None:
+        """Open one generation of the history, the installed one or before; None when it is not there and intact."""
+        record = next((one for one in self.records() if one.number == number and self._is_intact(one)), None)
+        return Generation.open(self.path(number)) if record else None
+
     def entry(self, generation: int, entry_id: int) -> Entry | None:
         """Return an entry of a generation that is still in the history, else None: why something was decided."""
         try:

@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -35,17 +36,18 @@ class Socket(msgspec.Struct, frozen=True):
 
 def inet_sockets(tgid: int, limit: int = 64) -> list[Socket]:
     """Return at most `limit` internet sockets of `tgid`; none when it has ended or may not be looked at."""
-    inodes = _socket_inodes(tgid)
-    found: list[Socket] = []
+    inodes = socket_inodes(tgid)
+    return [entry for _inode, entry in islice(inet_sockets_of(tgid, inodes), limit)]
+
+
+def inet_sockets_of(tgid: int, inodes: set[bytes]) -> Iterator[tuple[bytes, Socket]]:
+    """Yield (inode, socket) for each of `inodes` that is an internet socket in the network namespace of `tgid`."""
     for proto in _TABLES if inodes else ():
-        for entry in _table(tgid, proto, inodes):
-            if len(found) == limit:
-                return found
-            found.append(entry)
-    return found
+        yield from _table(tgid, proto, inodes)
 
 
-def _socket_inodes(tgid: int) -> set[bytes]:
+def socket_inodes(tgid: int) -> set[bytes]:
+    """Return the inodes of the sockets that `tgid` holds, of every family; none when it may not be looked at."""
     inodes = set()
     try:
         names = os.listdir(f"/proc/{tgid}/fd")[:MAX_DESCRIPTORS]
@@ -61,15 +63,15 @@ def _socket_inodes(tgid: int) -> set[bytes]:
     return inodes
 
 
-def _table(tgid: int, proto: str, inodes: set[bytes]) -> Iterator[Socket]:
-    """Yield the sockets of one table whose inode is in `inodes`."""
+def _table(tgid: int, proto: str, inodes: set[bytes]) -> Iterator[tuple[bytes, Socket]]:
+    """Yield the sockets of one table whose inode is in `inodes`, after it."""
     try:
         with Path(f"/proc/{tgid}/net/{proto}").open("rb") as file:
             next(file, None)
             for _number, line in zip(range(MAX_LINES), file, strict=False):
                 fields = line.split()
                 if len(fields) > 9 and fields[9] in inodes:
-                    yield Socket(proto, _endpoint(fields[1]), _endpoint(fields[2]), _state(fields[3]))
+                    yield fields[9], Socket(proto, _endpoint(fields[1]), _endpoint(fields[2]), _state(fields[3]))
     except OSError:
         return  # the process ended, or this kernel has no IPv6
 

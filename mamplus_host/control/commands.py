@@ -35,6 +35,7 @@ class Commands:
             "vault-list": self.vault_list,
             "restore": self.restore,
             "reload": service.reload,
+            "accept": service.accept,
             "identity-changed": service.identity_changed,
         }
 

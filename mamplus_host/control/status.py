@@ -19,13 +19,14 @@ def describe(service: "Service") -> dict[str, Any]:
     return {
         "agent": _agent(service),
         "ble": _ble(service),
+        "generations": _generations(service),
         "clock": _clock(service),
         "hooks": service.kernel.hooks(),
         "responder": {"pid": service.responder.pid, "adopted": service.responder.adopted},
-        "update": service.update_fault or "up to date as far as known",
+        "update": service.updater.fault or "up to date as far as known",
         "last_fault": service.last_fault or "none",
         "netfilter": {"rules": "kept" if not service.netfilter_fault else service.netfilter_fault},
-        "declared": msgspec.to_builtins(service.config.exec),
+        "declared": msgspec.to_builtins(service.generations.aging.declared),
         "kernel": service.kernel.tables.counters(),
         "losses": service.losses(),
         "pipeline": {
@@ -68,6 +69,25 @@ def _ble(service: "Service") -> dict[str, Any]:
         "entries": ble.count,
         "age_s": age_s,
         **service.generations.loaded,
+    }
+
+
+def _generations(service: "Service") -> dict[str, Any]:
+    """What is held or was rolled back, whether a dead-man timer runs, and where the list is on the age ladder."""
+    generations = service.generations
+    kept, aged = generations.standing, generations.aging.now
+    watch = kept.watch
+    left_s = watch.limit_s - watch.elapsed_s(service.clock.boot_ns()) if watch else 0.0
+    return {
+        "age": aged.step.label,
+        "proved_s_ago": round(service.clock.age_s()),
+        "effects": list(aged.effects),
+        "held": f"{kept.held.number}: {kept.held.why}" if kept.held else "none",
+        "rolled_back": list(kept.bad),
+        "dead_man": f"{watch.number}, back to {watch.previous} in {left_s:.0f} s" if watch else "off",
+        "in_use": len(service.pipeline.in_use),
+        "policy": generations.policy.version,
+        "policy_fault": generations.policy_fault or "none",
     }
 
 

@@ -48,6 +48,11 @@ class AlertLog:
             (self._max_alerts,),
         )
 
+    def note(self, escalation: Escalation) -> None:
+        """Remember an alert that no event was decided for: it is about the agent or its list."""
+        row = (escalation.id, escalation.at, encode_line(escalation))
+        self._write("INSERT OR IGNORE INTO alerts (id, at, entry_id, in_kernel, body) VALUES (?, ?, 0, 0, ?)", row)
+
     def note_repeat(self, alert_id: str) -> None:
         """Count one more of the same."""
         self._write("UPDATE alerts SET repeats = repeats + 1 WHERE id = ?", (alert_id,))

@@ -295,7 +295,7 @@ GUARD_KEY_FIELDS = (
 ACTIVE = Struct("=Q")  # 8 bytes
 ACTIVE_FIELDS = ("word",)
 
-POSTURE = Struct("=IIIIII")  # 24 bytes
+POSTURE = Struct("=IIIIIII")  # 28 bytes
 POSTURE_FIELDS = (
     "mode",
     "on_responder_down",
@@ -303,6 +303,7 @@ POSTURE_FIELDS = (
     "deadline_ms",
     "responder_stale_ms",
     "report_allowed",
+    "suspect_as_block",
 )
 
 HELD = Struct("=QQQQQqIIQQQIIIIIIHHI16sQQQqII32sQ256s")  # 464 bytes

@@ -162,8 +162,11 @@ class Tables:
             self._guard.set(key, bytes(4))
         self._drop_guards(stale)
 
-    def set_posture(self, config: Config, *, report_allowed: bool = False) -> None:
-        """Tell the kernel the mode and the declared answers. `report_allowed`: report every connect."""
+    def set_posture(self, config: Config, *, report_allowed: bool = False, suspect_as_block: bool = False) -> None:
+        """Tell the kernel the mode and the declared answers.
+
+        `report_allowed`: report every connect. `suspect_as_block`: refuse what the list only suspects.
+        """
         answers = {"allow": layout.ANSWER_ALLOW, "refuse": layout.ANSWER_REFUSE}
         modes = {"enforce": layout.MODE_ENFORCE, "monitor": layout.MODE_MONITOR}
         value = layout.POSTURE.pack(
@@ -173,6 +176,7 @@ class Tables:
             config.exec.deadline_ms,
             RESPONDER_STALE_MS,
             report_allowed,
+            suspect_as_block,
         )
         self._posture.set(_FIRST, value)
 

@@ -56,9 +56,17 @@ class Client:
         self._wall_s = wall_s
         self._connection = Connection(identity.enterprise.endpoint, connect_timeout_s=connect_timeout_s)
 
-    def wait(self, generation: int, poll_s: int) -> int:
-        """Return the newest generation there is, at once when newer than `generation`, else within `poll_s` seconds."""
-        path = f"/v1/wait?generation={generation}&poll_s={poll_s}"
+    @property
+    def opened_ns(self) -> int:
+        """When the connection in use was made, CLOCK_BOOTTIME in nanoseconds; 0: none was."""
+        return self._connection.opened_ns
+
+    def wait(self, generation: int, poll_s: int, *, known: int = 0) -> int:
+        """Return the newest generation there is, at once when newer than what is known, else within `poll_s` seconds.
+
+        `generation` is enforced here; `known` (when greater) is installed too, and kept out.
+        """
+        path = f"/v1/wait?generation={generation}&poll_s={poll_s}" + (f"&known={known}" if known > generation else "")
         answer = self._ask("GET", path, b"", timeout_s=poll_s + POLL_GRACE_S)
         return _decode(answer, _Waited).generation
 

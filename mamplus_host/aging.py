@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carries out the age ladder: the kernel's posture, and one alert a step.
+
+Journey: clock, policy -> [aging] -> kernel posture, ledger.
+"""
+
+import msgspec
+
+from mamplus_host import age
+from mamplus_host.age import Aged
+from mamplus_host.ble import standing
+from mamplus_host.clock import DeviceClock
+from mamplus_host.config import Config, ExecPolicy
+from mamplus_host.kernel.tables import Tables
+from mamplus_host.ledger import Ledger
+from mamplus_host.policy import AgeLadder
+from mamplus_host.verdicts import Severity
+
+
+class Aging:
+    """Where the list in force stands on the ladder."""
+
+    def __init__(self, config: Config, *, clock: DeviceClock, tables: Tables, ledger: Ledger) -> None:
+        self._config, self._clock, self._tables, self._ledger = config, clock, tables, ledger
+        self.now = Aged()
+
+    @property
+    def declared(self) -> ExecPolicy:
+        """The declared answers of the exec control that hold now."""
+        return self.now.declared(self._config.exec)
+
+    def look(self, generation: int, ladder: AgeLadder) -> None:
+        """Do what the age of the list in force asks for; `generation` is its number."""
+        age_s = self._clock.age_s()
+        now = age.aged(age_s, ladder)
+        if now != self.now:
+            config = msgspec.structs.replace(self._config, exec=now.declared(self._config.exec))
+            self._tables.set_posture(config, suspect_as_block=now.suspect_as_block)
+            self.now = now
+        if now.step != self._ledger.standing.told_step:
+            self._step(now, age_s, generation)
+
+    def _step(self, now: Aged, age_s: float, generation: int) -> None:
+        ledger, telling = self._ledger, None
+        if now.step > ledger.standing.told_step and age.REPORT in now.effects:
+            summary = (
+                f"the list is {now.step.label}: its enterprise proved {age.in_words(age_s)} ago for the last time that"
+                f" generation {generation} is its newest; it is enforced all the same"
+            )
+            evidence = {"age_s": round(age_s), "effects": list(now.effects)}
+            telling = ledger.telling("list-age", Severity(int(now.step) + 1), summary, generation, evidence)
+        ledger.keep(standing.aged(ledger.standing, int(now.step), telling))
+        ledger.note("list age", step=now.step.label, age_s=round(age_s), effects=list(now.effects))

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this device used lately: programs, destinations, names. A bounded memory for the shadow load.
+
+Journey: collector, /proc -> [recent] -> ble/shadow.
+
+Distinct values, the least recently used go first. What was suspected or refused is not remembered, and is
+forgotten when it is: that a list blocks it is no surprise. Nothing here leaves the device but as what a held
+generation would have blocked.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+
+from mamplus_host.analyzer.verify import asked
+from mamplus_host.ble.entry import Kind
+from mamplus_host.ble.shadow import Use
+from mamplus_host.events import Connect, DnsQuery, Event, Exec
+from mamplus_host.verdicts import Indicator, Verdict
+
+MAX_VALUES = {Kind.SHA256: 1024, Kind.IP: 256, Kind.DOMAIN: 256}
+_QUIET = (Verdict.NOTHING, Verdict.ALLOW)
+
+
+class Recent:
+    """The uses of this device. One thread."""
+
+    def __init__(self) -> None:
+        self._uses: dict[Kind, OrderedDict[str, Use]] = {kind: OrderedDict() for kind in MAX_VALUES}
+
+    def __len__(self) -> int:
+        return sum(len(uses) for uses in self._uses.values())
+
+    def __iter__(self) -> Iterator[Use]:
+        """Yield the uses, the latest of each kind first."""
+        for uses in self._uses.values():
+            yield from reversed(uses.values())
+
+    def note(self, event: Event) -> None:
+        """Remember what `event` used, when nothing was said against it."""
+        if not isinstance(event, Exec | Connect | DnsQuery) or event.head.verdict not in _QUIET:
+            return
+        if isinstance(event, Exec):
+            if event.sha256:
+                self._put(Use(Kind.SHA256, event.sha256, event.path))
+            return
+        kind, value = asked(event)
+        self._put(Use(kind, value, event.head.comm))
+
+    def sample(self, uses: Iterable[Use]) -> None:
+        """Remember what is in use now, as a look at /proc has it."""
+        for use in uses:
+            self._put(use)
+
+    def forget(self, indicator: Indicator | None) -> None:
+        """Forget a value that has become suspicious, and every port of an address."""
+        if indicator is None or indicator.kind not in ("sha256", "ip", "domain"):
+            return
+        uses = self._uses[Kind[indicator.kind.upper()]]
+        for value in [value for value in uses if _same(value, indicator.value)]:
+            del uses[value]
+
+    def _put(self, use: Use) -> None:
+        kind = Kind.IP if use.kind in (Kind.CIDR, Kind.PORT) else use.kind
+        uses = self._uses[kind]
+        uses[use.value] = use
+        uses.move_to_end(use.value)
+        if len(uses) > MAX_VALUES[kind]:
+            uses.popitem(last=False)
+
+
+def _same(value: str, other: str) -> bool:
+    return value == other or value.startswith((f"{other}:", f"[{other}]:"))

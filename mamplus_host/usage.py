@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fills the memory of what this device uses, and names its lifelines.
+
+Journey: /proc, kernel tables, enterprise -> [usage] -> shadow load.
+
+A program that runs is known to the kernel by its SHA-256 already, so a look at all of them reads no file.
+The few that are lifelines are hashed here, once for each content.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from mamplus_host.ble import guard
+from mamplus_host.ble.endpoint import Endpoint, endpoint_value
+from mamplus_host.ble.entry import PROTOCOLS, Kind, address_key
+from mamplus_host.ble.shadow import Use
+from mamplus_host.collector import in_use
+from mamplus_host.enterprise import Enterprise
+from mamplus_host.errors import ConfigInvalid
+from mamplus_host.kernel import pins
+from mamplus_host.kernel.tables import Tables, file_of
+from mamplus_host.policy import NeverBlock, Policy
+
+LOG = logging.getLogger("mamplus")
+RESOLVERS = Path("/etc/resolv.conf")
+MAX_RESOLVERS = 3  # as resolv.conf(5) has it
+DNS_PORT = 53
+_PROGRAMS = (Path("/proc/1/exe"), Path("/proc/self/exe"), pins.RESPONDER)
+
+
+class Usage:
+    """What the tasks of a cgroup use, and what the device cannot do without."""
+
+    def __init__(self, cgroup: Path, tables: Tables) -> None:
+        self._cgroup, self._tables = cgroup, tables
+
+    def in_use(self) -> Iterator[Use]:
+        """Yield what is in use at this moment."""
+        tgids = in_use.tasks(self._cgroup)
+        for tgid in tgids:
+            yield from _program(Path(f"/proc/{tgid}/exe"), self._tables)
+        for peer in in_use.peers(tgids):
+            yield destination(peer.address, peer.port, peer.protocol, peer.comm)
+
+    def lifelines(self, enterprise: Enterprise | None, chosen: Policy) -> list[Use]:
+        """Return what no list may newly block unasked."""
+        return lifelines(enterprise, chosen.never_block)
+
+
+def destination(address: str, port: int, protocol: str, by: str) -> Use:
+    """Return the other end of a connection as the list would name it; port 0: the address alone."""
+    if not port:
+        return Use(Kind.IP, address, by)
+    kind, value = endpoint_value(Endpoint(address_key(address), 128, PROTOCOLS[protocol], port))
+    return Use(kind, value, by)
+
+
+def lifelines(enterprise: Enterprise | None, never: NeverBlock) -> list[Use]:
+    """Return what this device cannot do without: no list may newly block it unasked."""
+    found = [*_own_programs(), *_resolvers()]
+    for address, port in never.guards():
+        found.append(destination(str(address), port, "tcp", "guarded by the policy"))
+    found += [Use(Kind.DOMAIN, name, "guarded by the policy") for name in never.dns_names()]
+    if enterprise is not None:
+        found += [destination(one, enterprise.endpoint.port, "tcp", "the enterprise") for one in enterprise.addresses]
+        found += [Use(Kind.DOMAIN, name, "the enterprise") for name in guard.names(enterprise.endpoint.host)]
+    return found
+
+
+def _program(path: Path, tables: Tables) -> Iterator[Use]:
+    """Yield the program at a /proc path, when the kernel remembers its content."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return  # ended meanwhile, or a kernel thread
+    try:
+        sha256 = tables.known(file_of(descriptor))
+        if sha256:
+            yield Use(Kind.SHA256, sha256, os.readlink(path))
+    except OSError:
+        return
+    finally:
+        os.close(descriptor)
+
+
+def _own_programs() -> Iterator[Use]:
+    for path in _PROGRAMS:
+        try:
+            with path.open("rb") as file:
+                yield Use(Kind.SHA256, _hashed(file.fileno()), os.path.realpath(path))
+        except OSError as error:
+            LOG.debug("a lifeline cannot be looked at: %s", error)
+
+
+_HASHED: dict[tuple[int, int, int, int], str] = {}  # (device, inode, size, ctime) to SHA-256; a handful
+
+
+def _hashed(descriptor: int) -> str:
+    stat = os.fstat(descriptor)
+    key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_ctime_ns)
+    if key not in _HASHED:
+        if len(_HASHED) > 4 * len(_PROGRAMS):
+            _HASHED.clear()
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            _HASHED[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _HASHED[key]
+
+
+def _resolvers() -> Iterator[Use]:
+    try:
+        lines = RESOLVERS.read_text(errors="replace").splitlines()
+    except OSError:
+        return
+    named = [words[1] for line in lines if (words := line.split())[:1] == ["nameserver"] and len(words) > 1]
+    for address in named[:MAX_RESOLVERS]:
+        try:
+            yield destination(address.partition("%")[0], DNS_PORT, "udp", "name server")
+        except (ValueError, ConfigInvalid):
+            continue

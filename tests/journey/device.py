@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A device without a kernel: real store, ledger, outbox and alert log, hands on its clock and its uplink."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from mamplus_host import policy
+from mamplus_host.ble.encode import encode
+from mamplus_host.ble.entry import Entry, Kind, canonical
+from mamplus_host.ble.format import Generation
+from mamplus_host.ble.shadow import Use
+from mamplus_host.ble.store import BleStore, Installed
+from mamplus_host.clock import DeviceClock
+from mamplus_host.config import Config, Paths
+from mamplus_host.enterprise import Enterprise
+from mamplus_host.errors import KernelRefused
+from mamplus_host.executor.alertlog import AlertLog
+from mamplus_host.generations import Generations
+from mamplus_host.kernel.tables import LoadReport, Tables
+from mamplus_host.ledger import Ledger
+from mamplus_host.policy import Policy
+from mamplus_host.recent import Recent
+from mamplus_host.verdicts import Escalation, Verdict
+
+START_S = 1_800_000_000.0
+_NS = 1_000_000_000
+
+
+class Hands(DeviceClock):
+    """The device's clock, moved by hand."""
+
+    wall, boot_ns_now = START_S, 500 * _NS
+
+    def wall_s(self) -> float:
+        return self.wall
+
+    def boot_ns(self) -> int:
+        return self.boot_ns_now
+
+
+class FakeTables:
+    """What the kernel would hold."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.loads: list[int] = []
+        self.postures: list[tuple[str, bool]] = []
+        self.guards: set[tuple[str, int]] = set()
+        self.names: tuple[str, ...] = ()
+        self.is_full = False
+
+    def load(self, generation: Generation, now_s: float, *, guarded_names: Iterable[str] = ()) -> LoadReport:
+        if self.is_full:
+            raise KernelRefused("no memory")
+        ends = [entry.valid_until for entry in generation.entries() if entry.valid_until > now_s]
+        gone = sum(0 < entry.valid_until <= now_s for entry in generation.entries())
+        self.number, self.names = generation.number, tuple(guarded_names)
+        self.loads.append(generation.number)
+        return LoadReport(
+            entries=generation.count - gone, not_enforced=gone, took_ns=1, next_end_s=min(ends, default=0)
+        )
+
+    def set_posture(self, config: Config, *, suspect_as_block: bool = False) -> None:
+        self.postures.append((config.exec.on_deadline, suspect_as_block))
+
+    def set_guard(self, guards: Iterable[tuple[Any, int]]) -> None:
+        self.guards = {(str(address), port) for address, port in guards}
+
+
+class Link:
+    """The uplink, as the dead-man timer sees it."""
+
+    def __init__(self) -> None:
+        self.is_up, self.at_ns = True, 0
+
+    def is_reachable(self) -> bool:
+        return self.is_up
+
+    def reached_ns(self) -> int:
+        return self.at_ns
+
+
+class PowerCut(Exception):
+    """The power went."""
+
+
+class Device:
+    """One device; `start` begins its agent anew, as after a crash."""
+
+    def __init__(self, state: Path) -> None:
+        self.config = Config(paths=Paths(state=str(state)))
+        self.state, self.store = state, BleStore(state)
+        self.tables, self.link = FakeTables(), Link()
+        self.uses: list[Use] = []
+        self.vital: list[Use] = []
+        self.boot = "boot 1"
+        self.sent: list[Escalation] = []
+        self.notes: list[dict[str, Any]] = []
+        self.clock = Hands(state, boot_id=lambda: self.boot)
+        self.belongs_to("enterprise")
+        self.alerts = AlertLog(state / "alerts.sqlite")
+        self.start()
+
+    def belongs_to(self, enterprise_id: str, *addresses: str) -> None:
+        member = Enterprise("https://mam.example:8443", "0" * 64, enterprise_id, "d" * 64, 0, addresses)
+        (self.state / "identity").mkdir(exist_ok=True)
+        (self.state / "identity" / "enterprise.json").write_bytes(msgspec.json.encode(member))
+        self.enterprise_id = enterprise_id
+
+    def start(self, *, reach: bool = True) -> None:
+        """Start the agent; `reach`: its uplink is there already."""
+        clock = Hands(self.state, boot_id=lambda: self.boot)
+        clock.wall, clock.boot_ns_now = self.clock.wall, self.clock.boot_ns_now
+        self.clock = clock
+        ledger = Ledger(self.state, clock=clock, boot_id=self.boot, tell=self._tell, journal=self.notes.append)
+        self.recent = Recent()
+        self.generations = Generations(
+            self.config, clock=clock, tables=cast(Tables, self.tables), ledger=ledger, recent=self.recent,
+            around=self, use=lambda _ble: None, reach=lambda: self.link if reach else None,
+        )  # fmt: skip
+        self.generations.begin()
+
+    def reboot(self, *, off_s: float = 0.0) -> None:
+        self.boot += "+"
+        self.clock.wall += off_s
+        self.clock.boot_ns_now = 10 * _NS
+        self.tables.number, self.link.at_ns = 0, 0
+        self.start()
+
+    def in_use(self) -> list[Use]:
+        return self.uses
+
+    def lifelines(self, _enterprise: Enterprise | None, _policy: Policy) -> list[Use]:
+        return self.vital
+
+    def install(self, number: int, *lines: tuple[Kind, str], verdict: Verdict = Verdict.BLOCK, until: int = 0) -> None:
+        """Install a generation as the update helper does; nothing is loaded yet."""
+        entries = [
+            Entry(id=nth, kind=kind, value=canonical(kind, value), verdict=verdict, valid_until=until)
+            for nth, (kind, value) in enumerate(lines, 1)
+        ]
+        data = encode(entries, generation=number, created_s=int(self.clock.wall))
+        staged = self.state / "staged"
+        staged.write_bytes(data)
+        self.store.place(staged, number)
+        self.store.install(
+            Installed(
+                number=number,
+                sha256=hashlib.sha256(data).hexdigest(),
+                entries=len(entries),
+                installed_at=1,
+                created_s=int(self.clock.wall),
+                source="network",
+                enterprise_id=self.enterprise_id,
+            )
+        )
+        self.clock.confirm(self.clock.wall)
+
+    def take(self, number: int, *lines: tuple[Kind, str]) -> None:
+        """Install a generation and have the agent take it."""
+        self.install(number, *lines)
+        self.generations.reload()
+
+    def set_policy(self, chosen: Policy) -> None:
+        policy.keep(self.state, policy.encode(chosen))
+        self.generations.read_policy()
+
+    def run(self, seconds: float, *, every_s: float = 5.0) -> None:
+        """Let time pass, with the agent's ticks."""
+        end_ns = self.clock.boot_ns_now + int(seconds * _NS)
+        while self.clock.boot_ns_now < end_ns:
+            self.sleep(min(every_s, (end_ns - self.clock.boot_ns_now) / _NS))
+            self.generations.tick()
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass without the agent: suspended, or dead."""
+        self.clock.boot_ns_now += int(seconds * _NS)
+        self.clock.wall += seconds
+
+    def answered(self) -> None:
+        """The enterprise answers on a connection made now."""
+        self.link.is_up, self.link.at_ns = True, self.clock.boot_ns_now
+
+    def _tell(self, escalation: Escalation) -> None:
+        if escalation.id not in {one.id for one in self.sent}:
+            self.sent.append(escalation)
+            self.alerts.note(escalation)

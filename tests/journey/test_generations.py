@@ -1,0 +1,492 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From installed to in force: shadow load, dead-man timer, age ladder; a clock moved by hand, crashes in between."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mamplus_host.age import Step
+from mamplus_host.ble import standing
+from mamplus_host.ble.entry import Kind
+from mamplus_host.ble.shadow import Use
+from mamplus_host.errors import KernelRefused, NotPossible
+from mamplus_host.policy import AgeLadder, NeverBlock, Policy
+from mamplus_host.verdicts import Finding
+from tests.journey.device import Device, PowerCut
+
+HOUR_S, DAY_S = 3600.0, 86_400.0
+BAD = (Kind.IP, "203.0.113.99")
+PROGRAMS = [(Kind.SHA256, f"{n:064x}") for n in range(1, 20)]
+LIMIT = Policy().shadow_limit
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Device:
+    """A device with generation 1 in force, that has just reached its enterprise."""
+    made = Device(tmp_path)
+    made.take(1, BAD)
+    made.answered()
+    return made
+
+
+def in_use(count: int) -> list[Use]:
+    return [Use(kind, value, f"/opt/program-{n}") for n, (kind, value) in enumerate(PROGRAMS[:count])]
+
+
+# --- shadow load -------------------------------------------------------------------------------
+
+
+def test_a_generation_that_blocks_nothing_in_use_is_taken(device: Device) -> None:
+    device.uses = in_use(LIMIT + 1)
+
+    device.take(2, BAD, (Kind.IP, "203.0.113.98"))
+
+    assert (device.generations.number, device.tables.number, device.sent) == (2, 2, [])
+
+
+@pytest.mark.parametrize(("count", "number"), [(LIMIT, 2), (LIMIT + 1, 1)], ids=["at the limit", "above it"])
+def test_what_is_in_use_may_be_newly_blocked_up_to_the_limit(device: Device, count: int, number: int) -> None:
+    device.uses = in_use(count)
+
+    device.take(2, BAD, *PROGRAMS)
+
+    assert (device.generations.number, device.tables.number) == (number, number)
+
+
+def test_what_the_list_in_force_blocks_already_does_not_count(device: Device) -> None:
+    device.take(2, BAD, *PROGRAMS)
+    device.uses = in_use(LIMIT + 1)
+
+    device.take(3, BAD, *PROGRAMS)
+
+    assert device.generations.number == 3
+
+
+def test_one_lifeline_is_too_much(device: Device) -> None:
+    device.vital = [Use(Kind.IP, "192.0.2.53:53/udp", "name server")]
+
+    device.take(2, BAD, (Kind.CIDR, "192.0.2.0/24"))
+
+    assert device.generations.number == 1
+    assert "1 lifeline" in device.sent[0].summary
+    assert device.sent[0].evidence["would_block"]["examples"][0]["by"] == "name server"
+
+
+def test_a_hold_is_told_once_as_suspected_with_what_it_would_have_blocked(device: Device) -> None:
+    device.uses = in_use(LIMIT + 1)
+    device.take(2, BAD, *PROGRAMS)
+    device.generations.reload()
+    device.run(60)
+    device.start()
+    device.generations.reload()
+
+    (alert,) = device.sent
+    assert (alert.finding, alert.rule, alert.generation) == (Finding.SUSPECTED, "shadow-load", 1)
+    assert alert.evidence["held"] == 2
+    assert [one["value"] for one in alert.evidence["would_block"]["examples"]] == [v for _, v in PROGRAMS[: LIMIT + 1]][
+        ::-1
+    ]
+    assert [note["what"] for note in device.notes].count("held") == 1
+
+
+def test_a_hold_survives_a_restart_and_a_reboot(device: Device) -> None:
+    device.uses = in_use(LIMIT + 1)
+    device.take(2, BAD, *PROGRAMS)
+    device.uses = []
+
+    device.start()
+    assert device.generations.number == 1
+    device.reboot()
+    assert (device.generations.number, device.tables.number) == (1, 1)
+
+
+def test_a_newer_generation_that_passes_ends_the_hold(device: Device) -> None:
+    device.uses = in_use(LIMIT + 1)
+    device.take(2, BAD, *PROGRAMS)
+
+    device.take(3, BAD)
+
+    assert (device.generations.number, device.generations.standing.held) == (3, None)
+
+
+def test_the_policy_can_force_a_held_generation(device: Device) -> None:
+    device.uses = in_use(LIMIT + 1)
+    device.take(2, BAD, *PROGRAMS)
+
+    device.set_policy(Policy(version=1, forced_generation=2))
+    device.generations.reload()
+
+    assert (device.generations.number, device.generations.standing.held) == (2, None)
+
+
+def test_a_person_can_accept_a_held_generation_and_nothing_else(device: Device) -> None:
+    device.uses = in_use(LIMIT + 1)
+    device.take(2, BAD, *PROGRAMS)
+    for other in (1, 3):
+        with pytest.raises(NotPossible, match=f"generation {other} is neither held nor rolled back"):
+            device.generations.accept(other)
+
+    device.generations.accept(2)
+
+    assert device.generations.number == 2
+    with pytest.raises(NotPossible):
+        device.generations.accept(2)
+
+
+def test_without_an_agent_a_held_generation_is_accepted_for_the_next_one(device: Device) -> None:
+    device.uses = in_use(LIMIT + 1)
+    device.take(2, BAD, *PROGRAMS)
+
+    standing.accept_offline(device.state, 2, newest=2)
+    device.start()
+
+    assert device.generations.number == 2
+
+
+def test_the_first_generation_is_never_held(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.uses = in_use(LIMIT + 1)
+
+    device.take(1, BAD, *PROGRAMS)
+
+    assert device.generations.number == 1
+
+
+# --- dead-man timer ----------------------------------------------------------------------------
+
+
+def test_a_generation_after_which_the_enterprise_is_silent_is_rolled_back_once(device: Device) -> None:
+    device.take(2, BAD, *PROGRAMS)
+    device.link.is_up = False
+    device.run(115)
+    assert device.generations.number == 2, "not before its time"
+
+    device.run(10)
+
+    assert (device.generations.number, device.tables.number) == (1, 1)
+    assert device.generations.standing.bad == (2,)
+    (alert,) = device.sent
+    assert (alert.rule, alert.finding, alert.generation, alert.evidence["rolled_back"]) == (
+        "dead-man", Finding.SUSPECTED, 1, 2,
+    )  # fmt: skip
+    device.run(3600)
+    device.generations.reload()
+    device.start()
+    assert (device.generations.number, len(device.sent)) == (1, 1), "the bad one is not tried again"
+    assert device.tables.loads.count(2) == 1
+
+
+def test_contact_on_a_connection_made_after_the_swap_ends_the_timer(device: Device) -> None:
+    device.take(2, BAD, *PROGRAMS)
+    device.run(100)
+    device.answered()
+    device.run(10)
+    device.link.is_up = False
+
+    device.run(1000)
+
+    assert (device.generations.number, device.sent) == (2, [])
+
+
+def test_contact_on_a_connection_from_before_the_swap_proves_nothing(device: Device) -> None:
+    device.take(2, BAD, *PROGRAMS)  # `answered` was before: its connection lives on
+
+    device.run(125)
+
+    assert device.generations.number == 1
+
+
+def test_an_enterprise_that_was_silent_before_the_swap_sets_no_timer(device: Device) -> None:
+    device.link.is_up = False
+    device.take(2, BAD, *PROGRAMS)
+
+    device.run(1000)
+
+    assert (device.generations.number, device.generations.standing.watch, device.sent) == (2, None, [])
+
+
+def test_a_newer_generation_is_tried_after_a_rollback(device: Device) -> None:
+    device.take(2, BAD, *PROGRAMS)
+    device.run(125)
+    device.answered()
+
+    device.take(3, BAD)
+    device.run(10)
+    device.answered()
+    device.run(1000)
+
+    assert (device.generations.number, device.generations.standing.bad) == (3, (2,))
+
+
+def test_a_generation_swapped_in_over_an_unproven_one_goes_back_to_the_proven_one(device: Device) -> None:
+    device.take(2, BAD, *PROGRAMS)
+    device.run(50)
+    device.link.is_up = False
+    device.take(3, BAD, *PROGRAMS[:3])  # from a stick
+
+    device.run(125)
+
+    assert (device.generations.number, device.generations.standing.bad) == (1, (3,))
+
+
+def test_a_person_can_try_a_rolled_back_generation_again_and_the_policy_cannot(device: Device) -> None:
+    device.take(2, BAD, *PROGRAMS)
+    device.run(125)
+    device.set_policy(Policy(version=1, forced_generation=2))
+    device.generations.reload()
+    assert device.generations.number == 1
+    device.answered()
+
+    device.generations.accept(2)
+    assert device.generations.number == 2
+    device.run(125)
+
+    assert device.generations.number == 1, "and its timer runs again"
+
+
+def test_the_timer_goes_on_over_a_restart_of_the_agent(device: Device) -> None:
+    device.take(2, BAD, *PROGRAMS)
+    device.run(60)
+    device.sleep(50)
+    device.start()
+    assert device.generations.number == 2
+
+    device.run(35)
+
+    assert device.generations.number == 1
+
+
+def test_the_timer_goes_on_over_reboots_so_that_a_list_that_reboots_the_device_is_rolled_back(device: Device) -> None:
+    device.take(2, BAD, *PROGRAMS)
+    for _ in range(3):
+        device.run(35)
+        device.reboot()
+
+    device.run(60)
+
+    assert (device.generations.number, device.tables.number) == (1, 1)
+
+
+def test_after_a_suspend_the_uplink_has_a_moment_to_try_again(device: Device) -> None:
+    device.take(2, BAD, *PROGRAMS)
+    device.sleep(8 * HOUR_S)
+    device.run(20)
+    assert device.generations.number == 2
+    device.answered()
+
+    device.run(1000)
+
+    assert device.generations.number == 2
+
+
+def test_suspend_counts(device: Device) -> None:
+    device.take(2, BAD, *PROGRAMS)
+    device.sleep(8 * HOUR_S)
+
+    device.run(40)
+
+    assert device.generations.number == 1
+
+
+def test_a_list_that_cannot_be_loaded_sets_no_timer_and_changes_nothing(device: Device) -> None:
+    device.tables.is_full = True
+    device.install(2, BAD)
+    with pytest.raises(KernelRefused):
+        device.generations.reload()
+
+    device.tables.is_full = False
+    device.run(1000)
+
+    assert (device.generations.number, device.generations.standing.watch, device.sent) == (1, None, [])
+    device.generations.reload()
+    assert device.generations.number == 2
+
+
+def test_another_enterprises_marks_do_not_count(device: Device) -> None:
+    device.take(2, BAD, *PROGRAMS)
+    device.run(125)
+    device.belongs_to("another")
+
+    device.take(2, BAD)
+
+    assert device.generations.number == 2
+
+
+# --- power cuts --------------------------------------------------------------------------------
+
+
+def cut_at(device: Device, monkeypatch: pytest.MonkeyPatch, step: int) -> Callable[[Callable[[], Any]], bool]:
+    """Return what runs an action and cuts the power at the step-th write or load; True: it was cut."""
+    left = [step]
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def act(*args: Any, **kwargs: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                raise PowerCut
+            return real(*args, **kwargs)
+
+        return act
+
+    def run(action: Callable[[], Any]) -> bool:
+        with monkeypatch.context() as patched:
+            patched.setattr(standing, "write", counted(standing.write))
+            patched.setattr(device.tables, "load", counted(device.tables.load))
+            try:
+                action()
+            except PowerCut:
+                return True
+        return False
+
+    return run
+
+
+@pytest.mark.parametrize("step", range(1, 12))
+def test_a_crash_at_any_step_of_a_swap_ends_with_the_new_one_in_force_under_its_timer(
+    device: Device, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    device.install(2, BAD, *PROGRAMS)
+
+    cut_at(device, monkeypatch, step)(device.generations.reload)
+    device.start()
+
+    assert (device.generations.number, device.tables.number) == (2, 2)
+    assert device.generations.standing.watch is not None
+    device.run(125)
+    assert (device.generations.number, len(device.sent)) == (1, 1)
+
+
+def test_a_crash_in_the_middle_of_a_swap_does_not_wind_its_timer_up_again(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.install(2, BAD)
+    after_the_load = 3
+    assert cut_at(device, monkeypatch, after_the_load)(device.generations.reload)
+
+    device.sleep(100)
+    device.start()
+    device.run(35)
+
+    assert device.generations.number == 1
+
+
+@pytest.mark.parametrize("step", range(1, 12))
+def test_a_crash_at_any_step_of_a_rollback_ends_rolled_back_and_told_once(
+    device: Device, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    device.take(2, BAD, *PROGRAMS)
+    device.run(118)
+
+    cut_at(device, monkeypatch, step)(lambda: device.run(40))
+    device.start()
+    device.run(40)
+
+    assert (device.generations.number, device.tables.number) == (1, 1)
+    assert device.generations.standing.bad == (2,)
+    assert [alert.rule for alert in device.sent] == ["dead-man"]
+
+
+# --- age ladder --------------------------------------------------------------------------------
+
+LADDER = AgeLadder(
+    stale_s=int(DAY_S), old_s=int(2 * DAY_S), very_old_s=int(3 * DAY_S),
+    stale=("report",), old=("report", "refuse-unknown"), very_old=("suspect-as-block", "refuse-unknown"),
+)  # fmt: skip
+
+
+def test_a_list_goes_down_the_ladder_step_by_step_and_enforces_on_each(device: Device) -> None:
+    device.config = device.config.__class__(
+        paths=device.config.paths, exec=device.config.exec.__class__(on_deadline="allow", on_responder_down="allow")
+    )
+    device.start()
+    device.set_policy(Policy(version=1, age=LADDER))
+    device.link.is_up = False
+    seen = []
+    for _ in range(4):
+        device.run(60)
+        now = device.generations.aging.now
+        seen.append((now.step, device.tables.postures[-1:], len(device.sent), device.tables.number))
+        device.sleep(DAY_S)
+
+    assert seen == [
+        (Step.FRESH, [], 0, 1),
+        (Step.STALE, [("allow", False)], 1, 1),
+        (Step.OLD, [("refuse", False)], 2, 1),
+        (Step.VERY_OLD, [("refuse", True)], 2, 1),  # the policy has nothing reported here
+    ]
+    assert device.generations.aging.declared.on_deadline == "refuse"
+
+    device.clock.confirm(device.clock.wall)
+    device.run(10)
+
+    assert device.generations.aging.now.step is Step.FRESH
+    assert device.tables.postures[-1] == ("allow", False)
+    assert [alert.rule for alert in device.sent] == ["list-age", "list-age"]
+
+
+def test_each_step_is_told_once_also_over_restarts_and_again_after_it_was_fresh(device: Device) -> None:
+    device.set_policy(Policy(version=1, age=LADDER))
+    device.sleep(DAY_S)
+    for _ in range(3):
+        device.run(60)
+        device.start()
+    assert len(device.sent) == 1
+    device.clock.confirm(device.clock.wall)
+    device.run(10)
+
+    device.sleep(DAY_S)
+    device.run(10)
+
+    assert len(device.sent) == 2
+
+
+def test_after_a_restart_the_posture_of_the_step_holds_again(device: Device) -> None:
+    device.set_policy(Policy(version=1, age=LADDER))
+    device.sleep(3 * DAY_S)
+    device.run(10)
+    device.tables.postures.clear()
+
+    device.start()
+    device.run(5)
+
+    assert device.tables.postures == [("refuse", True)]
+
+
+def test_a_clock_ten_years_ahead_makes_a_list_no_older_than_what_is_believed_of_it(device: Device) -> None:
+    device.clock.wall += 3650 * DAY_S
+
+    device.run(60)
+
+    assert device.generations.aging.now.step is Step.STALE  # seven days at most, of the default ladder's three
+
+
+# --- dates and guard ---------------------------------------------------------------------------
+
+
+def test_a_clock_that_runs_ahead_and_is_set_right_brings_back_what_it_ended(device: Device) -> None:
+    device.install(2, BAD, until=int(device.clock.wall + DAY_S))
+    device.generations.reload()
+    device.answered()
+    device.clock.wall += 10 * DAY_S
+    device.run(10)
+    assert device.generations.loaded["enforced"] == 0
+
+    device.clock.wall -= 10 * DAY_S
+    device.run(10)
+
+    assert device.generations.loaded["enforced"] == 1
+
+
+def test_the_policys_guards_come_after_the_enterprises_own(device: Device) -> None:
+    device.belongs_to("enterprise", *(f"198.51.100.{n}" for n in range(1, 41)))
+    never = NeverBlock(addresses=tuple(f"192.0.2.{n}" for n in range(1, 41)), names=("proxy.example",))
+
+    device.set_policy(Policy(version=1, never_block=never))
+    device.generations.load_again()
+
+    assert {(f"198.51.100.{n}", 8443) for n in range(1, 41)} <= device.tables.guards
+    assert len(device.tables.guards) == 64
+    assert "16 of never_block.addresses have no room" in device.generations.policy_fault
+    assert device.tables.names == ("mam.example", "proxy.example")
