@@ -292,12 +292,15 @@ class Generations:
 
     def _load(self, ble: Generation) -> None:
         self._loaded_at_s = self._clock.list_s()
-        report = self._tables.load(ble, self._loaded_at_s, guarded_names=self._guarded_names())
+        report = self._tables.load(
+            ble, self._loaded_at_s, guarded_names=self._guarded_names(),
+            budget_bytes=self._config.limits.ble_table_bytes,
+        )  # fmt: skip
         self.loaded = {
             "enforced": report.entries, "not_enforced": report.not_enforced,
             "load_ms": round(report.took_ns / 1e6, 3),
         }  # fmt: skip
-        self.loaded |= {"not_enforced_by_kind": report.by_kind} if report.by_kind else {}
+        self.loaded |= {"not_enforced_because": report.because} if report.not_enforced else {}
         self._next_end_s = report.next_end_s
 
     def _look_at_dates(self) -> None:

@@ -50,12 +50,8 @@ static __always_inline __u64 greater(__u64 one, __u64 two)
 	return hit_verdict(two) > hit_verdict(one) ? two : one;
 }
 
-static __always_inline __u64 match_bucket(void *table, __u32 index, __u64 identity)
+static __always_inline __u64 match_bucket(struct mamplus_bucket *bucket, __u32 index, __u64 identity)
 {
-	struct mamplus_bucket *bucket = bpf_map_lookup_elem(table, &index);
-
-	if (!bucket)
-		return 0;
 #pragma unroll
 	for (__u32 i = 0; i < MAMPLUS_BUCKET_WORDS; i++) {
 		__u64 word = bucket->word[i];
@@ -64,6 +60,13 @@ static __always_inline __u64 match_bucket(void *table, __u32 index, __u64 identi
 			return ((__u64)index * MAMPLUS_BUCKET_WORDS + i) << MAMPLUS_VERDICT_BITS | (word & MAMPLUS_VERDICT_MASK);
 	}
 	return 0;
+}
+
+static __always_inline __u64 match_at(void *table, __u32 index, __u64 identity)
+{
+	struct mamplus_bucket *bucket = bpf_map_lookup_elem(table, &index);
+
+	return bucket ? match_bucket(bucket, index, identity) : 0;
 }
 
 static __always_inline struct mamplus_shape *ble_shape(__u64 word)
@@ -80,37 +83,32 @@ static __always_inline struct mamplus_shape *ble_shape(__u64 word)
 __noinline __u64 ble_probe(__u32 which, __u64 word, __u64 identity)
 {
 	struct mamplus_shape *now = ble_shape(word);
-	__u32 side = word & 1, buckets, stashed;
-	void *table;
+	__u32 table_index = (word & 1) * MAMPLUS_T_MAX + which, blocks, buckets, first, begin;
+	struct mamplus_bucket *bucket;
 	__u64 spread, hit;
+	void *table;
 
-	if (!now)
+	if (!now || which >= MAMPLUS_T_MAX)
 		return 0;
-	if (which == MAMPLUS_T_SHA256) {
-		table = bpf_map_lookup_elem(&ble_sha256, &side);
-		buckets = now->buckets[MAMPLUS_T_SHA256];
-		stashed = now->stashed[MAMPLUS_T_SHA256];
-	} else if (which == MAMPLUS_T_ADDR) {
-		table = bpf_map_lookup_elem(&ble_addr, &side);
-		buckets = now->buckets[MAMPLUS_T_ADDR];
-		stashed = now->stashed[MAMPLUS_T_ADDR];
-	} else if (which == MAMPLUS_T_NET) {
-		table = bpf_map_lookup_elem(&ble_net, &side);
-		buckets = now->buckets[MAMPLUS_T_NET];
-		stashed = now->stashed[MAMPLUS_T_NET];
-	} else {
-		table = bpf_map_lookup_elem(&ble_domain, &side);
-		buckets = now->buckets[MAMPLUS_T_DOMAIN];
-		stashed = now->stashed[MAMPLUS_T_DOMAIN];
-	}
-	if (!table || !buckets)
+	blocks = now->blocks[which];
+	buckets = now->block_buckets[which];
+	if (!blocks)
+		return 0;
+	table = bpf_map_lookup_elem(&ble, &table_index);
+	if (!table)
 		return 0;
 	spread = mamplus_spread(now->salt, identity);
-	hit = match_bucket(table, mamplus_reduce(spread >> 32, buckets), identity);
-	if (!hit)
-		hit = match_bucket(table, mamplus_reduce(spread, buckets), identity);
-	if (!hit && stashed)
-		hit = match_bucket(table, buckets, identity);
+	begin = mamplus_block(spread, blocks) * buckets;
+	first = begin + mamplus_first(spread, buckets);
+	bucket = bpf_map_lookup_elem(table, &first);
+	if (!bucket)
+		return 0;
+	hit = match_bucket(bucket, first, identity);
+	if (hit || bucket->word[MAMPLUS_BUCKET_WORDS - 1] <= bucket->word[MAMPLUS_BUCKET_WORDS - 2])
+		return hit;	/* nothing was turned away here */
+	hit = match_at(table, begin + mamplus_second(spread, buckets), identity);
+	if (!hit && now->stashed[which])
+		hit = match_at(table, blocks * buckets, identity);
 	return hit;
 }
 

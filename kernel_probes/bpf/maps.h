@@ -20,22 +20,6 @@
 		__uint(pinning, LIBBPF_PIN_BY_NAME);  \
 	} name SEC(".maps")
 
-/* One table of the BLE: an inner map for each side. Sizes are those of the generation, so the 1 here is no bound. */
-#define MAMPLUS_TABLE(name)                                                          \
-	struct {                                                                     \
-		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                            \
-		__uint(max_entries, MAMPLUS_SIDES);                                  \
-		__type(key, __u32);                                                  \
-		__uint(pinning, LIBBPF_PIN_BY_NAME);                                 \
-		__array(values, struct {                                             \
-			__uint(type, BPF_MAP_TYPE_ARRAY);                            \
-			__uint(max_entries, 1);                                      \
-			__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);         \
-			__uint(key_size, sizeof(__u32));                             \
-			__uint(value_size, sizeof(struct mamplus_bucket));           \
-		});                                                                  \
-	} name SEC(".maps")
-
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, MAMPLUS_EVENTS_BYTES);
@@ -93,10 +77,20 @@ MAMPLUS_SINGLE(posture, struct mamplus_posture, 0);
 MAMPLUS_SINGLE(heartbeat, struct mamplus_heartbeat, BPF_F_MMAPABLE);
 MAMPLUS_SINGLE(waiting, struct mamplus_waiting, BPF_F_MMAPABLE);
 
-MAMPLUS_TABLE(ble_sha256);
-MAMPLUS_TABLE(ble_addr);
-MAMPLUS_TABLE(ble_net);
-MAMPLUS_TABLE(ble_domain);
+/* The tables of the BLE, those of side 0 first. Sizes are those of the generation, so the inner 1 is no bound. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, MAMPLUS_SIDES * MAMPLUS_T_MAX);
+	__type(key, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_ARRAY);
+		__uint(max_entries, 1);
+		__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+		__uint(key_size, sizeof(__u32));
+		__uint(value_size, sizeof(struct mamplus_bucket));
+	});
+} ble SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -25,8 +25,6 @@
 #define MAMPLUS_DNS_HEADER 12
 #define MAMPLUS_DNS_QR 0x80	/* third byte of the header: an answer */
 #define MAMPLUS_LABEL_MAX 63
-#define MAMPLUS_FNV_OFFSET 0xcbf29ce484222325ULL
-#define MAMPLUS_FNV_PRIME 0x100000001b3ULL
 
 struct packet {
 	unsigned char saddr[MAMPLUS_ADDR_LEN];
@@ -161,11 +159,12 @@ static __always_inline bool to_text(unsigned char *name)
 
 /*
  * Ask for every suffix that starts a label, from the shortest to the longest: the most specific
- * entry wins. The hash is that of domain_hash() in mamplus_host/ble/entry.py. name[0] is a dot.
+ * entry wins, and an entry that means the whole name alone above all. name[0] is a dot.
  */
 static __always_inline void ble_name(struct mamplus_head *head, const unsigned char *name)
 {
-	__u64 hash = MAMPLUS_FNV_OFFSET, word = ble_word(), alone, hit, best = 0;
+	struct mamplus_name suffix = {};
+	__u64 word = ble_word(), hit, best = 0;
 	struct mamplus_shape *now = ble_shape(word);
 
 	head->generation = ble_generation(word);
@@ -174,15 +173,14 @@ static __always_inline void ble_name(struct mamplus_head *head, const unsigned c
 	for (__u32 i = MAMPLUS_NAME_LEN - 1; i > 0; i--) {
 		if (!name[i])
 			continue;
-		hash = (hash ^ name[i]) * MAMPLUS_FNV_PRIME;
+		mamplus_name_add(now->salt, &suffix, name[i]);
 		if (name[i - 1] != '.')
 			continue;
-		hit = ble_probe(MAMPLUS_T_DOMAIN, word, mamplus_identity(now->salt, &hash, 1));
+		hit = ble_probe(MAMPLUS_T_DOMAIN, word, mamplus_identity_name(now->salt, &suffix, 0));
 		if (hit)
 			best = hit;
 	}
-	alone = ~hash;	/* of the whole name: the entry that means it alone */
-	hit = ble_probe(MAMPLUS_T_DOMAIN, word, mamplus_identity(now->salt, &alone, 1));
+	hit = ble_probe(MAMPLUS_T_DOMAIN, word, mamplus_identity_name(now->salt, &suffix, 1));
 	take_hit(head, hit ? hit : best);
 }
 

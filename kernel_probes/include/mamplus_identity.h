@@ -5,9 +5,8 @@
  *
  * IPv4 is exact: address, prefix length, port and protocol fit, so an IPv4 hit is never a false
  * one. All else is a hash of 61 bits, salted per load: of a table of any size, one lookup in 2^56
- * meets an identity that is not its own (16 to 24 words are compared). Nobody can aim for one in
- * the salted part; a domain's key, however, is a hash of its name without a salt, and whoever may
- * write entries could search for a name that shares it. User space compares the names.
+ * meets an identity that is not its own (8 to 24 words are compared). Nobody can aim for one
+ * without the salt: a domain's name is hashed with it too, not by its key in the file.
  */
 #ifndef MAMPLUS_IDENTITY_H
 #define MAMPLUS_IDENTITY_H
@@ -60,16 +59,67 @@ mamplus_qualified6(unsigned int prefix, unsigned int protocol, unsigned int port
 	return prefix | protocol << 8 | (unsigned long long)port << 16;
 }
 
-/* Where an identity lies: two buckets of `buckets`, from the halves of *spread. */
+/*
+ * A domain's name, from its last byte to its first, so that who walks a name from its end has the hash of
+ * each suffix at its dot: two polynomials modulo 2^31 - 1, at points that the salt names. Two names that
+ * were chosen without knowing the salt meet in both with a chance of (253 / 2^31)^2 at most, 1 in 2^46.
+ */
+#define MAMPLUS_NAME_PRIME 0x7fffffffULL
+
+struct mamplus_name {
+	unsigned long long one, two;	/* below 2^32: reduced once, the same way by everybody */
+};
+
+static inline __attribute__((always_inline)) unsigned long long
+mamplus_name_step(unsigned long long point, unsigned long long sum, unsigned char byte)
+{
+	sum = sum * (point & MAMPLUS_NAME_PRIME) + byte;
+	return (sum & MAMPLUS_NAME_PRIME) + (sum >> 31);
+}
+
+static inline __attribute__((always_inline)) void
+mamplus_name_add(const unsigned long long *salt, struct mamplus_name *name, unsigned char byte)
+{
+	name->one = mamplus_name_step(salt[0], name->one, byte);
+	name->two = mamplus_name_step(salt[0] >> 32, name->two, byte);
+}
+
+/* is_alone: the entry that means the name without its sub-domains. */
+static inline __attribute__((always_inline)) unsigned long long
+mamplus_identity_name(const unsigned long long *salt, const struct mamplus_name *name, unsigned int is_alone)
+{
+	unsigned long long key = name->one << 32 | name->two;
+
+	if (is_alone)
+		key = ~key;
+	return mamplus_identity(salt, &key, 1);
+}
+
+/*
+ * Where an identity lies, from its *spread: in one block of the table, and in that in two buckets.
+ * Blocks, so that the builder fills one inside the processor's cache before it takes the next.
+ */
 static inline __attribute__((always_inline)) unsigned long long
 mamplus_spread(const unsigned long long *salt, unsigned long long identity)
 {
 	return mamplus_mix(identity ^ salt[1]);
 }
 
-static inline __attribute__((always_inline)) unsigned int mamplus_reduce(unsigned int half, unsigned int buckets)
+static inline __attribute__((always_inline)) unsigned int mamplus_block(unsigned long long spread, unsigned int blocks)
 {
-	return (unsigned int)((unsigned long long)half * buckets >> 32);
+	return (unsigned int)((spread >> 32) * blocks >> 32);
+}
+
+/* In its block, of `buckets`: the bucket that takes it unless it is full, */
+static inline __attribute__((always_inline)) unsigned int mamplus_first(unsigned long long spread, unsigned int buckets)
+{
+	return (unsigned int)((spread & 0xffff) * buckets >> 16);
+}
+
+/* and the one that takes it then. */
+static inline __attribute__((always_inline)) unsigned int mamplus_second(unsigned long long spread, unsigned int buckets)
+{
+	return (unsigned int)((spread >> 16 & 0xffff) * buckets >> 16);
 }
 
 #endif

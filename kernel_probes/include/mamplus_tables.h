@@ -38,10 +38,13 @@ struct mamplus_known {
 #define MAMPLUS_KNOWN_ONCE 0x1
 
 /*
- * Every BLE table: buckets of eight words, each an identity (mamplus_identity.h) and a verdict.
- * A key has two buckets that it may be in, and if both were full the stash: the last bucket.
+ * Every BLE table: blocks of buckets of eight words, each an identity (mamplus_identity.h) and a
+ * verdict. A key lies in its first bucket. Where that was full it lies in its second one or in the
+ * stash, which is the last bucket of the table, and the first one says so by the order of its last
+ * two words: the last is the greater. So a miss reads one cache line, mostly.
  */
 #define MAMPLUS_BUCKET_WORDS 8
+#define MAMPLUS_BLOCK_BUCKETS 2048	/* at most, 128 KB: half of a small core's second cache */
 #define MAMPLUS_VERDICT_BITS 2
 #define MAMPLUS_VERDICT_MASK 3		/* MAMPLUS_SUSPECT, BLOCK, ALLOW; a word of 0 is free */
 
@@ -49,6 +52,7 @@ struct mamplus_bucket {
 	unsigned long long word[MAMPLUS_BUCKET_WORDS];
 };
 
+/* A table of a side is element side * MAMPLUS_T_MAX + table of the map `ble`. */
 enum mamplus_table {
 	MAMPLUS_T_SHA256 = 0,
 	MAMPLUS_T_ADDR = 1,		/* hosts, every port */
@@ -66,12 +70,13 @@ struct mamplus_probe {
 #define MAMPLUS_Q_PORT 0x1
 #define MAMPLUS_Q_PROTOCOL 0x2
 #define MAMPLUS_PROBES4_MAX 132		/* 33 lengths, four qualifiers each */
-#define MAMPLUS_PROBES6_MAX 256		/* of 516 that are thinkable: a list with more is refused as a whole */
+#define MAMPLUS_PROBES6_MAX 256		/* of 516 that are thinkable; those with the fewest entries are left out, and counted */
 
 /* What the programs must know of a side's tables. */
 struct mamplus_shape {
 	unsigned long long salt[2];
-	unsigned int buckets[MAMPLUS_T_MAX];	/* without the stash; 0: the table is empty */
+	unsigned int blocks[MAMPLUS_T_MAX];	/* 0: the table is empty */
+	unsigned int block_buckets[MAMPLUS_T_MAX];	/* of each; the stash comes after the last block */
 	unsigned int stashed[MAMPLUS_T_MAX];	/* words in the stash */
 	unsigned int ports;		/* bit MAMPLUS_Q_..: entries that name a port only, so qualified */
 	unsigned int pad;
@@ -155,7 +160,7 @@ struct mamplus_answer_args {
 
 _Static_assert(sizeof(struct mamplus_known) == 56, "hole in mamplus_known");
 _Static_assert(sizeof(struct mamplus_bucket) == 64, "a bucket is one cache line");
-_Static_assert(sizeof(struct mamplus_shape) == 840, "hole in mamplus_shape");
+_Static_assert(sizeof(struct mamplus_shape) == 856, "hole in mamplus_shape");
 _Static_assert(sizeof(struct mamplus_guard_key) == 20, "hole in mamplus_guard_key");
 _Static_assert(sizeof(struct mamplus_held) == 464, "hole in mamplus_held");
 _Static_assert(sizeof(struct mamplus_heartbeat) == 24, "hole in mamplus_heartbeat");

@@ -134,3 +134,25 @@ int mamplus_map_next(int map_fd, const void *key, void *next)
 {
 	return element(BPF_MAP_GET_NEXT_KEY, map_fd, key, next);
 }
+
+static int batch(int command, int map_fd, const void *keys, const void *values, uint32_t count)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.batch.map_fd = map_fd;
+	attr.batch.keys = address(keys);
+	attr.batch.values = address(values);
+	attr.batch.count = count;
+	return call(command, &attr);
+}
+
+int mamplus_map_update_batch(int map_fd, const void *keys, const void *values, uint32_t count)
+{
+	return batch(BPF_MAP_UPDATE_BATCH, map_fd, keys, values, count);
+}
+
+int mamplus_map_delete_batch(int map_fd, const void *keys, uint32_t count)
+{
+	return batch(BPF_MAP_DELETE_BATCH, map_fd, keys, NULL, count);
+}

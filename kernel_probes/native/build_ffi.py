@@ -10,7 +10,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path("kernel_probes/native")  # setup.py runs in the project's root
-SOURCES = ("bpf_calls.c", "ring_reader.c", "table_build.c")
+SOURCES = ("bpf_calls.c", "ring_reader.c", "table_build.c", "table_fill.c", "table_keys.c", "table_place.c")
 HEADERS = ("mamplus_native.h", "table_build.h")
 DECLARATIONS = "".join(
     (HERE / name).read_text().split("/* cffi: begin */")[1].split("/* cffi: end */")[0] for name in HEADERS
@@ -23,5 +23,7 @@ ffibuilder.set_source(
     '#include "mamplus_native.h"\n#include "table_build.h"',
     sources=[str(HERE / name) for name in SOURCES],
     include_dirs=[str(HERE), "kernel_probes/include"],
-    extra_compile_args=["-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"],
+    depends=[str(path) for path in (*HERE.glob("*.h"), *Path("kernel_probes/include").glob("*.h"))],
+    extra_compile_args=["-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-pthread"],
+    extra_link_args=["-pthread"],
 )

@@ -24,6 +24,9 @@ int mamplus_map_lookup(int map_fd, const void *key, void *value);
 int mamplus_map_update(int map_fd, const void *key, const void *value);
 int mamplus_map_delete(int map_fd, const void *key);
 int mamplus_map_next(int map_fd, const void *key, void *next);
+/* Many at once; the kernel waits for running programs once. -EINVAL or -ENOTSUPP (524): this kernel cannot. */
+int mamplus_map_update_batch(int map_fd, const void *keys, const void *values, uint32_t count);
+int mamplus_map_delete_batch(int map_fd, const void *keys, uint32_t count);
 
 /* A run: records of one kind, one after the other, without gaps. */
 struct mamplus_run {

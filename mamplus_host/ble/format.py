@@ -138,6 +138,11 @@ class Generation:
         return self._data
 
     @property
+    def strings(self) -> range:
+        """Where in the buffer the strings lie."""
+        return range(self._strings, self._strings + self._strings_size)
+
+    @property
     def may_shrink(self) -> bool:
         return bool(self.flags & NO_SHRINK_CHECK)
 

@@ -18,8 +18,8 @@ def text_hash(text: str) -> int:
 def domain_hash(name: str) -> int:
     """Return FNV-1a 64 over the name's bytes from the last to the first.
 
-    From the end, so that one pass over a name meets the hash of each of its suffixes:
-    the kernel stops at every dot and asks. The same loop stands in `packet.bpf.c`.
+    The key of a name in the file. The kernel asks by another hash, salted by the device
+    (mamplus_identity.h), which is made from the text.
     """
     data = name.encode("ascii")
     return int(lib.mamplus_ble_name_hash(data, len(data)))

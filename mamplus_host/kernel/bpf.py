@@ -6,11 +6,13 @@ with its errno. Keys and values are bytes, laid out as `layout` says.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mamplus_host.errors import KernelRefused
 from mamplus_host.kernel._native import ffi, lib
+
+_NO_BATCH = (-22, -524)  # EINVAL: no such command; ENOTSUPP: not for maps of this kind
 
 
 def checked(result: int, what: str) -> int:
@@ -78,6 +80,22 @@ class Map(Fd):
         if len(value) != self.value_size:
             raise KernelRefused(f"a value of {self.name} has {len(value)} bytes, want {self.value_size}")
         checked(lib.mamplus_map_update(self.number, self._sized(key), value), f"write to {self.name}")
+
+    def set_many(self, elements: Sequence[tuple[bytes, bytes]]) -> None:
+        """Set all; before Linux 5.19 a map of maps takes them one by one, and the kernel waits after each."""
+        keys, values = (b"".join(part) for part in zip(*elements, strict=True))
+        result = lib.mamplus_map_update_batch(self.number, keys, values, len(elements))
+        if result in _NO_BATCH:
+            for key, value in elements:
+                self.set(key, value)
+        else:
+            checked(result, f"write to {self.name}")
+
+    def remove_many(self, keys: Sequence[bytes]) -> None:
+        """Delete all, of which some may not be there."""
+        if lib.mamplus_map_delete_batch(self.number, b"".join(keys), len(keys)) < 0:
+            for key in keys:  # this kernel has no such call for the map, or one key was not there
+                self.remove(key)
 
     def remove(self, key: bytes) -> bool:
         """Delete `key`; False when it was not there."""

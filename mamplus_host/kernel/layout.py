@@ -29,6 +29,7 @@ EVENTS_BYTES = 1 << 20
 HOLDS_BYTES = 1 << 17
 KNOWN_ONCE = 0x1
 BUCKET_WORDS = 8
+BLOCK_BUCKETS = 2048
 VERDICT_BITS = 2
 VERDICT_MASK = 3
 Q_PORT = 0x1
@@ -263,10 +264,11 @@ KNOWN_FIELDS = (
     "sha256",
 )
 
-SHAPE = Struct("=16s16s16sIIII264s512s")  # 840 bytes
+SHAPE = Struct("=16s16s16s16sIIII264s512s")  # 856 bytes
 SHAPE_FIELDS = (
     "salt",
-    "buckets",
+    "blocks",
+    "block_buckets",
     "stashed",
     "ports",
     "pad",

@@ -43,7 +43,7 @@ PACKET = {"in": "mamplus_packet_in", "out": "mamplus_packet_out"}
 UNATTACHED = ("mamplus_answer", *PACKET.values())
 LINKS = (*TRACING, *CGROUP)
 MAPS = (
-    "active", "ble_addr", "ble_domain", "ble_net", "ble_sha256", "counters", "events", "guard",
+    "active", "ble", "counters", "events", "guard",
     "heartbeat", "held", "holds", "known", "posture", "scope", "shape", "waiting",
 )  # fmt: skip
 

@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel's tables: the BLE generation, the guard set, the posture, known files, counters.
 
-A generation is built in the side that nobody reads, and one 8-byte write makes it the one
-that is asked: a program sees the old one or the new one, never parts of both. If building
-fails, the old one stays. The old side is freed once no program can still be reading it.
+A generation is built in the side that nobody reads (`filling`), and one 8-byte write makes it the
+one that is asked (`sides`): a program sees the old one or the new one, never parts of both.
 """
 
-import math
-import mmap
 import os
-import struct
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -21,38 +17,30 @@ from typing import NamedTuple
 import msgspec
 
 from mamplus_host.ble.entry import address_key
-from mamplus_host.ble.format import Generation, Section, View
-from mamplus_host.ble.hashes import domain_hash
+from mamplus_host.ble.format import Generation
+from mamplus_host.ble.stack import Stack
 from mamplus_host.config import Config
 from mamplus_host.errors import KernelRefused
 from mamplus_host.events import File
 from mamplus_host.kernel import layout
-from mamplus_host.kernel._native import ffi, lib
-from mamplus_host.kernel.bpf import Map, checked
+from mamplus_host.kernel.bpf import Map
+from mamplus_host.kernel.budget import BYTES_AN_ENTRY, Rules, rules
+from mamplus_host.kernel.filling import (
+    ENFORCED,
+    TABLES,
+    Filled,
+    NoRoom,
+    Part,
+    changed,
+    count_in,
+    empty_like,
+    fill,
+    room,
+)
+from mamplus_host.kernel.sides import Sides
 
 RESPONDER_STALE_MS = 3000  # three heartbeats
 _FIRST = bytes(4)  # key of a one-element array
-_MASK64 = (1 << 64) - 1
-_ARRAY, _INNER_FLAGS = 2, 1 << 10 | 1 << 12  # BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE | BPF_F_INNER_MAP
-_WORDS_A_BUCKET = 6.4  # of eight: 10 bytes an entry
-_ATTEMPTS = 8  # at a size that has room; each takes a twentieth more
-_WINDOW = 1 << 20  # entries after which the file's pages are given back
-_ENOSPC = -28
-
-
-class _Table(NamedTuple):
-    pin: str
-    number: int  # enum mamplus_table
-    sections: tuple[Section, ...]
-
-
-_TABLES = (
-    _Table("ble_sha256", layout.T_SHA256, (Section.SHA256,)),
-    _Table("ble_addr", layout.T_ADDR, (Section.IP4, Section.IP6)),
-    _Table("ble_net", layout.T_NET, (Section.NET,)),
-    _Table("ble_domain", layout.T_DOMAIN, (Section.DOMAIN,)),
-)
-_ENFORCED = frozenset(section for table in _TABLES for section in table.sections)
 _COUNTERS = {
     "produced": layout.C_PRODUCED,
     "lost": layout.C_LOST,
@@ -66,11 +54,36 @@ _COUNTERS = {
 class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a generation."""
 
-    entries: int  # in the kernel's tables
-    not_enforced: int  # of the generation: past their date, or of a kind without a table
-    by_kind: dict[str, int] = {}  # those of a kind that nothing here enforces yet
-    took_ns: int
+    entries: int  # values in the kernel's tables
+    by_kind: dict[str, int] = {}  # not enforced: of a kind that nothing here enforces yet
+    expired: int = 0  # not enforced: past their date
+    over_budget: int = 0  # not enforced: no kernel memory is granted for them, `[limits] ble_table_bytes`
+    unprobed: int = 0  # not enforced: IPv6 networks of too many lengths and qualifiers
+    took_ns: int  # until the kernel asked them
     next_end_s: int = 0  # when the first loaded entry ends: load again then; 0: none ends
+    is_patch: bool = False  # made from what was loaded before
+
+    @property
+    def not_enforced(self) -> int:
+        """How many entries are in force in user space alone, or not at all."""
+        return sum(self.by_kind.values()) + self.expired + self.over_budget + self.unprobed
+
+    @property
+    def because(self) -> dict[str, int | dict[str, int]]:
+        """Why: how many for each reason."""
+        reasons: dict[str, int | dict[str, int]] = {
+            "kind": self.by_kind, "expired": self.expired, "budget": self.over_budget, "ipv6_lengths": self.unprobed,
+        }  # fmt: skip
+        return {name: count for name, count in reasons.items() if count}
+
+
+class _Loaded(NamedTuple):
+    """What is asked now, as far as this process made it."""
+
+    word: int
+    salt: bytes
+    tables: list[Filled]
+    names: tuple[str, ...]
 
 
 def file_of(descriptor: int) -> File:
@@ -102,8 +115,8 @@ class Tables:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._active = self._map("active", 4, layout.ACTIVE.size)
-        self._shape = self._map("shape", 4, layout.SHAPE.size)
+        self._loaded: _Loaded | None = None  # None: an agent before this one loaded it
+        self._sides = Sides(directory)
         self._posture = self._map("posture", 4, layout.POSTURE.size)
         self._guard = self._map("guard", layout.GUARD_KEY.size, 4)
         self._known = self._map("known", layout.FILE_KEY.size, layout.KNOWN.size)
@@ -111,41 +124,49 @@ class Tables:
 
     def generation(self) -> int:
         """Return the number of the generation that the kernel asks; 0: none."""
-        return self._word() >> 1
+        return self._sides.word() >> 1
 
-    def load(self, generation: Generation, now_s: float, *, guarded_names: Sequence[str] = ()) -> LoadReport:
-        """Build the tables of `generation` and make them the ones that are asked.
+    def load(
+        self, source: Stack | Generation, now_s: float, *, guarded_names: Sequence[str] = (), budget_bytes: int = 0
+    ) -> LoadReport:
+        """Build the tables of what `source` holds, and make them the ones that are asked.
 
         Entries that ended before `now_s` (seconds since the epoch) are left out. `guarded_names`
-        are never refused, whatever the list says of them or of the domains above them.
+        are never refused, whatever the list says of them or of the domains above them. Above
+        `budget_bytes` of kernel memory (0: no bound) the least of the entries are left out, and counted.
         KernelRefused when the kernel has no memory: the old generation stays in force.
         """
-        started_ns = time.monotonic_ns()
-        old = self._word()
-        side = 1 - (old & 1) if old else 0
-        salt = os.urandom(16)
-        names = [~domain_hash(name) & _MASK64 for name in guarded_names]  # the most specific there is: the name alone
-        built = [_build(table, generation, now_s, salt, names) for table in _TABLES]
-        shape = _shape(salt, built)
-        for table in built:
-            self._install(table.pin, side, table.map)
-        self._shape.set(side.to_bytes(4, sys.byteorder), shape)
-        self._active.set(_FIRST, layout.ACTIVE.pack(generation.number << 1 | side))
-        if old:
-            self._free(1 - side, built[0])
-        entries = sum(table.entries for table in built)
-        idle = {
-            view.section.name.lower(): view.count
-            for view in generation.sections.values()
-            if view.section not in _ENFORCED
-        }
-        return LoadReport(
-            entries=entries,
-            not_enforced=generation.count - entries,
-            by_kind=idle,
-            took_ns=time.monotonic_ns() - started_ns,
-            next_end_s=min((table.next_end_s for table in built if table.next_end_s), default=0),
-        )
+        started_ns, salt, names = time.monotonic_ns(), os.urandom(16), tuple(guarded_names)
+        stack = Stack.of(source) if isinstance(source, Generation) else source
+        parts = _parts(stack, int(now_s), budget_bytes)
+        empty = [room(table, count_in(table, parts, names)) for table in TABLES]
+        with self._sides.installing(empty) as side:
+            made = [fill(table, stack, parts, names, salt, int(now_s)) for table in empty]
+        self._sides.replace(side, empty, made)
+        return self._ask(stack, side, _Loaded(stack.number << 1 | side, salt, made, names), started_ns)
+
+    def patch(
+        self, stack: Stack, changes: Sequence[Generation], now_s: float, *, guarded_names: Sequence[str] = (),
+        budget_bytes: int = 0,
+    ) -> LoadReport:  # fmt: skip
+        """Make the tables of `stack` from those that are asked, where `changes` mention every key that may differ.
+
+        Copies are changed, never what programs ask; a table that has no room for the changes is filled anew.
+        Where there is nothing to copy from, or the guard or the budget says otherwise, everything is loaded.
+        """
+        started_ns, loaded = time.monotonic_ns(), self._loaded
+        if loaded is None or not _can_patch(loaded, self._sides.word(), changes, tuple(guarded_names), budget_bytes):
+            return self.load(stack, now_s, guarded_names=guarded_names, budget_bytes=budget_bytes)
+        parts = [Part(part, Rules.of(part), is_resolved=True) for part in changes]
+        into = [empty_like(old) if count_in(old.table, parts) else old for old in loaded.tables]
+        with self._sides.installing(into) as side:
+            made = [
+                old if old is new else _changed(old, new, stack, parts, loaded, int(now_s))
+                for old, new in zip(loaded.tables, into, strict=True)
+            ]
+        self._sides.replace(side, into, made)
+        now = _Loaded(stack.number << 1 | side, loaded.salt, made, loaded.names)
+        return self._ask(stack, side, now, started_ns, is_patch=True)
 
     def set_guard(self, addresses: Iterable[tuple[str | IPv4Address | IPv6Address, int]]) -> None:
         """Make `addresses`, (address, port; 0 for every port), the ones that are never refused.
@@ -209,136 +230,69 @@ class Tables:
     def _map(self, name: str, key_size: int, value_size: int) -> Map:
         return Map.pinned(self._directory / name, key_size, value_size)
 
-    def _word(self) -> int:
-        return int.from_bytes(self._active.get(_FIRST) or b"", sys.byteorder)
-
     def _drop_guards(self, keys: Iterable[bytes]) -> None:
         for key in keys:
             self._guard.remove(key)
 
-    def _install(self, pin: str, side: int, inner: Map) -> None:
-        self._map(pin, 4, 4).set(side.to_bytes(4, sys.byteorder), inner.number.to_bytes(4, sys.byteorder))
-
-    def _free(self, side: int, other: "_Built") -> None:
-        """Drop the tables of `side`, which is not asked any more.
-
-        The kernel waits for running programs after each write to a map of maps. So the other
-        side's table is written once more: after that, no program still reads this side.
-        """
-        self._install(other.pin, 1 - side, other.map)
-        for table in _TABLES:
-            self._map(table.pin, 4, 4).remove(side.to_bytes(4, sys.byteorder))
-
-
-class _Built(NamedTuple):
-    pin: str
-    map: Map
-    number: int
-    buckets: int
-    stashed: int
-    entries: int
-    next_end_s: int
-    probes4: bytes  # as in struct mamplus_build
-    probes6: bytes
-    ports: int
-
-
-def _build(table: _Table, generation: Generation, now_s: float, salt: bytes, names: Sequence[int]) -> _Built:
-    """Return the inner map of `table`, filled; `names` go into the table of domains. KernelRefused without memory."""
-    spare = names if Section.DOMAIN in table.sections else ()
-    views = [generation.sections[section] for section in table.sections if section in generation.sections]
-    count = sum(view.count for view in views) + len(spare)
-    buckets = max(math.ceil(count / _WORDS_A_BUCKET), 1)
-    for _ in range(_ATTEMPTS):
-        built = _try_build(table, generation, views, spare, salt, buckets, int(now_s))
-        if built is not None:
-            return built
-        buckets += buckets // 20 + 1
-    raise KernelRefused(f"{table.pin} has no room for {count} entries in {buckets} buckets; this should not happen")
-
-
-def _try_build(
-    table: _Table, generation: Generation, views: Sequence[View], names: Sequence[int], salt: bytes, buckets: int,
-    now_s: int,
-) -> _Built | None:  # fmt: skip
-    """Return the table in `buckets`, None when it has no room there."""
-    inner = Map.create(_ARRAY, 4, layout.BUCKET.size, buckets + 1, _INNER_FLAGS, table.pin)
-    build = ffi.new("struct mamplus_build *", {"buckets": buckets, "now_s": now_s})
-    build.salt[0], build.salt[1] = struct.unpack("=QQ", salt)
-    with (
-        mmap.mmap(inner.number, (buckets + 1) * layout.BUCKET.size) as memory,
-        ffi.from_buffer("uint64_t[]", memory, require_writable=True) as words,
-        ffi.from_buffer(generation.buffer) as data,
-    ):
-        build.words = words
-        build.groups, build.group_count = data + generation.groups_offset, generation.group_count
-        has_room = all(_add(build, generation, data, view) for view in views) and all(
-            lib.mamplus_build_add_domain(build, name, layout.ALLOW) == 0 for name in names
+    def _ask(self, stack: Stack, side: int, now: _Loaded, started_ns: int, *, is_patch: bool = False) -> LoadReport:
+        took_ns = self._sides.ask(stack.number, side, now.salt, now.tables) - started_ns
+        self._loaded = now
+        return LoadReport(
+            entries=max(sum(table.words for table in now.tables) - len(now.names), 0),
+            by_kind=_idle(stack),
+            expired=sum(table.expired for table in now.tables),
+            over_budget=sum(table.over_budget for table in now.tables),
+            unprobed=sum(table.unprobed for table in now.tables),
+            took_ns=took_ns,
+            next_end_s=min((table.next_end_s for table in now.tables if table.next_end_s), default=0),
+            is_patch=is_patch,
         )
-    if not has_room:
-        return None
-    return _Built(
-        table.pin, inner, table.number, buckets if views or names else 0, build.stashed, build.entries,
-        build.next_end_s, bytes(build.probes4), bytes(build.probes6), build.ports,
-    )  # fmt: skip
 
 
-def _add(build: "ffi.CData", generation: Generation, data: "ffi.CData", view: View) -> bool:
-    """Add a section, window by window; False when there is no room."""
-    columns = ffi.new("struct mamplus_columns *", {"section": view.section})
-    for first in range(0, view.count, _WINDOW):
-        columns.count = min(_WINDOW, view.count - first)
-        columns.keys = data + view.keys + first * view.key_size
-        columns.groups, columns.ends = data + view.groups + first * 4, data + view.ends + first * 4
-        result = lib.mamplus_build_add(build, columns)
-        if result == _ENOSPC:
-            return False
-        checked(result, f"fill the table of {view.section.name.lower()}")
-        _give_back(generation.buffer, [(view.keys, view.key_size), (view.groups, 4), (view.ends, 4)], first)
-    return True
-
-
-def _give_back(buffer: "bytes | mmap.mmap", columns: Sequence[tuple[int, int]], first: int) -> None:
-    """Let go of the file's pages that were read: a list of ten million must not stay resident."""
-    if not isinstance(buffer, mmap.mmap):
-        return
-    for offset, size in columns:
-        begin = (offset + first * size) // mmap.PAGESIZE * mmap.PAGESIZE
-        buffer.madvise(mmap.MADV_DONTNEED, begin, min(_WINDOW * size, len(buffer) - begin))
-
-
-def _shape(salt: bytes, built: Sequence[_Built]) -> bytes:
-    """Return `struct mamplus_shape` of a side: what the programs must know to ask its tables."""
-    net = next(table for table in built if table.number == layout.T_NET)
-    probes4, probes6 = _probes(net.probes4), _probes(net.probes6)
-    if len(probes6) > layout.PROBES6_MAX:
-        raise KernelRefused(
-            f"the list has IPv6 networks of {len(probes6)} lengths and qualifiers, want at most {layout.PROBES6_MAX}"
-        )
-    ordered = sorted(built, key=lambda table: table.number)
-    return layout.SHAPE.pack(
-        salt,
-        struct.pack(f"={layout.T_MAX}I", *(table.buckets for table in ordered)),
-        struct.pack(f"={layout.T_MAX}I", *(table.stashed for table in ordered)),
-        net.ports, 0, len(probes4), len(probes6), _packed(probes4), _packed(probes6),
-    )  # fmt: skip
-
-
-_SPECIFIC = (layout.Q_PORT | layout.Q_PROTOCOL, layout.Q_PORT, layout.Q_PROTOCOL, 0)  # the most specific first
-
-
-def _probes(marks: bytes) -> list[tuple[int, int]]:
-    """Return (prefix length, qualifier) of all networks that came in, the most specific first."""
+def _parts(stack: Stack, now_s: int, budget_bytes: int) -> list[Part]:
+    """Return the files of a stack: a list goes in as it is, the keys of a delta as they are resolved."""
+    files = list(stack.parts())
     return [
-        (prefix, qualifier)
-        for prefix in reversed(range(len(marks)))
-        for qualifier in _SPECIFIC
-        if marks[prefix] >> qualifier & 1
+        Part(part, rule, part.is_delta)
+        for part, rule in zip(files, rules(files, ENFORCED, now_s, budget_bytes), strict=True)
     ]
 
 
-def _packed(probes: Sequence[tuple[int, int]]) -> bytes:
-    return b"".join(bytes(probe) for probe in probes)
+def _changed(old: Filled, new: Filled, stack: Stack, parts: Sequence[Part], loaded: _Loaded, now_s: int) -> Filled:
+    """Return a table as `parts` change it: a copy, or where that has no room a new one."""
+    try:
+        if old.blocks:
+            return changed(old, new, stack, parts, loaded.names, loaded.salt, now_s)
+    except NoRoom:
+        pass
+    whole = _parts(stack, now_s, budget_bytes=0)
+    empty = room(old.table, count_in(old.table, whole, loaded.names))
+    return fill(empty, stack, whole, loaded.names, loaded.salt, now_s)
+
+
+def _can_patch(
+    loaded: _Loaded, word: int, changes: Sequence[Generation], names: tuple[str, ...], budget_bytes: int
+) -> bool:
+    """Whether what is asked is what this process loaded, and all of its entries and the new ones are granted."""
+    words = sum(table.words for table in loaded.tables)
+    words += sum(view.count for part in changes for view in part.sections.values() if view.section in ENFORCED)
+    return (
+        loaded.word == word
+        and loaded.names == names
+        and not any(table.over_budget for table in loaded.tables)
+        and (not budget_bytes or words * BYTES_AN_ENTRY <= budget_bytes)
+    )
+
+
+def _idle(stack: Stack) -> dict[str, int]:
+    """Return by kind how many entries nothing here enforces; a change of one in a delta counts once more."""
+    found: dict[str, int] = {}
+    for part in stack.parts():
+        for view in part.sections.values():
+            if view.section not in ENFORCED:
+                name = view.section.name.lower()
+                found[name] = found.get(name, 0) + view.count
+    return found
 
 
 def _possible_cpus() -> int:

@@ -34,6 +34,7 @@ BUILD: dict[str, list[str]] = {
     "burst": [],
     "crowd": [],
     "hammer": [],
+    "lookups": [],
     "traced": [],
     "waker": [],
     "tracer": [],

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * From the columns of a generation's file to words of a table: what stands for a key, and with
+ * which verdict. Many at a time, one kind of work after the other, so that the compiler and the
+ * processor overlap what belongs to different entries.
+ */
+#include <endian.h>
+#include <errno.h>
+
+#include "ble_file.h"
+#include "table_words.h"
+
+#define NET_BYTES 20
+#define NET_PREFIX 16		/* in a key of the section net: after the network */
+#define NET_PROTOCOL 17
+#define NET_PORT 18
+
+uint32_t key_bytes(uint16_t section)
+{
+	switch (section) {
+	case MAMPLUS_BLE_SHA256: return 32;
+	case MAMPLUS_BLE_IP4: return 4;
+	case MAMPLUS_BLE_IP6: return 16;
+	case MAMPLUS_BLE_NET: return NET_BYTES;
+	case MAMPLUS_BLE_DOMAIN: return 8;
+	default: return 0;
+	}
+}
+
+static uint64_t identity6(const struct mamplus_build *build, const unsigned char *addr, uint64_t qualified)
+{
+	unsigned long long key[3] = { be64toh(read64(addr)), be64toh(read64(addr + 8)), qualified };
+
+	return mamplus_identity(salt_of(build), key, 3);
+}
+
+static bool is_v4(const unsigned char *addr)
+{
+	static const unsigned char mapped[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff };
+
+	return !memcmp(addr, mapped, sizeof(mapped));
+}
+
+/* 0: of an IPv6 length and qualifier that is left out. An identity of 0 is as good as left out: one in 2^61. */
+static uint64_t identity_net(struct mamplus_build *counted, const unsigned char *key)
+{
+	uint32_t prefix = key[NET_PREFIX], protocol = key[NET_PROTOCOL], port = be16toh(read16(key + NET_PORT));
+	uint32_t qualifier = (port ? MAMPLUS_Q_PORT : 0) | (protocol ? MAMPLUS_Q_PROTOCOL : 0), pair;
+
+	prefix = prefix <= 128 ? prefix : 128;
+	if (is_v4(key) && prefix >= 96) {
+		counted->probes4[(prefix - 96) * 4 + qualifier]++;
+		return mamplus_identity4(be32toh(read32(key + 12)), prefix - 96, protocol, port);
+	}
+	pair = prefix * 4 + qualifier;
+	if (!prefix && port)
+		counted->ports[qualifier]++;
+	else if (counted->skip6[pair])
+		return 0;
+	else
+		counted->probes6[pair]++;
+	return identity6(counted, key, mamplus_qualified6(prefix, protocol, port));
+}
+
+static uint64_t identity_sha256(const struct mamplus_build *build, const unsigned char *key)
+{
+	unsigned long long words[4];
+
+	memcpy(words, key, sizeof(words));
+	return mamplus_identity(salt_of(build), words, 4);
+}
+
+static uint64_t identity_name(const struct mamplus_build *build, const unsigned char *name, uint32_t length,
+			      uint32_t is_alone)
+{
+	struct mamplus_name sum = { 0, 0 };
+
+	while (length--)
+		mamplus_name_add(salt_of(build), &sum, name[length]);
+	return mamplus_identity_name(salt_of(build), &sum, is_alone);
+}
+
+/* The names of entries, from the column of texts: a length of two bytes, an "=" for the name alone, the name. */
+static int identities_of_names(const struct mamplus_build *build, const struct mamplus_columns *columns,
+			       uint32_t first, uint32_t count, uint64_t *identities)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		uint64_t at = le32toh(read32(columns->texts + (size_t)(first + i) * 4));
+		const unsigned char *text = columns->strings + at + 2;
+		uint32_t length, is_alone;
+
+		if (at + 2 > columns->strings_size)
+			return -EINVAL;
+		length = le16toh(read16(text - 2));
+		if (!length || at + 2 + length > columns->strings_size)
+			return -EINVAL;
+		is_alone = *text == '=';
+		identities[i] = identity_name(build, text + is_alone, length - is_alone, is_alone);
+	}
+	return 0;
+}
+
+int make_identities(struct mamplus_build *counted, const struct mamplus_columns *columns, uint32_t first, uint32_t count,
+		    uint64_t *identities)
+{
+	const unsigned char *key = columns->keys + (size_t)first * key_bytes(columns->section);
+	const uint64_t host6 = mamplus_qualified6(128, 0, 0);
+
+	switch (columns->section) {
+	case MAMPLUS_BLE_SHA256:
+		for (uint32_t i = 0; i < count; i++, key += 32)
+			identities[i] = identity_sha256(counted, key);
+		return 0;
+	case MAMPLUS_BLE_IP4:
+		for (uint32_t i = 0; i < count; i++, key += 4)
+			identities[i] = mamplus_identity4(be32toh(read32(key)), 32, 0, 0);
+		return 0;
+	case MAMPLUS_BLE_IP6:
+		for (uint32_t i = 0; i < count; i++, key += 16)
+			identities[i] = identity6(counted, key, host6);
+		return 0;
+	case MAMPLUS_BLE_NET:
+		for (uint32_t i = 0; i < count; i++, key += NET_BYTES)
+			identities[i] = identity_net(counted, key);
+		return 0;
+	case MAMPLUS_BLE_DOMAIN:
+		return identities_of_names(counted, columns, first, count, identities);
+	default:
+		return -EINVAL;
+	}
+}
+
+/* Without dates, which is most of the time, one pass over them finds that out. */
+static bool none_ends(const unsigned char *ends, uint32_t count)
+{
+	uint32_t any = 0;
+
+	for (uint32_t i = 0; i < count; i++)
+		any |= read32(ends + (size_t)i * 4);
+	return !any;
+}
+
+/* False: its time is over. */
+static bool is_live(struct mamplus_build *counted, const unsigned char *end)
+{
+	uint64_t end_s = le32toh(read32(end));
+
+	if (end_s && end_s <= counted->now_s) {
+		counted->expired++;
+		return false;
+	}
+	if (end_s && (!counted->next_end_s || end_s < counted->next_end_s))
+		counted->next_end_s = end_s;
+	return true;
+}
+
+int verdict_of(const struct mamplus_columns *columns, uint32_t index)
+{
+	uint32_t group = le32toh(read32(columns->groups + (size_t)index * 4));
+
+	if (group >= columns->group_count || columns->verdicts[group] > OVER_BUDGET)
+		return -EINVAL;
+	if (columns->has_cut && group == columns->cut_group && index >= columns->cut)
+		return OVER_BUDGET;
+	return columns->verdicts[group];
+}
+
+/* verdicts: 0 for what is left out. 0 or -EINVAL. */
+static int verdicts_of(struct mamplus_build *counted, const struct mamplus_columns *columns, uint32_t first,
+		       uint32_t count, uint8_t *verdicts)
+{
+	const unsigned char *ends = columns->ends + (size_t)first * 4;
+	bool endless = none_ends(ends, count);
+
+	for (uint32_t i = 0; i < count; i++) {
+		int verdict = verdict_of(columns, first + i);
+
+		if (verdict <= 0)
+			return -EINVAL;	/* in a whole list nothing is withdrawn */
+		if (!endless && !is_live(counted, ends + (size_t)i * 4))
+			verdict = 0;
+		counted->over_budget += verdict == OVER_BUDGET;
+		verdicts[i] = verdict & MAMPLUS_VERDICT_MASK;
+	}
+	return 0;
+}
+
+int make_words(struct mamplus_build *counted, const struct mamplus_columns *columns, uint32_t first, uint32_t count,
+	       uint64_t *words)
+{
+	uint8_t verdicts[KEYS_AT_ONCE];
+	int error = verdicts_of(counted, columns, first, count, verdicts);
+
+	if (!error)
+		error = make_identities(counted, columns, first, count, words);
+	for (uint32_t i = 0; i < count && !error; i++) {
+		counted->unprobed += !words[i] && verdicts[i];
+		words[i] = words[i] && verdicts[i] ? words[i] << MAMPLUS_VERDICT_BITS | verdicts[i] : 0;
+	}
+	return error;
+}
+
+int mamplus_count_groups(const struct mamplus_columns *columns, uint64_t now_s, uint64_t *counts)
+{
+	for (uint32_t i = 0; i < columns->count; i++) {
+		uint32_t group = le32toh(read32(columns->groups + (size_t)i * 4));
+		uint32_t end_s = le32toh(read32(columns->ends + (size_t)i * 4));
+
+		if (group >= columns->group_count)
+			return -EINVAL;
+		counts[group] += !end_s || end_s > now_s;
+	}
+	return 0;
+}
+
+uint32_t mamplus_count_until(const struct mamplus_columns *columns, uint64_t now_s, uint32_t group, uint64_t *wanted)
+{
+	uint32_t i;
+
+	for (i = 0; i < columns->count && *wanted; i++) {
+		uint32_t end_s = le32toh(read32(columns->ends + (size_t)i * 4));
+
+		*wanted -= le32toh(read32(columns->groups + (size_t)i * 4)) == group && (!end_s || end_s > now_s);
+	}
+	return i;
+}

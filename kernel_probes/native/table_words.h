@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What the parts of the table builder share, and nobody else needs. */
+#ifndef MAMPLUS_TABLE_WORDS_H
+#define MAMPLUS_TABLE_WORDS_H
+
+#include <stdbool.h>
+#include <string.h>
+
+#include "mamplus_identity.h"
+#include "mamplus_tables.h"
+#include "table_build.h"
+
+#define BUCKET_WORDS MAMPLUS_BUCKET_WORDS
+#define OVER_BUDGET 4		/* in a column of verdicts */
+
+static inline uint16_t read16(const unsigned char *at)
+{
+	uint16_t value;
+
+	memcpy(&value, at, sizeof(value));
+	return value;
+}
+
+static inline uint32_t read32(const unsigned char *at)
+{
+	uint32_t value;
+
+	memcpy(&value, at, sizeof(value));
+	return value;
+}
+
+static inline uint64_t read64(const unsigned char *at)
+{
+	uint64_t value;
+
+	memcpy(&value, at, sizeof(value));
+	return value;
+}
+
+static inline const unsigned long long *salt_of(const struct mamplus_build *build)
+{
+	return (const unsigned long long *)build->salt;
+}
+
+static inline uint64_t identity_in(uint64_t word)
+{
+	return word >> MAMPLUS_VERDICT_BITS;
+}
+
+/* Both words say something of one identity. */
+static inline bool same_key(uint64_t one, uint64_t two)
+{
+	return (one ^ two) <= MAMPLUS_VERDICT_MASK;
+}
+
+static inline uint64_t *block_of(const struct mamplus_build *build, uint64_t spread)
+{
+	return build->words + (size_t)mamplus_block(spread, build->blocks) * build->block_buckets * BUCKET_WORDS;
+}
+
+/* table_place.c. The stash that a thread fills by itself, or the table's. */
+struct stash {
+	uint64_t *words;
+	uint32_t *used;
+};
+
+void order_bucket(uint64_t *bucket, bool is_marked);
+uint64_t *find_word(const struct mamplus_build *build, struct stash *stash, uint64_t word);
+/* 0 or -ENOSPC. The key is not in the table. */
+int insert_word(const struct mamplus_build *build, struct stash *stash, uint64_t word);
+/* 0 or -ENOSPC: the bucket cannot say any more that it turned others away. */
+int remove_word(const struct mamplus_build *build, struct stash *stash, uint64_t *place);
+
+/* table_keys.c */
+#define KEYS_AT_ONCE 256
+uint32_t key_bytes(uint16_t section);	/* 0: no table holds such */
+/* The words (identity and verdict) of entries first to first + count - 1, 0 where one is left out. 0 or -EINVAL. */
+int make_words(struct mamplus_build *counted, const struct mamplus_columns *columns, uint32_t first, uint32_t count,
+	       uint64_t *words);
+/* The verdict of entry `index`, 0 when it is withdrawn, OVER_BUDGET beyond the budget, or -EINVAL. */
+int verdict_of(const struct mamplus_columns *columns, uint32_t index);
+int make_identities(struct mamplus_build *counted, const struct mamplus_columns *columns, uint32_t first, uint32_t count,
+		    uint64_t *identities);
+
+#endif

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of a generation, filled in the memory of the kernel's maps: anew, or as a changed copy.
+
+Journey: store -> [filling] -> `tables`, which makes them the ones that are asked.
+
+The work is done in C (kernel_probes/native/table_*.c); here stands which parts go where, and
+what is done when a table turns out too small.
+"""
+
+import math
+import mmap
+import os
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mamplus_host.ble.format import Generation, Section
+from mamplus_host.ble.stack import Stack
+from mamplus_host.errors import KernelRefused
+from mamplus_host.kernel import layout
+from mamplus_host.kernel._native import ffi, lib
+from mamplus_host.kernel.bpf import Map, checked
+from mamplus_host.kernel.budget import Rules, windows
+
+_ARRAY, _INNER_FLAGS = 2, 1 << 10 | 1 << 12  # BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE | BPF_F_INNER_MAP
+_WORDS_A_BUCKET = 6.4  # of eight: 10 bytes an entry
+_ROOMIER = 1.05  # than the attempt before
+_ATTEMPTS = 8  # at a size that has room
+_THREADS = min(len(os.sched_getaffinity(0)), 4)
+_PAIRS6 = 129 * 4  # IPv6 prefix lengths, four qualifiers each
+_ENOSPC = -28
+
+
+class NoRoom(Exception):
+    """A table has no room for what should go into it: take a larger one."""
+
+
+class Table(NamedTuple):
+    name: str
+    number: int  # enum mamplus_table
+    sections: tuple[Section, ...]
+
+
+TABLES = (
+    Table("sha256", layout.T_SHA256, (Section.SHA256,)),
+    Table("addr", layout.T_ADDR, (Section.IP4, Section.IP6)),
+    Table("net", layout.T_NET, (Section.NET,)),
+    Table("domain", layout.T_DOMAIN, (Section.DOMAIN,)),
+)
+ENFORCED = frozenset(section for table in TABLES for section in table.sections)
+
+
+class Part(NamedTuple):
+    """A file that goes into the tables."""
+
+    generation: Generation
+    rules: Rules
+    is_resolved: bool  # its keys are set to what the stack says of them; otherwise the greater verdict stays
+
+
+@dataclass(slots=True)
+class Filled:
+    """A table in its map, and what went into it."""
+
+    table: Table
+    map: Map
+    blocks: int
+    block_buckets: int
+    stashed: int = 0
+    words: int = 0
+    expired: int = 0
+    over_budget: int = 0
+    unprobed: int = 0
+    next_end_s: int = 0
+    probes4: list[int] = field(default_factory=list)  # as in struct mamplus_build
+    probes6: list[int] = field(default_factory=list)
+    ports: list[int] = field(default_factory=list)
+    skip6: bytes = b""
+
+    @property
+    def bytes(self) -> int:
+        """Kernel memory."""
+        return (max(self.blocks, 1) * self.block_buckets + 1) * layout.BUCKET.size
+
+    @property
+    def pairs6(self) -> list[int]:
+        """IPv6 lengths and qualifiers that occur, as prefix * 4 + qualifier."""
+        return [pair for pair, count in enumerate(self.probes6) if count]
+
+
+def room(table: Table, count: int, attempt: int = 0) -> Filled:
+    """Return an empty table for `count` entries. KernelRefused without memory."""
+    buckets = max(math.ceil(count / _WORDS_A_BUCKET * _ROOMIER**attempt), 1) + attempt
+    blocks = math.ceil(buckets / layout.BLOCK_BUCKETS)
+    block_buckets = math.ceil(buckets / blocks)
+    return _empty(table, blocks if count else 0, block_buckets)
+
+
+def empty_like(old: Filled) -> Filled:
+    """Return an empty table as large as `old`. KernelRefused without memory."""
+    return _empty(old.table, old.blocks, old.block_buckets)
+
+
+def count_in(table: Table, parts: Iterable[Part], names: Sequence[str] = ()) -> int:
+    """Return how many entries of `parts`, and guarded names, belong into a table."""
+    return sum(
+        part.generation.sections[section].count
+        for part in parts for section in table.sections if section in part.generation.sections
+    ) + (len(names) if Section.DOMAIN in table.sections else 0)  # fmt: skip
+
+
+def fill(empty: Filled, stack: Stack, parts: Sequence[Part], names: Sequence[str], salt: bytes, now_s: int) -> Filled:
+    """Fill a table; where it has no room, a larger one in its place. KernelRefused without memory.
+
+    `names` are domains that are never refused. IPv6 lengths and qualifiers beyond what the programs look
+    up are left out, those with the fewest entries first.
+    """
+    filled, skip6 = empty, bytes(_PAIRS6)
+    count = count_in(empty.table, parts, names)
+    attempt = 0
+    while count:
+        try:
+            filled = _fill(filled, stack, parts, names, salt, now_s, skip6)
+        except NoRoom:
+            if attempt == _ATTEMPTS:
+                raise KernelRefused(
+                    f"the table {empty.table.name} has no room for {count} entries; this should not happen"
+                ) from None
+            attempt += 1
+        else:
+            skip6 = _too_many(filled)
+            if not any(skip6):
+                return filled
+        filled = room(filled.table, count, attempt)
+    return filled
+
+
+def changed(
+    old: Filled, into: Filled, stack: Stack, parts: Sequence[Part], names: Sequence[str], salt: bytes, now_s: int
+) -> Filled:
+    """Copy `old` into the empty table `into`, of the same size, and set the keys of `parts`. NoRoom."""
+    with _build(into, salt, now_s, old.skip6) as build:
+        with mmap.mmap(old.map.number, old.bytes, prot=mmap.PROT_READ) as source, ffi.from_buffer(source) as words:
+            lib.mamplus_build_copy(build.words, ffi.cast("uint64_t *", words), old.bytes // 8, _THREADS)
+        build.stashed, build.entries, build.next_end_s = old.stashed, old.words, old.next_end_s
+        build.expired, build.unprobed = old.expired, old.unprobed
+        build.probes4, build.probes6, build.ports = old.probes4, old.probes6, old.ports
+        for part in parts:
+            _set(build, stack, part, into.table, now_s)
+        _set_names(build, into.table, names)
+        made = _made(into, build)
+    if any(_too_many(made)):
+        raise NoRoom
+    return made
+
+
+def _fill(
+    empty: Filled, stack: Stack, parts: Sequence[Part], names: Sequence[str], salt: bytes, now_s: int, skip6: bytes
+) -> Filled:
+    with _build(empty, salt, now_s, skip6) as build:
+        checked(lib.mamplus_build_begin(build), f"make room for {empty.table.name}")
+        try:
+            for part in parts:
+                if not part.is_resolved:
+                    _scatter(build, part, empty.table)
+            _require_room(lib.mamplus_build_settle(build), empty.table)
+        finally:
+            lib.mamplus_build_drop(build)
+        for part in parts:
+            if part.is_resolved:
+                _set(build, stack, part, empty.table, now_s)
+        _set_names(build, empty.table, names)
+        return _made(empty, build)
+
+
+@contextmanager
+def _build(table: Filled, salt: bytes, now_s: int, skip6: bytes) -> Iterator["ffi.CData"]:
+    """Yield `struct mamplus_build` on the mapped memory of a table."""
+    build = ffi.new("struct mamplus_build *", {"now_s": now_s, "threads": _THREADS, "skip6": skip6})
+    build.blocks, build.block_buckets = table.blocks, table.block_buckets
+    build.salt[0], build.salt[1] = struct.unpack("=QQ", salt)
+    with (
+        mmap.mmap(table.map.number, table.bytes) as memory,
+        ffi.from_buffer("uint64_t[]", memory, require_writable=True) as words,
+    ):
+        build.words = words
+        yield build
+
+
+def _made(table: Filled, build: "ffi.CData") -> Filled:
+    return Filled(
+        table.table, table.map, table.blocks, table.block_buckets, build.stashed, build.entries, build.expired,
+        build.over_budget, build.unprobed, build.next_end_s,
+        list(build.probes4), list(build.probes6), list(build.ports), bytes(build.skip6),
+    )  # fmt: skip
+
+
+def _scatter(build: "ffi.CData", part: Part, table: Table) -> None:
+    for section in table.sections:
+        if section in part.generation.sections:
+            for columns in windows(part.generation, part.generation.sections[section], part.rules):
+                _require_room(lib.mamplus_build_scatter(build, columns), table)
+
+
+def _set(build: "ffi.CData", stack: Stack, part: Part, table: Table, now_s: int) -> None:
+    for section in table.sections:
+        if section not in part.generation.sections:
+            continue
+        verdicts, ends = stack.verdicts(part.generation, section, now_s)
+        with ffi.from_buffer("uint8_t[]", verdicts) as resolved, ffi.from_buffer(ends) as until:
+            done = 0
+            for columns in windows(part.generation, part.generation.sections[section], part.rules):
+                _require_room(lib.mamplus_build_set(build, columns, resolved + done, until + done * 4), table)
+                done += columns.count
+
+
+def _set_names(build: "ffi.CData", table: Table, names: Sequence[str]) -> None:
+    """Put guarded names in: an `allow` on the name alone is the most specific there is."""
+    if Section.DOMAIN in table.sections:
+        for name in names:
+            data = name.encode("ascii")
+            _require_room(lib.mamplus_build_set_name(build, data, len(data), 1, layout.ALLOW), table)
+
+
+def _require_room(result: int, table: Table) -> None:
+    if result == _ENOSPC:
+        raise NoRoom
+    checked(result, f"fill the table {table.name}")
+
+
+def _too_many(filled: Filled) -> bytes:
+    """Return which IPv6 lengths and qualifiers are too many to be looked up: those with the fewest entries."""
+    marks = bytearray(len(filled.probes6))
+    by_count = sorted(filled.pairs6, key=lambda pair: filled.probes6[pair])
+    for pair in by_count[: max(len(by_count) - layout.PROBES6_MAX, 0)]:
+        marks[pair] = 1
+    return bytes(marks)
+
+
+def _empty(table: Table, blocks: int, block_buckets: int) -> Filled:
+    buckets = max(blocks, 1) * block_buckets + 1
+    inner = Map.create(_ARRAY, 4, layout.BUCKET.size, buckets, _INNER_FLAGS, f"the table {table.name}")
+    return Filled(table, inner, blocks, block_buckets)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two sets of tables, of which one is asked; the other one is where the next generation is made.
+
+One 8-byte write names the side and its generation: a program reads it once and asks that side
+alone. If making the next one fails, the old one stays. The old side is emptied once no program
+can still be reading it.
+
+The kernel lets the writer of a map of maps wait until no program runs that began before, some
+milliseconds. So tables are put into their side while they are still being filled.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mamplus_host.errors import KernelRefused
+from mamplus_host.kernel import layout
+from mamplus_host.kernel.bpf import Map
+from mamplus_host.kernel.filling import TABLES, Filled
+from mamplus_host.kernel.shape import pack_shape
+
+_FIRST = bytes(4)  # key of a one-element array
+
+
+class Sides:
+    """The maps `active`, `ble` and `shape` pinned in `directory`. KernelRefused when one cannot be opened."""
+
+    def __init__(self, directory: Path) -> None:
+        self._active = Map.pinned(directory / "active", 4, layout.ACTIVE.size)
+        self._tables = Map.pinned(directory / "ble", 4, 4)
+        self._shape = Map.pinned(directory / "shape", 4, layout.SHAPE.size)
+
+    def word(self) -> int:
+        """Return what is asked now: generation << 1 | side; 0: nothing."""
+        return int.from_bytes(self._active.get(_FIRST) or b"", sys.byteorder)
+
+    @contextmanager
+    def installing(self, tables: Sequence[Filled]) -> Iterator[int]:
+        """Put tables into the side that nobody asks, and yield it; they may be filled meanwhile.
+
+        KernelRefused when the kernel does not take them; on any failure the side is emptied.
+        """
+        word = self.word()
+        side = 1 - (word & 1) if word else 0
+        errors = list[KernelRefused]()
+        installer = threading.Thread(target=self._install, args=(side, tables, errors))
+        installer.start()
+        try:
+            yield side
+            installer.join()
+            if errors:
+                raise errors[0]
+        except BaseException:
+            installer.join()
+            self._clear(side)
+            raise
+
+    def replace(self, side: int, planned: Sequence[Filled], made: Sequence[Filled]) -> None:
+        """Put those tables into a side that had to be made larger than planned."""
+        for before, now in zip(planned, made, strict=True):
+            if before.map is not now.map:
+                self._put(side, now)
+
+    def ask(self, generation: int, side: int, salt: bytes, tables: Sequence[Filled]) -> int:
+        """Make `tables`, those of `side`, the ones that are asked, and let go of the others.
+
+        Returns when that was, in nanoseconds of the monotonic clock.
+        """
+        old = self.word()
+        self._shape.set(side.to_bytes(4, sys.byteorder), pack_shape(salt, tables))
+        self._active.set(_FIRST, layout.ACTIVE.pack(generation << 1 | side))
+        asked_ns = time.monotonic_ns()
+        if old:
+            self._tables.set(
+                _place(side, tables[0]), _descriptor(tables[0])
+            )  # waits for programs that read the old word
+            self._clear(1 - side)
+        return asked_ns
+
+    def _install(self, side: int, tables: Sequence[Filled], errors: list[KernelRefused]) -> None:
+        try:
+            self._tables.set_many([(_place(side, table), _descriptor(table)) for table in tables])
+        except KernelRefused as error:
+            errors.append(error)
+
+    def _put(self, side: int, table: Filled) -> None:
+        self._tables.set(_place(side, table), _descriptor(table))
+
+    def _clear(self, side: int) -> None:
+        self._tables.remove_many([(side * layout.T_MAX + table.number).to_bytes(4, sys.byteorder) for table in TABLES])
+
+
+def _place(side: int, table: Filled) -> bytes:
+    return (side * layout.T_MAX + table.table.number).to_bytes(4, sys.byteorder)
+
+
+def _descriptor(table: Filled) -> bytes:
+    return table.map.number.to_bytes(4, sys.byteorder)

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables made from layers and deltas, or patched, hold what a list of all that stands would."""
+
+import mmap
+import random
+from collections.abc import Iterable, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mamplus_host.ble.encode import encode, encode_delta, withdrawal
+from mamplus_host.ble.entry import Entry, Kind
+from mamplus_host.ble.format import Generation
+from mamplus_host.ble.layer import Layer
+from mamplus_host.ble.stack import LayerFiles, Stack
+from mamplus_host.kernel import layout
+from mamplus_host.kernel.budget import Rules, rules
+from mamplus_host.kernel.filling import (
+    ENFORCED,
+    TABLES,
+    Filled,
+    NoRoom,
+    Part,
+    changed,
+    count_in,
+    empty_like,
+    fill,
+    room,
+)
+from mamplus_host.verdicts import Severity, Verdict
+from tests.table_reader import Reader
+
+pytestmark = pytest.mark.kernel
+SALT = bytes(range(16))
+NUMBERS = (int.from_bytes(SALT[:8], "little"), int.from_bytes(SALT[8:], "little"))
+NOW_S = 100
+VALUES = [
+    *((Kind.IP, f"10.0.0.{n}") for n in range(4)), (Kind.IP, "2001:db8::1"), (Kind.CIDR, "10.0.0.0/8"),
+    (Kind.CIDR, "2001:db8::/32"), (Kind.IP, "10.0.0.1:443/tcp"), (Kind.PORT, "53/udp"), (Kind.SHA256, "ab" * 32),
+    (Kind.SHA256, "cd" * 32), *((Kind.DOMAIN, f"{c}.example") for c in "ab"), (Kind.DOMAIN, "=a.example"),
+]  # fmt: skip
+ENTRIES = st.builds(
+    lambda place, verdict, end: Entry(id=1, kind=place[0], value=place[1], verdict=verdict, valid_until=end)
+    if verdict else withdrawal(*place),
+    st.sampled_from(VALUES), st.sampled_from([Verdict.NOTHING, Verdict.SUSPECT, Verdict.BLOCK, Verdict.ALLOW]),
+    st.sampled_from([0, 50, 200]),
+)  # fmt: skip
+CHANGES = st.lists(ENTRIES, max_size=6, unique_by=lambda entry: (entry.kind, entry.value))
+LAYERS = st.dictionaries(st.sampled_from(Layer), st.lists(CHANGES, min_size=1, max_size=4), min_size=1)
+
+
+def layer(which: Layer, changes: Sequence[list[Entry]]) -> LayerFiles:
+    files = LayerFiles(which, Generation(encode([one for one in changes[0] if one.id], generation=1, created_s=0)))
+    for number, entries in enumerate(changes[1:], start=2):
+        delta = encode_delta(entries, files.parts, generation=number, created_s=0)
+        files = LayerFiles(which, files.base, (*files.deltas, Generation(delta)))
+    return files
+
+
+def loaded(stack: Stack, names: Sequence[str] = ()) -> list[Filled]:
+    parts = [Part(part, Rules.of(part), part.is_delta) for part in stack.parts()]
+    return [fill(room(table, count_in(table, parts, names)), stack, parts, names, SALT, NOW_S) for table in TABLES]
+
+
+def patched(old: Iterable[Filled], stack: Stack, files: Sequence[Generation], names: Sequence[str]) -> list[Filled]:
+    """NoRoom where the kernel's tables are loaded anew."""
+    parts = [Part(part, Rules.of(part), is_resolved=True) for part in files]
+    return [
+        changed(table, empty_like(table), stack, parts, names, SALT, NOW_S) if count_in(table.table, parts) else table
+        for table in old
+    ]
+
+
+def held(filled: Filled) -> dict[int, int]:
+    with mmap.mmap(filled.map.number, filled.bytes, prot=mmap.PROT_READ) as memory:
+        reader = Reader(memory[:], NUMBERS, filled.blocks, filled.block_buckets, filled.stashed)
+    if not filled.blocks:
+        return {}
+    found = reader.held()
+    assert {identity: reader.verdict(identity) for identity in found} == found, "what is there is not found"
+    assert len(found) == filled.words
+    return found
+
+
+def flat(stack: Stack) -> Stack:
+    """One list of what stands and has not ended, each value with its greatest verdict."""
+    best: dict[tuple[Kind, str], Entry] = {}
+    for _layer, entry in stack.entries():
+        place = (entry.kind, entry.value)
+        is_live = not entry.valid_until or entry.valid_until > NOW_S
+        if is_live and (place not in best or entry.verdict > best[place].verdict):
+            best[place] = entry
+    return Stack.of(Generation(encode(best.values(), generation=1, created_s=0)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(LAYERS)
+def test_layers_with_deltas_become_the_tables_of_one_list_of_what_stands(
+    changes: dict[Layer, list[list[Entry]]],
+) -> None:
+    stack = Stack([layer(which, entries) for which, entries in changes.items()])
+
+    tables, wanted = loaded(stack), loaded(flat(stack))
+
+    assert [held(one) for one in tables] == [held(one) for one in wanted]
+
+
+@settings(max_examples=100, deadline=None)
+@given(LAYERS, LAYERS, st.sampled_from([(), ("a.example",)]))
+def test_patched_tables_are_those_of_a_fresh_load(
+    before: dict[Layer, list[list[Entry]]], after: dict[Layer, list[list[Entry]]], names: tuple[str, ...]
+) -> None:
+    """Most examples grow layers, as a delta does; some replace a layer as a whole."""
+    grown = {which: before.get(which, []) + after.get(which, []) for which in before | after}
+    old = Stack([layer(which, entries) for which, entries in before.items()])
+    new = Stack([layer(which, entries) for which, entries in grown.items()])
+    files = new.changed_since(old)
+    assert files is not None
+    start = loaded(old, names)
+    if any(not table.blocks and count_in(table.table, [Part(f, Rules.of(f), False) for f in files]) for table in start):
+        return  # a table is needed that was empty: Tables.patch loads
+
+    try:
+        tables = patched(start, new, files, names)
+    except NoRoom:
+        return
+
+    assert [held(one) for one in tables] == [held(one) for one in loaded(new, names)]
+
+
+def test_a_patch_of_many_changes_in_large_tables_is_that_of_a_fresh_load() -> None:
+    draw = random.Random(7)
+    entries = [
+        Entry(id=1, kind=Kind.IP, value=f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}", verdict=Verdict.BLOCK)
+        for n in range(60_000)
+    ]
+    which = draw.sample(range(60_000), 3000)
+    changes = [withdrawal(Kind.IP, entries[n].value) for n in which[:1000]]
+    changes += [Entry(id=1, kind=Kind.IP, value=entries[n].value, verdict=Verdict.ALLOW) for n in which[1000:2000]]
+    changes += [
+        Entry(id=1, kind=Kind.IP, value=f"11.0.{n >> 8}.{n & 255}", verdict=Verdict.SUSPECT) for n in range(1000)
+    ]
+    old = Stack([layer(Layer.FEEDS, [entries])])
+    new = Stack([layer(Layer.FEEDS, [entries, changes])])
+    files = new.changed_since(old)
+    assert files is not None
+
+    tables = patched(loaded(old), new, files, ())
+
+    assert held(tables[layout.T_ADDR]) == held(loaded(new)[layout.T_ADDR])
+    assert tables[layout.T_ADDR].words == 60_000
+
+
+def test_of_too_many_ipv6_lengths_those_with_the_fewest_entries_are_left_out() -> None:
+    pairs = [
+        (prefix, rest) for prefix in range(1, 128) for rest in ("", "*/tcp", "443", "443/tcp")
+    ]  # 508 lengths and qualifiers
+    entries = [
+        Entry(
+            id=1, kind=Kind.CIDR, verdict=Verdict.BLOCK,
+            value=f"[{0x8000 + copy:x}::/{prefix}]:{rest}" if rest else f"{0x8000 + copy:x}::/{prefix}",
+        )
+        for number, (prefix, rest) in enumerate(pairs) if prefix >= 16 for copy in range(1 + number % 2)
+    ]  # fmt: skip
+    stack = Stack([layer(Layer.ENTERPRISE, [entries])])
+
+    net = loaded(stack)[layout.T_NET]
+
+    assert len(net.pairs6) == layout.PROBES6_MAX
+    assert net.words + net.unprobed == len(entries)
+    assert net.unprobed == 448 - layout.PROBES6_MAX  # one each of those with one entry
+    assert net.words == len(held(net))
+
+
+def test_a_budget_takes_allowed_ones_first_then_by_severity_and_cuts_the_last_group() -> None:
+    def some(count: int, third: int, verdict: Verdict, severity: Severity) -> list[Entry]:
+        return [
+            Entry(id=1, kind=Kind.IP, value=f"10.0.{third}.{n}", verdict=verdict, severity=severity)
+            for n in range(count)
+        ]
+
+    entries = some(100, 1, Verdict.BLOCK, Severity.LOW) + some(100, 2, Verdict.BLOCK, Severity.HIGH)
+    entries += some(100, 3, Verdict.ALLOW, Severity.INFORMATIONAL)
+    entries += [Entry(id=1, kind=Kind.SHA256, value="ab" * 32, verdict=Verdict.BLOCK, severity=Severity.CRITICAL)]
+    generation = Generation(encode(entries, generation=1, created_s=0))
+    stack = Stack.of(generation)
+    (rule,) = rules([generation], ENFORCED, NOW_S, 151 * 10)
+    parts = [Part(generation, rule, is_resolved=False)]
+
+    tables = [fill(room(table, count_in(table, parts)), stack, parts, (), SALT, NOW_S) for table in TABLES]
+
+    verdicts = list(held(tables[layout.T_ADDR]).values())
+    assert (verdicts.count(Verdict.ALLOW), verdicts.count(Verdict.BLOCK)) == (100, 50)
+    assert tables[layout.T_SHA256].words == 1
+    assert sum(table.over_budget for table in tables) == 150
+    assert {table.over_budget for table in loaded(stack)} == {0}

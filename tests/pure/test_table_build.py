@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the C builder puts into a table is what a program that asks finds there."""
+
+import random
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mamplus_host.kernel._native import ffi, lib
+
+from mamplus_host.ble.format import NET_KEY, Section
+from tests import table_reader as reader
+from tests.table_reader import Reader
+
+SALT = (0x0123456789ABCDEF, 0xFEDCBA9876543210)
+EINVAL, ENOSPC = -22, -28
+SUSPECT, BLOCK, ALLOW, OVER_BUDGET = 1, 2, 3, 4
+NET, MAPPED = NET_KEY, bytes(10) + b"\xff\xff"
+Entries = Sequence[tuple[bytes, int]]  # key, group
+
+
+@dataclass
+class Table:
+    """A table in plain memory. Groups 0 to 4 are verdicts 0 to 4 of the same number."""
+
+    blocks: int
+    block_buckets: int
+    threads: int = 1
+    now_s: int = 0
+
+    def __post_init__(self) -> None:
+        self.memory = bytearray((self.blocks * self.block_buckets + 1) * 64)
+        self.build = ffi.new("struct mamplus_build *")
+        self.build.blocks, self.build.block_buckets = self.blocks, self.block_buckets
+        self.build.threads, self.build.now_s = self.threads, self.now_s
+        self.build.salt[0], self.build.salt[1] = SALT
+        self._keep = ffi.from_buffer("uint64_t[]", self.memory, require_writable=True)
+        self.build.words = self._keep
+
+    def fill(self, *parts: "ffi.CData") -> int:
+        assert lib.mamplus_build_begin(self.build) == 0
+        for part in parts:
+            result = int(lib.mamplus_build_scatter(self.build, part))
+            if result:
+                lib.mamplus_build_drop(self.build)
+                return result
+        return int(lib.mamplus_build_settle(self.build))
+
+    def set(self, part: "ffi.CData", verdicts: bytes, ends: Sequence[int] = ()) -> int:
+        until = struct.pack(f"<{len(verdicts)}I", *(ends or [0] * len(verdicts)))
+        return int(lib.mamplus_build_set(self.build, part, verdicts, until))
+
+    @property
+    def reader(self) -> Reader:
+        return Reader(bytes(self.memory), SALT, self.blocks, self.block_buckets, self.build.stashed)
+
+
+_alive: list[object] = []
+
+
+def columns(section: Section, entries: Entries, *, ends: Sequence[int] = (), names: Sequence[str] = ()) -> "ffi.CData":
+    """Return `struct mamplus_columns` of entries, or of `names`, whose keys are not looked at."""
+    strings = b"".join(struct.pack("<H", len(name)) + name.encode() for name in names)
+    starts = [sum(2 + len(name) for name in names[:i]) for i in range(len(names))]
+    count = len(entries)
+    made = {
+        "keys": b"".join(key for key, _ in entries),
+        "groups": struct.pack(f"<{count}I", *(group for _, group in entries)),
+        "ends": struct.pack(f"<{count}I", *(ends or [0] * count)),
+        "texts": struct.pack(f"<{len(names)}I", *starts),
+        "strings": strings,
+        "verdicts": bytes(range(5)),
+    }
+    types = {"verdicts": "uint8_t[]"}
+    buffers = {name: ffi.new(types.get(name, "unsigned char[]"), data or b"\0") for name, data in made.items()}
+    _alive.extend(buffers.values())
+    return ffi.new(
+        "struct mamplus_columns *",
+        {**buffers, "strings_size": len(strings), "group_count": 5, "count": count, "section": section},
+    )
+
+
+def ip4_entries(count: int, verdict: int = BLOCK) -> list[tuple[bytes, int]]:
+    return [(struct.pack(">I", number * 65537 % (1 << 32)), verdict) for number in range(count)]
+
+
+def asked(table: Table, entries: Entries) -> list[int]:
+    return [table.reader.verdict(reader.ip4(int.from_bytes(key, "big"))) for key, _ in entries]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_every_entry_is_found_with_its_verdict_and_nothing_else(threads: int) -> None:
+    entries = [(key, 1 + number % 3) for number, (key, _) in enumerate(ip4_entries(100_000))]
+    table = Table(8, 1954, threads)  # 80 % full
+
+    assert table.fill(columns(Section.IP4, entries)) == 0
+
+    view = table.reader
+    held = view.held()
+    assert held == {reader.ip4(int.from_bytes(key, "big")): group for key, group in entries}
+    assert all(view.verdict(identity) == verdict for identity, verdict in list(held.items())[::7])
+    assert not any(view.verdict(reader.ip4(number * 65537 + 1)) for number in range(1000))
+    assert table.build.entries == len(entries)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "identity"),
+    [  # of a network: address, prefix length, protocol, port
+        (Section.SHA256, bytes(range(32)), reader.sha256(SALT, bytes(range(32)))),
+        (Section.IP6, bytes(range(16)), reader.ip6(SALT, bytes(range(16)))),
+        (Section.NET, NET.pack(bytes(range(16)), 64, 6, 443), reader.ip6(SALT, bytes(range(16)), 64, 6, 443)),
+        (Section.NET, NET.pack(MAPPED + b"\x0a\0\0\0", 104, 17, 53), reader.ip4(10 << 24, 8, 17, 53)),
+        (Section.NET, NET.pack(bytes(16), 0, 0, 22), reader.ip6(SALT, bytes(16), 0, 0, 22)),
+    ],
+    ids=["sha256", "ip6", "net6", "net4", "port"],
+)  # fmt: skip
+def test_each_kind_of_key_becomes_the_identity_that_programs_ask_for(
+    section: Section, key: bytes, identity: int
+) -> None:
+    table = Table(1, 4)
+
+    assert table.fill(columns(section, [(key, BLOCK)])) == 0
+
+    assert table.reader.held() == {identity: BLOCK}
+
+
+def test_names_are_hashed_with_the_salt_and_alone_is_another_key() -> None:
+    names = ["bad.example", "=bad.example", "a" * 60 + ".example", "x.io"]
+    table = Table(1, 4)
+
+    assert table.fill(columns(Section.DOMAIN, [(bytes(8), BLOCK)] * len(names), names=names)) == 0
+
+    assert table.reader.held() == {reader.name(SALT, name): BLOCK for name in names}
+
+
+def test_of_two_entries_with_one_key_the_greater_verdict_stays() -> None:
+    entries = ip4_entries(50_000, SUSPECT)
+    table = Table(8, 2000)  # while it is filled, all that comes has room
+
+    assert table.fill(
+        columns(Section.IP4, entries), columns(Section.IP4, [(key, ALLOW) for key, _ in entries[::2]]),
+        columns(Section.IP4, [(key, BLOCK) for key, _ in entries]),
+    ) == 0  # fmt: skip
+
+    assert table.build.entries == len(entries)
+    assert asked(table, entries[:1000]) == [ALLOW, BLOCK] * 500
+    assert len(table.reader.held()) == len(entries)
+
+
+def test_a_table_that_is_nearly_full_holds_all_by_moving_words() -> None:
+    entries = ip4_entries(15_500)
+    table = Table(1, 2048)  # 94.6 % full
+
+    assert table.fill(columns(Section.IP4, entries)) == 0
+
+    assert asked(table, entries) == [BLOCK] * len(entries)
+
+
+def test_the_stash_takes_what_has_no_other_place() -> None:
+    table = Table(1, 1)
+
+    assert table.fill(columns(Section.IP4, ip4_entries(5))) == 0
+    assert table.set(columns(Section.IP4, ip4_entries(16)), bytes([BLOCK] * 16)) == 0
+
+    assert table.build.stashed == 8
+    assert asked(table, ip4_entries(16)) == [BLOCK] * 16
+    assert table.set(columns(Section.IP4, ip4_entries(17)), bytes([BLOCK] * 17)) == ENOSPC
+
+
+@pytest.mark.parametrize(("blocks", "buckets", "count"), [(1, 1, 17), (8, 1000, 66_000), (2, 3, 60)])
+def test_without_room_it_says_so(blocks: int, buckets: int, count: int) -> None:
+    assert Table(blocks, buckets, threads=2).fill(columns(Section.IP4, ip4_entries(count))) == ENOSPC
+
+
+@pytest.mark.parametrize("group", [0, 5, 1 << 31])
+def test_a_group_that_says_nothing_is_damage(group: int) -> None:
+    table = Table(1, 100)
+
+    assert table.fill(columns(Section.IP4, [*ip4_entries(300), (b"\1\2\3\4", group)])) == EINVAL
+    assert table.set(columns(Section.IP4, [(b"\1\2\3\4", group)]), bytes([BLOCK])) == (0 if group == 0 else EINVAL)
+
+
+def test_a_name_outside_of_the_strings_is_damage() -> None:
+    part = columns(Section.DOMAIN, [(bytes(8), BLOCK)], names=["bad.example"])
+    for size in (0, 1, 2, 12):
+        part.strings_size = size
+        assert Table(1, 4).fill(part) == EINVAL
+
+
+def test_ended_entries_are_left_out_and_the_next_end_is_told() -> None:
+    entries = ip4_entries(6)
+    table = Table(1, 4, now_s=100)
+
+    assert table.fill(columns(Section.IP4, entries, ends=[0, 99, 100, 101, 500, 0])) == 0
+
+    assert asked(table, entries) == [BLOCK, 0, 0, BLOCK, BLOCK, BLOCK]
+    assert (table.build.entries, table.build.expired, table.build.next_end_s) == (4, 2, 101)
+
+
+def test_what_the_budget_leaves_out_is_counted() -> None:
+    entries = [(key, (BLOCK, OVER_BUDGET, SUSPECT)[number % 3]) for number, (key, _) in enumerate(ip4_entries(9))]
+    part = columns(Section.IP4, entries)
+    part.has_cut, part.cut_group, part.cut = 1, SUSPECT, 6
+    table = Table(1, 4)
+
+    assert table.fill(part) == 0
+
+    assert asked(table, entries) == [BLOCK, 0, SUSPECT, BLOCK, 0, SUSPECT, BLOCK, 0, 0]
+    assert table.build.over_budget == 4
+
+
+def test_a_length_that_is_skipped_is_counted() -> None:
+    key = NET.pack(bytes(range(16)), 64, 0, 0)
+    table = Table(1, 4)
+    table.build.skip6[64 * 4] = 1
+
+    assert table.fill(columns(Section.NET, [(key, BLOCK)])) == 0
+
+    assert (table.build.unprobed, table.build.entries, table.build.probes6[64 * 4]) == (1, 0, 0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    blocks=st.integers(1, 3),
+    buckets=st.integers(1, 4),
+    seed=st.integers(0, 1000),
+    steps=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3)), max_size=300),
+)
+def test_setting_and_removing_leaves_what_a_dictionary_would(
+    blocks: int, buckets: int, seed: int, steps: list[tuple[int, int]]
+) -> None:
+    keys = [struct.pack(">I", random.Random(seed).getrandbits(26) * 64 + number) for number in range(61)]
+    table, model = Table(blocks, buckets), dict[bytes, int]()
+    for number, verdict in steps:
+        key = keys[number]
+        if table.set(columns(Section.IP4, [(key, BLOCK)]), bytes([verdict])) == ENOSPC:
+            break  # such a table is thrown away
+        model[key] = verdict
+        view = table.reader
+        assert view.verdict(reader.ip4(int.from_bytes(key, "big"))) == verdict
+    else:
+        stand = {reader.ip4(int.from_bytes(key, "big")): verdict for key, verdict in model.items() if verdict}
+        view = table.reader
+        assert view.held() == stand
+        assert {identity: view.verdict(identity) for identity in stand} == stand
+        assert table.build.entries == len(stand)
+    _alive.clear()
+
+
+def test_a_copy_is_the_same_by_however_many_threads() -> None:
+    table = Table(3, 700)
+    assert table.fill(columns(Section.IP4, ip4_entries(10_000))) == 0
+    for threads in (1, 2, 3, 4, 9):
+        copy = bytearray(len(table.memory))
+        with ffi.from_buffer("uint64_t[]", copy, require_writable=True) as to:
+            lib.mamplus_build_copy(to, table.build.words, len(copy) // 8, threads)
+        assert copy == table.memory
