@@ -20,8 +20,8 @@ from mamplus_host.aging import Aging
 from mamplus_host.analyzer.verify import verify
 from mamplus_host.ble import guard, standing
 from mamplus_host.ble.entry import Kind
-from mamplus_host.ble.format import Generation
 from mamplus_host.ble.shadow import Shadow, Use, shadow
+from mamplus_host.ble.stack import Stack
 from mamplus_host.ble.standing import Held, Standing, Watch
 from mamplus_host.ble.store import BleStore
 from mamplus_host.clock import DeviceClock
@@ -67,15 +67,15 @@ class Generations:
 
     def __init__(
         self, config: Config, *, clock: DeviceClock, tables: Tables, ledger: Ledger, recent: Recent,
-        around: Surroundings, use: Callable[[Generation], object], reach: Callable[[], Reach | None],
+        around: Surroundings, use: Callable[[Stack], object], reach: Callable[[], Reach | None],
     ) -> None:  # fmt: skip
         """`use` gives a generation whose tables are loaded to the analyzer."""
         self._config, self._clock, self._tables, self._ledger = config, clock, tables, ledger
         self._recent, self._around, self._use, self._reach = recent, around, use, reach
-        self._store = BleStore(config.state)
+        self._store = BleStore(config.state, is_thorough=True)
         self.aging = Aging(config, clock=clock, tables=tables, ledger=ledger)
         self.policy, self.policy_fault = policy.load(config.state)
-        self.ble: Generation | None = None
+        self.ble: Stack | None = None
         self.loaded: dict[str, Any] = {}  # what came of loading it, for `status`
         self._next_end_s = 0  # when the first enforced entry ends; 0: none ends
         self._loaded_at_s = 0.0  # by the time that entries end by
@@ -121,6 +121,8 @@ class Generations:
         """
         self.read_policy()
         newest = self.newest
+        if newest == self.number:
+            self._look_at_files()
         if newest in (0, self.number) or self._is_kept_out(newest):
             return False
         ble = self._store.current()
@@ -176,17 +178,17 @@ class Generations:
 
     # --- shadow load -----------------------------------------------------------------------------
 
-    def try_out(self, ble: Generation) -> Shadow:
+    def try_out(self, ble: Stack) -> Shadow:
         """Return what `ble` would newly block of what this device uses."""
         self._sample(self._clock.boot_ns())
         lifelines = self._around.lifelines(load_enterprise(self._config.state), self.policy)
         return shadow(partial(self._ask, self.ble), partial(self._ask, ble), self._recent, lifelines)
 
-    def _ask(self, ble: Generation | None, kind: Kind, value: str) -> Verdict:
+    def _ask(self, ble: Stack | None, kind: Kind, value: str) -> Verdict:
         verdict = verify(ble, kind, value, now_s=self._clock.list_s()).verdict
         return Verdict.BLOCK if verdict is Verdict.SUSPECT and self.aging.now.suspect_as_block else verdict
 
-    def _holds(self, ble: Generation) -> bool:
+    def _holds(self, ble: Stack) -> bool:
         """Keep `ble` out when it would newly block too much of what is in use; say so once."""
         is_free = self.ble is None or ble.number < self.number or self._config.agent.mode == "monitor"
         if is_free or self._ledger.standing.is_let_in(ble.number, self.policy.forced_generation):
@@ -219,7 +221,7 @@ class Generations:
 
     # --- swap, and back --------------------------------------------------------------------------
 
-    def _swap(self, ble: Generation) -> None:
+    def _swap(self, ble: Stack) -> None:
         ledger = self._ledger
         ledger.keep(standing.before_swap(ledger.standing, self._watch_of(ble.number)))
         try:
@@ -230,13 +232,26 @@ class Generations:
             raise
         ledger.keep(standing.after_swap(ledger.standing, ble.number))
 
-    def _enforce(self, ble: Generation) -> None:
-        self._load(ble)
+    def _enforce(self, ble: Stack) -> None:
+        self._load(ble, self.ble)
+        self._replace(ble)
+        LOG.info("enforcing generation %d, %d entries", ble.number, ble.count)
+
+    def _replace(self, ble: Stack) -> None:
         previous, self.ble = self.ble, ble
         self._use(ble)
         if previous is not None:
             previous.close()
-        LOG.info("enforcing generation %d, %d entries", ble.number, ble.count)
+
+    def _look_at_files(self) -> None:
+        """Let go of files that were merged meanwhile: the same entries are in others now."""
+        ble = self._store.current()
+        if ble is None or self.ble is None:
+            return
+        if ble.number == self.number and ble.says_the_same_as(self.ble) and ble.changed_since(self.ble) != ():
+            self._replace(ble)
+        else:
+            ble.close()
 
     def _watch_of(self, number: int) -> Watch | None:
         """Return the timer of this swap; None where there is nothing to go back to, or no contact to lose."""
@@ -290,10 +305,13 @@ class Generations:
         LOG.error("generation %d, which is to be in force, is not in the store any more", wanted)
         ledger.keep(standing.after_swap(ledger.standing, self.number))
 
-    def _load(self, ble: Generation) -> None:
+    def _load(self, ble: Stack, since: Stack | None = None) -> None:
+        """Fill the tables; where `since` is what they were made from, with what has changed alone."""
         self._loaded_at_s = self._clock.list_s()
-        report = self._tables.load(
-            ble, self._loaded_at_s, guarded_names=self._guarded_names(),
+        parts = ble.changed_since(since) if since is not None else None
+        fill = self._tables.load if parts is None else partial(self._tables.patch, changes=parts)
+        report = fill(
+            ble, now_s=self._loaded_at_s, guarded_names=self._guarded_names(),
             budget_bytes=self._config.limits.ble_table_bytes,
         )  # fmt: skip
         self.loaded = {

@@ -20,7 +20,8 @@ from mamplus_host.analyzer.decide import Facts, asks_for_parent, decide
 from mamplus_host.analyzer.verify import asked, verify
 from mamplus_host.analyzer.windows import Repeats
 from mamplus_host.ble.entry import Entry, Kind
-from mamplus_host.ble.format import SAYABLE, Generation
+from mamplus_host.ble.format import SAYABLE
+from mamplus_host.ble.stack import Stack
 from mamplus_host.clock import ListClock
 from mamplus_host.collector.lineage import Lineage, Task
 from mamplus_host.collector.sockets import inet_sockets
@@ -62,7 +63,7 @@ class Pipeline:
         self._guarded, self._on_escalation, self._on_restored = guarded, on_escalation, on_restored
         self._repeats = Repeats()
         self._scope = cgroup_path(config)
-        self._ble: Generation | None = None
+        self._ble: Stack | None = None
         self._unstored: deque[Escalation] = deque()
         self.in_use = Recent()
         self.lineage = Lineage(config.limits.lineage_tasks)
@@ -79,7 +80,7 @@ class Pipeline:
     def unstored(self) -> int:
         return len(self._unstored)
 
-    def use(self, ble: Generation | None) -> list[Outcome]:
+    def use(self, ble: Stack | None) -> list[Outcome]:
         """Take a new generation: ask again about everything that is held, and act on the answers."""
         self._ble = ble
         self._repeats.forget()

@@ -41,10 +41,13 @@ class Updater:
 
     def _update(self) -> None:
         try:
-            update.update(self._state)
+            result = update.update(self._state)
+            self.fault = ""
+            self._on_done()
+            if result.note:
+                LOG.warning("%s", result.note)
+            if result.is_long and update.compact(self._state):
+                self._on_done()  # the same entries: only to let go of the files that were merged
         except MamplusError as error:
             LOG.error("%s; keeping the installed generation", error)
             self.fault = str(error)
-            return
-        self.fault = ""
-        self._on_done()

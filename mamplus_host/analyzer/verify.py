@@ -16,12 +16,14 @@ from mamplus_host.ble.encode import place_of
 from mamplus_host.ble.endpoint import Endpoint, endpoint, endpoint_value
 from mamplus_host.ble.entry import PROTOCOLS, Entry, Kind, address_key, canonical
 from mamplus_host.ble.format import NET_KEY, Generation, Section
+from mamplus_host.ble.stack import Stack
 from mamplus_host.errors import ConfigInvalid
 from mamplus_host.events import Connect, DnsQuery, Exec, Packet
 from mamplus_host.kernel import layout
 from mamplus_host.verdicts import Verdict
 
 _MAPPED = bytes(10) + b"\xff\xff"
+List = Generation | Stack
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -32,13 +34,14 @@ class Answer(msgspec.Struct, frozen=True):
     generation: int  # 0: no generation is installed
 
 
-def verify(ble: Generation | None, kind: Kind, value: str, *, now_s: float) -> Answer:
+def verify(ble: List | None, kind: Kind, value: str, *, now_s: float) -> Answer:
     """Return what `ble` says of a canonical `value`; entries past their `valid_until` are silent.
 
     An address is also looked up among the networks and ports, and a network among the wider ones.
     """
     if ble is None:
         return Answer(Verdict.NOTHING, None, 0)
+    ble = Stack.of(ble) if isinstance(ble, Generation) else ble
     best = Answer(Verdict.NOTHING, None, ble.number)
     for entry in _candidates(ble, kind, value, now_s):
         if entry.verdict > best.verdict:
@@ -46,7 +49,7 @@ def verify(ble: Generation | None, kind: Kind, value: str, *, now_s: float) -> A
     return best
 
 
-def verify_text(ble: Generation | None, kind: Kind, text: str, *, now_s: float) -> Answer:
+def verify_text(ble: List | None, kind: Kind, text: str, *, now_s: float) -> Answer:
     """As `verify`, of a value as a person types it; ConfigInvalid when it is none of `kind`."""
     if kind is Kind.DOMAIN and text.startswith("="):
         raise ConfigInvalid(f"{text!r}: ask for the name itself, without '='")
@@ -69,7 +72,7 @@ def asked(event: Exec | Connect | Packet | DnsQuery) -> tuple[Kind, str]:
     return (Kind.IP, str(address)) if is_plain else endpoint_value(at)
 
 
-def _candidates(ble: Generation, kind: Kind, value: str, now_s: float) -> Iterator[Entry]:
+def _candidates(ble: Stack, kind: Kind, value: str, now_s: float) -> Iterator[Entry]:
     """Yield the most specific living entry of each kind that covers `value`."""
     if kind is Kind.DOMAIN:
         yield from _domains(ble, value, now_s)
@@ -79,16 +82,18 @@ def _candidates(ble: Generation, kind: Kind, value: str, now_s: float) -> Iterat
         yield from _first(ble, [place_of(kind, value)], now_s)
 
 
-def _first(ble: Generation, places: Iterable[tuple[Section, bytes]], now_s: float) -> Iterator[Entry]:
-    for section, key in places:
-        for slot in ble.find(section, key):
-            entry = ble.entry(slot)
-            if entry.valid_until == 0 or entry.valid_until > now_s:
-                yield entry
-                return
+def _first(ble: Stack, places: Iterable[tuple[Section, bytes]], now_s: float) -> Iterator[Entry]:
+    yield from next(filter(None, (list(_living(ble, place, now_s)) for place in places)), ())
 
 
-def _endpoints(ble: Generation, kind: Kind, at: Endpoint, now_s: float) -> Iterator[Entry]:
+def _living(ble: Stack, place: tuple[Section, bytes], now_s: float) -> Iterator[Entry]:
+    """Yield what all layers say there, without what has ended."""
+    for _layer, entry in ble.entries_at(*place):
+        if entry.valid_until == 0 or entry.valid_until > now_s:
+            yield entry
+
+
+def _endpoints(ble: Stack, kind: Kind, at: Endpoint, now_s: float) -> Iterator[Entry]:
     if kind is Kind.IP:
         yield from _first(ble, _hosts(at), now_s)
     if kind is not Kind.PORT:
@@ -128,14 +133,13 @@ def _is_v4(at: Endpoint) -> bool:
     return at.addr[:12] == _MAPPED and at.prefix >= 96
 
 
-def _domains(ble: Generation, name: str, now_s: float) -> Iterator[Entry]:
+def _domains(ble: Stack, name: str, now_s: float) -> Iterator[Entry]:
     """Longest suffix first; `=name` entries cover the name itself alone. A hash that collides is no match."""
     labels = name.split(".")
     for start in range(len(labels)):
         suffix = ".".join(labels[start:])
         for value in (f"={suffix}", suffix) if start == 0 else (suffix,):
-            for slot in ble.find(*place_of(Kind.DOMAIN, value)):
-                entry = ble.entry(slot)
-                if entry.value == value and (entry.valid_until == 0 or entry.valid_until > now_s):
-                    yield entry
-                    return
+            living = _living(ble, place_of(Kind.DOMAIN, value), now_s)
+            if found := [entry for entry in living if entry.value == value]:
+                yield from found
+                return

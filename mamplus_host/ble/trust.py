@@ -30,7 +30,7 @@ from tuf.ngclient.updater import Updater
 
 from mamplus_host.ble.carrier import Missing, Source
 from mamplus_host.ble.format import Generation
-from mamplus_host.ble.store import Installed
+from mamplus_host.ble.record import Installed
 from mamplus_host.errors import (
     BleExpired,
     BleInvalid,

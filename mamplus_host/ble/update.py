@@ -10,7 +10,7 @@ gone with it. The kernel tables are the service's business.
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 
@@ -21,17 +21,30 @@ from mamplus_host.errors import MamplusError, NotPossible, UplinkFailed
 TOTAL_S = 600.0  # one update, everything included
 HELPER = "mamplus_host.ble.update_helper"
 _GRACE_S = 5.0  # between the helper's own bound and its end by force
+_T = TypeVar("_T")
 
 
-class FetchResult(msgspec.Struct, frozen=True):
+class FetchResult(msgspec.Struct, frozen=True, kw_only=True):
     """What is installed now."""
 
     generation: int
-    path: Path
     entries: int
     new: bool  # False: it was installed before
     took_s: float
-    note: str = ""  # what was found damaged on the way, for people
+    note: str = ""  # what was found damaged on the way, or did not fit, for people
+    bytes: int = 0  # that it cost on the network, metadata included; of a carrier, what was read
+    layers: dict[str, int] = {}  # number of each layer
+    patched: list[str] = []  # the delta files that came on top of what was installed, when nothing else changed
+    is_long: bool = False  # so many deltas lie on a list that `compact` has work
+
+
+class _Failed(msgspec.Struct, frozen=True):
+    error: str
+    kind: str
+
+
+class _Compacted(msgspec.Struct, frozen=True):
+    merged: bool
 
 
 def update(state: Path, *, source: str | None = None, total_s: float = TOTAL_S) -> FetchResult:
@@ -41,7 +54,19 @@ def update(state: Path, *, source: str | None = None, total_s: float = TOTAL_S) 
     NotPossible. The generation that was installed stays in force then. Takes at most `total_s` seconds.
     """
     where = ["--network"] if source is None else ["--source", source]
-    command = [sys.executable, "-P", "-m", HELPER, "--state", str(state), *where, "--total-s", str(total_s), "--json"]
+    return _ask([*where, "--total-s", str(total_s)], state, total_s, FetchResult)
+
+
+def compact(state: Path, *, total_s: float = TOTAL_S) -> bool:
+    """Merge long chains of deltas into lists; the generation stays what it is. False when there is none.
+
+    Worth a call when `FetchResult.is_long`, once the new generation is enforced. Raises as `update`.
+    """
+    return _ask(["--compact"], state, total_s, _Compacted).merged
+
+
+def _ask(arguments: list[str], state: Path, total_s: float, answer: type[_T]) -> _T:
+    command = [sys.executable, "-P", "-m", HELPER, "--state", str(state), *arguments, "--json"]
     package_root = str(Path(mamplus_host.__file__).parent.parent)
     try:
         done = subprocess.run(
@@ -50,16 +75,16 @@ def update(state: Path, *, source: str | None = None, total_s: float = TOTAL_S) 
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise UplinkFailed(f"the update took more than {total_s:g} s and was ended; try again later") from None
-    return _read_result(done.stdout, done.stderr, done.returncode)
+    return _read(done.stdout, done.stderr, done.returncode, answer)
 
 
-def _read_result(out: bytes, remarks: bytes, code: int) -> FetchResult:
+def _read(out: bytes, remarks: bytes, code: int, answer: type[_T]) -> _T:
     try:
-        result: dict[str, Any] = msgspec.json.decode(out, type=dict[str, Any])
-        if "error" in result:
-            raise _error(str(result["kind"]), str(result["error"]))
-        return FetchResult(**{**result, "path": Path(result["path"])})
-    except (msgspec.MsgspecError, TypeError, KeyError):
+        if code != 0:
+            failed = msgspec.json.decode(out, type=_Failed)
+            raise _error(failed.kind, failed.error)
+        return msgspec.json.decode(out, type=answer)
+    except msgspec.MsgspecError:
         last = remarks.decode(errors="replace").strip().rpartition("\n")[2]
         raise NotPossible(f"the update ended with status {code} and said {last[:300]!r}; try again") from None
 

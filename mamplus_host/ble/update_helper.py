@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process behind `update.py`: here python-tuf is loaded, and gone when it ends.
 
-    python -m mamplus_host.ble.update_helper --state DIR (--network | --source SRC) --json
+    python -m mamplus_host.ble.update_helper --state DIR (--network | --source SRC | --compact) --json
 
 One update at a time: a lock in the state directory, waited for a bounded time. A power cut
 at any moment leaves the old generation or the new one.
@@ -14,14 +14,20 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from mamplus_host import errors
+from mamplus_host.ble.apply import Offer
 from mamplus_host.ble.carrier import Missing, Network, Source, open_local
-from mamplus_host.ble.store import BleStore, Installed
+from mamplus_host.ble.format import Generation
+from mamplus_host.ble.layer import Layer
+from mamplus_host.ble.record import Installed, Part
+from mamplus_host.ble.store import BleStore, is_long
 from mamplus_host.ble.trust import Offered, Trust
 from mamplus_host.ble.update import TOTAL_S, FetchResult
 from mamplus_host.clock import DeviceClock
@@ -46,25 +52,70 @@ def update_here(
         raise EnrollRefused("this device is not enrolled; run: mamplus enroll URL --token TOKEN")
     store, clock = BleStore(state), DeviceClock(state)
     with _lock(store.folder, lock_wait_s), _work(store.folder) as work:
-        installed = store.installed()
-        before = installed if installed and installed.enterprise_id in ("", enterprise.enterprise_id) else None
+        before = _before(store, enterprise)
         trust = Trust(state, device_id=enterprise.device_id)
         with _source(enterprise, source, work, total_s) as opened:
             offered = trust.verify(opened, work, before, now_s=clock.accept_s())
-        path = store.place(offered.path, offered.number) if offered.path else store.path(offered.number)
+        record, is_new = _prepared(store, _layers(offered), before, source or "network", enterprise)
         trust.remember()
         clock.confirm(offered.created_s)  # the enterprise's time: the device's clock cannot be before it
-        if offered.path:
-            store.install(_record(offered, source or "network", enterprise))
-    took_s = round(time.monotonic() - began, 3)
-    return FetchResult(offered.number, path, offered.entries, offered.path is not None, took_s, store.note)
-
-
-def _record(offered: Offered, source: str, enterprise: Enterprise) -> Installed:
-    return Installed(
-        number=offered.number, sha256=offered.sha256, entries=offered.entries, created_s=offered.created_s,
-        installed_at=int(time.time()), source=source, enterprise_id=enterprise.enterprise_id,
+        if is_new:
+            store.install(record)
+    return FetchResult(
+        generation=record.number, entries=record.entries, new=is_new, took_s=round(time.monotonic() - began, 3),
+        note=store.note, layers={layer.layer: layer.number for layer in record.layers},
+        patched=[part.name for part in _added(record, before)], is_long=any(map(is_long, record.layers)),
     )  # fmt: skip
+
+
+def compact_here(state: Path, *, lock_wait_s: float = LOCK_WAIT_S) -> bool:
+    """What `compact` does, in this process."""
+    store = BleStore(state)
+    with _lock(store.folder, lock_wait_s):
+        return store.compact()
+
+
+def _before(store: BleStore, enterprise: Enterprise) -> Installed | None:
+    """Return what is installed, when it is this enterprise's."""
+    installed = store.installed()
+    return installed if installed and installed.enterprise_id in ("", enterprise.enterprise_id) else None
+
+
+def _prepared(
+    store: BleStore, offers: Sequence[Offer], before: Installed | None, source: str, enterprise: Enterprise
+) -> tuple[Installed, bool]:
+    """Return the record of what is offered, and whether it is new."""
+    if before is not None and not any(offer.full or offer.deltas for offer in offers):
+        return before, False
+    return store.prepare(offers, before, source=source, enterprise_id=enterprise.enterprise_id), True
+
+
+def _added(record: Installed, before: Installed | None) -> list[Part]:
+    """Return the deltas that came on top of what was installed, when nothing else changed; else nothing."""
+    old = before.parts if before else ()
+    if any(change.is_delta is False for change in record.changed):
+        return []
+    return [part for part in record.parts if part not in old]
+
+
+@dataclass(frozen=True, slots=True)
+class _Single:
+    """The one list of a repository without layers, as the offer of a layer."""
+
+    number: int
+    entries: int
+    root: bytes
+    created_s: int
+    full: Path | None
+    layer: Layer = Layer.ENTERPRISE
+    deltas: tuple[Path, ...] = ()
+
+
+def _layers(offered: Offered) -> list[Offer]:
+    if offered.path is None:
+        return [_Single(offered.number, offered.entries, b"", offered.created_s, None)]
+    with Generation.open(offered.path) as made:
+        return [_Single(offered.number, offered.entries, made.root, offered.created_s, offered.path)]
 
 
 @contextmanager
@@ -151,23 +202,31 @@ def main(arguments: list[str] | None = None) -> int:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--network", action="store_true", help="from the enterprise")
     where.add_argument("--source", help="from a carrier file, a directory or an address")
+    where.add_argument("--compact", action="store_true", help="fetch nothing; merge long chains of deltas")
     parser.add_argument("--total-s", type=float, default=TOTAL_S)
     parser.add_argument("--json", action="store_true", help="answer with one JSON object, errors too")
     options = parser.parse_args(arguments)
     try:
-        result = update_here(options.state, options.source, total_s=options.total_s)
+        said, text = _done(options)
     except MamplusError as error:
-        said: dict[str, Any] = {"error": str(error), "kind": _kind(error)}
+        failed = {"error": str(error), "kind": _kind(error)}
         print(
-            json.dumps(said) if options.json else f"{error}; keeping what is installed",
+            json.dumps(failed) if options.json else f"{error}; keeping what is installed",
             file=sys.stdout if options.json else sys.stderr,
         )
         return error.exit_code
-    state = "installed" if result.new else "already installed"
-    text = f"generation {result.generation} is {state}"
-    fields = {name: getattr(result, name) for name in ("generation", "entries", "new", "took_s", "note")}
-    print(json.dumps({**fields, "path": str(result.path)}) if options.json else text)
+    print(said.decode() if options.json else text)
     return 0
+
+
+def _done(options: argparse.Namespace) -> tuple[bytes, str]:
+    """Do what is asked; return the answer as JSON, and for people."""
+    if options.compact:
+        is_merged = compact_here(options.state)
+        return msgspec.json.encode({"merged": is_merged}), "merged" if is_merged else "nothing to merge"
+    result = update_here(options.state, options.source, total_s=options.total_s)
+    state = "installed" if result.new else "already installed"
+    return msgspec.json.encode(result), f"generation {result.generation} is {state}"
 
 
 def _kind(error: MamplusError) -> str:

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """`mamplus ble ...`: with and without a running agent; an agent that runs is told to swap."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from mamplus_host.ble import update
-from mamplus_host.ble.format import Generation
+from mamplus_host.ble.entry import Entry
+from mamplus_host.ble.layer import Layer
+from mamplus_host.ble.record import Change
+from mamplus_host.ble.stack import Stack
 from mamplus_host.ble.store import BleStore
 from mamplus_host.cli.state import CLI, ERR, OUT, print_json, safe
 from mamplus_host.clock import DeviceClock
@@ -20,6 +25,7 @@ _LOAD_HELP = """Load a generation from SRC: a carrier file, a directory (USB sti
 
 Exit codes: 0 installed, or nothing newer; 11 invalid; 12 expired; 13 rollback; 14 wrong device;
 15 emptied or shrunk."""
+_SHOWN = 200  # entries, where nobody said how many
 app = typer.Typer(no_args_is_help=True, help="Look at the black list (BLE), and bring it up to date.")
 
 
@@ -41,44 +47,71 @@ def refresh() -> None:
 
 
 @app.command("show")
-def show(as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False) -> None:
-    """Show the installed generation and its entries."""
+def show(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    limit: Annotated[int, typer.Option(help="Entries to show; 0: all. Default: 200, all with --json.", min=0)] = -1,
+) -> None:
+    """Show the installed generation, its layers and its entries."""
     with _current() as ble:
-        if not as_json:
-            age_s = max(0.0, DeviceClock(CLI.config.state).list_s() - ble.created_s)
-            OUT.print(f"generation {ble.number}, {ble.count} entries, made {_when(ble.created_s)} ({_age(age_s)} ago)")
-        table = Table(box=None, pad_edge=False)
-        for column in ("id", "kind", "value", "verdict", "until", "reason", "source"):
-            table.add_column(column, overflow="fold")
-        for entry in ble.entries():
-            until = _when(entry.valid_until) if entry.valid_until else ""
-            row = (
-                str(entry.id),
-                entry.kind.name.lower(),
-                entry.value,
-                entry.verdict.name.lower(),
-                until,
-                entry.reason,
-                entry.source,
-            )
-            if as_json:
-                keys = ("id", "kind", "value", "verdict", "valid_until", "reason", "source")
-                print_json({**dict(zip(keys, row, strict=True)), "id": entry.id, "valid_until": entry.valid_until})
-            else:
-                table.add_row(*map(safe, row))
-        if not as_json and ble.count:
-            OUT.print(table)
+        count = limit if limit >= 0 else 0 if as_json else _SHOWN
+        entries = islice(ble.entries(), count or None)
+        if as_json:
+            for layer, entry in entries:
+                print_json({"layer": layer.word, **_plain(entry), "id": entry.id, "valid_until": entry.valid_until})
+            return
+        _print_layers(ble)
+        if ble.count:
+            OUT.print(_table(entries))
+        if count and count < ble.count:
+            ERR.print(f"... and {ble.count - count} more; --limit 0 shows all", style="dim")
 
 
 @app.command("history")
 def history(as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False) -> None:
-    """Show which generations were installed, when, and from where; newest first."""
+    """Show which generations were installed, when, from where, and what each changed; newest first."""
     for record in BleStore(CLI.config.state).records():
         if as_json:
             print_json(to_builtins(record))
         else:
             when = _when(record.installed_at)
             OUT.print(f"{record.number:>6}  {when}  {record.entries} entries  {safe(record.source)}")
+            for change in record.changed:
+                OUT.print(f"        {_changed(change)}", style="dim")
+
+
+def _print_layers(ble: Stack) -> None:
+    age_s = max(0.0, DeviceClock(CLI.config.state).list_s() - ble.created_s)
+    OUT.print(f"generation {ble.number}, {ble.count} entries, made {_when(ble.created_s)} ({_age(age_s)} ago)")
+    for files in ble.layers:
+        on_top = f", {len(files.deltas)} deltas on generation {files.base.number}" if files.deltas else ""
+        OUT.print(f"  {files.layer.word}: generation {files.number}, {files.count} entries{on_top}")
+
+
+def _table(entries: Iterable[tuple[Layer, Entry]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("id", "layer", "kind", "value", "verdict", "until", "reason", "source"):
+        table.add_column(column, overflow="fold")
+    for layer, entry in entries:
+        plain = _plain(entry)
+        number, *rest = plain.values()
+        table.add_row(*map(safe, (number, layer.word, *rest)))
+    return table
+
+
+def _plain(entry: Entry) -> dict[str, str]:
+    until = _when(entry.valid_until) if entry.valid_until else ""
+    return {
+        "id": str(entry.id), "kind": entry.kind.name.lower(), "value": entry.value,
+        "verdict": entry.verdict.name.lower(), "valid_until": until, "reason": entry.reason, "source": entry.source,
+    }  # fmt: skip
+
+
+def _changed(change: Change) -> str:
+    """Say what came in a layer: `enterprise 7 to 8: 3 changes, 10 to 11 entries`."""
+    since = f"{change.before} to " if change.before else ""
+    how = f"{change.changes} changes" if change.is_delta else "a whole list"
+    counts = f"{change.entries_before} to {change.entries} entries"
+    return f"{change.layer} {since}{change.number}: {how}, {counts}"
 
 
 def _install(source: str | None) -> None:
@@ -90,16 +123,19 @@ def _install(source: str | None) -> None:
         OUT.print(f"nothing newer: generation {result.generation} is installed")
     else:
         OUT.print(
-            f"installed generation {result.generation} ({result.entries} entries, verified in {result.took_s:.2f} s)"
+            f"installed generation {result.generation} ({result.entries} entries, verified in {result.took_s:.2f} s,"
+            f" {result.bytes} bytes read)"
         )
     try:
         swapped = client.call(CLI.config.control_socket, "reload")
         OUT.print(f"enforcing generation {swapped['generation']}")
+        if result.is_long and update.compact(CLI.config.state):
+            client.call(CLI.config.control_socket, "reload")  # so that it lets go of the files that were merged
     except AgentUnreachable:
         ERR.print("No agent runs: the next one enforces it.", style="dim")
 
 
-def _current() -> Generation:
+def _current() -> Stack:
     ble = BleStore(CLI.config.state).current()
     if ble is None:
         raise MamplusError("no generation is installed; enroll and `mamplus ble refresh`, or `mamplus ble load SRC`")

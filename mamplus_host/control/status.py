@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mamplus_host import __version__
+from mamplus_host.ble.stack import LayerFiles
 
 if TYPE_CHECKING:
     from mamplus_host.service import Service
@@ -67,9 +68,14 @@ def _ble(service: "Service") -> dict[str, Any]:
         "generation": ble.number,
         "in_kernel": in_kernel,
         "entries": ble.count,
+        "layers": {files.layer.word: _layer(files) for files in ble.layers},
         "age_s": age_s,
         **service.generations.loaded,
     }
+
+
+def _layer(files: LayerFiles) -> dict[str, int]:
+    return {"generation": files.number, "entries": files.count, "deltas": len(files.deltas)}
 
 
 def _generations(service: "Service") -> dict[str, Any]:

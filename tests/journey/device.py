@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A device without a kernel: real store, ledger, outbox and alert log, hands on its clock and its uplink."""
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +12,8 @@ from mamplus_host.ble.encode import encode
 from mamplus_host.ble.entry import Entry, Kind, canonical
 from mamplus_host.ble.format import Generation
 from mamplus_host.ble.shadow import Use
-from mamplus_host.ble.store import BleStore, Installed
+from mamplus_host.ble.stack import Stack
+from mamplus_host.ble.store import BleStore
 from mamplus_host.clock import DeviceClock
 from mamplus_host.config import Config, Paths
 from mamplus_host.enterprise import Enterprise
@@ -25,6 +25,7 @@ from mamplus_host.ledger import Ledger
 from mamplus_host.policy import Policy
 from mamplus_host.recent import Recent
 from mamplus_host.verdicts import Escalation, Verdict
+from tests.journey.offers import whole
 
 START_S = 1_800_000_000.0
 _NS = 1_000_000_000
@@ -48,21 +49,30 @@ class FakeTables:
     def __init__(self) -> None:
         self.number = 0
         self.loads: list[int] = []
+        self.patches: list[tuple[int, list[int]]] = []  # the generation, and those of the files that changed it
         self.postures: list[tuple[str, bool]] = []
         self.guards: set[tuple[str, int]] = set()
         self.names: tuple[str, ...] = ()
         self.is_full = False
 
-    def load(self, generation: Generation, now_s: float, *, guarded_names: Iterable[str] = ()) -> LoadReport:
+    def load(
+        self, stack: Stack, now_s: float, *, guarded_names: Iterable[str] = (), budget_bytes: int = 0
+    ) -> LoadReport:
         if self.is_full:
             raise KernelRefused("no memory")
-        ends = [entry.valid_until for entry in generation.entries() if entry.valid_until > now_s]
-        gone = sum(0 < entry.valid_until <= now_s for entry in generation.entries())
-        self.number, self.names = generation.number, tuple(guarded_names)
-        self.loads.append(generation.number)
-        return LoadReport(
-            entries=generation.count - gone, not_enforced=gone, took_ns=1, next_end_s=min(ends, default=0)
-        )
+        entries = [entry for _layer, entry in stack.entries()]
+        ends = [entry.valid_until for entry in entries if entry.valid_until > now_s]
+        gone = sum(0 < entry.valid_until <= now_s for entry in entries)
+        self.number, self.names, self.budget_bytes = stack.number, tuple(guarded_names), budget_bytes
+        self.loads.append(stack.number)
+        return LoadReport(entries=len(entries) - gone, expired=gone, took_ns=1, next_end_s=min(ends, default=0))
+
+    def patch(
+        self, stack: Stack, changes: Sequence[Generation], now_s: float, *, guarded_names: Iterable[str] = (),
+        budget_bytes: int = 0,
+    ) -> LoadReport:  # fmt: skip
+        self.patches.append((stack.number, [change.number for change in changes]))
+        return self.load(stack, now_s, guarded_names=guarded_names, budget_bytes=budget_bytes)
 
     def set_posture(self, config: Config, *, suspect_as_block: bool = False) -> None:
         self.postures.append((config.exec.on_deadline, suspect_as_block))
@@ -146,17 +156,9 @@ class Device:
         data = encode(entries, generation=number, created_s=int(self.clock.wall))
         staged = self.state / "staged"
         staged.write_bytes(data)
-        self.store.place(staged, number)
+        before = self.store.installed()
         self.store.install(
-            Installed(
-                number=number,
-                sha256=hashlib.sha256(data).hexdigest(),
-                entries=len(entries),
-                installed_at=1,
-                created_s=int(self.clock.wall),
-                source="network",
-                enterprise_id=self.enterprise_id,
-            )
+            self.store.prepare([whole(staged)], before, source="network", enterprise_id=self.enterprise_id)
         )
         self.clock.confirm(self.clock.wall)
 

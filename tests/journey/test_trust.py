@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mamplus_host.ble.carrier import CHUNK_BYTES, Carrier, Directory, Missing
-from mamplus_host.ble.store import BleStore, Installed
+from mamplus_host.ble.record import Installed
+from mamplus_host.ble.store import BleStore
 from mamplus_host.ble.trust import Offered, Trust
 from mamplus_host.ble.update import FetchResult
 from mamplus_host.ble.update_helper import update_here
@@ -78,7 +79,7 @@ def test_a_signed_generation_is_accepted_and_opens_as_what_was_published(
     current = BleStore(device.state).current()
     assert current is not None
     with current:
-        assert sorted(current.entries(), key=lambda entry: entry.id) == entries(10)
+        assert sorted((entry for _layer, entry in current.entries()), key=lambda entry: entry.id) == entries(10)
 
 
 def test_a_newer_generation_replaces_the_older_one(device: Device, repository: Repository) -> None:
@@ -164,7 +165,7 @@ def test_a_clock_that_fell_back_does_not_make_an_expired_list_fresh(tmp_path: Pa
     repository.enroll(tmp_path)
     (tmp_path / "work").mkdir()
     installed = Installed(
-        number=0, sha256="", entries=1, created_s=int(time.time()) + 60 * 86_400, installed_at=0, source="",
+        number=0, layers=(), entries=1, created_s=int(time.time()) + 60 * 86_400, installed_at=0, source="",
         enterprise_id=ENTERPRISE_ID,
     )  # fmt: skip
     stick = Directory(repository.write(tmp_path / "stick"))

@@ -48,7 +48,8 @@ def number(state: Path) -> int:
     if current is None:
         return 0
     with current:
-        current.check()
+        for part in current.parts():
+            part.check()
         return current.number
 
 
@@ -354,7 +355,7 @@ def grown(state: Path, repository: Repository, tmp_path: Path) -> Path:
 
 
 def test_a_damaged_list_is_replaced_by_the_newest_intact_one_and_fetched_again(grown: Path, tmp_path: Path) -> None:
-    path = grown / "ble" / "gen-3.mble"
+    path = grown / "ble" / "enterprise-3.mble"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     store = BleStore(grown)
     current = store.current()
@@ -376,7 +377,7 @@ def test_a_damaged_record_is_made_up_from_the_lists_themselves(grown: Path, dama
     current = store.current()
     assert current is not None
     assert current.number == 3
-    assert [record.number for record in store.records()] == [3, 2, 1]
+    assert [record.number for record in store.records()] == [3]
     assert (damage is None) == (store.note == "")
 
 
@@ -387,7 +388,7 @@ def test_the_history_keeps_ten_generations_and_their_files(state: Path, reposito
     kept = list(range(12, 2, -1))
 
     assert [record.number for record in BleStore(state).records()] == kept
-    assert sorted(path.name for path in (state / "ble").glob("*.mble")) == sorted(f"gen-{n}.mble" for n in kept)
+    assert sorted(path.name for path in (state / "ble").glob("*.mble")) == sorted(f"enterprise-{n}.mble" for n in kept)
 
 
 def test_an_entry_of_an_earlier_generation_can_still_be_explained(grown: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_confirmed_alert_is_on_the_list_of_the_device_that_raised_it(enterpris
         outbox.close()
     assert (result.new, result.entries) == (True, first.entries + 1)
     with BleStore(state).current() as current:  # type: ignore[union-attr]
-        (entry,) = (entry for entry in current.entries() if entry.value == "203.0.113.2")
+        (entry,) = (entry for _layer, entry in current.entries() if entry.value == "203.0.113.2")
     assert (entry.kind, entry.verdict) == (Kind.IP, Verdict.BLOCK)
 
 
@@ -146,5 +146,5 @@ def test_a_carrier_of_the_enterprise_loads_on_its_device(enterprise: Enterprise,
     result = update(state, source=str(carrier))
     assert result.new
     with BleStore(state).current() as current:  # type: ignore[union-attr]
-        assert "bad.example" in [entry.value for entry in current.entries()]
+        assert "bad.example" in [entry.value for _layer, entry in current.entries()]
     assert not update(state, source=str(carrier)).new
