@@ -77,6 +77,15 @@ def parse_severity(text: str) -> Severity:
         raise ConfigInvalid(f"unknown severity {text!r}; want one of: {names}") from None
 
 
+def parse_layer(text: str) -> Layer:
+    """Return the layer named `text`; ConfigInvalid lists the names."""
+    try:
+        return Layer[text.strip().upper()]
+    except KeyError:
+        names = ", ".join(layer.name.lower() for layer in Layer)
+        raise ConfigInvalid(f"unknown layer {text!r}; want one of: {names}") from None
+
+
 def parse_until(text: str, now_s: float) -> int:
     """Return the end of the day `text` (or its very time, UTC when it names no zone) in seconds since the epoch."""
     try:

@@ -77,8 +77,20 @@ class Store:
         with Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
+    @contextmanager
+    def staging(self) -> Iterator[Connection]:
+        """Yield a connection for two transactions: one fills temporary tables, one (see `for_writing`) uses them."""
+        with self.engine.connect() as connection:
+            connection.detach()  # its temporary tables end with it
+            yield connection
+
     def close(self) -> None:
         self.engine.dispose()
+
+
+def for_writing(connection: Connection) -> Connection:
+    """Return `connection`, whose next transaction takes the write lock as it begins."""
+    return connection.execution_options(mamplus_writes=True)
 
 
 def note(session: Session, *, who: str, what: str, subject: str, detail: str = "") -> None:

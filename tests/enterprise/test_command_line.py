@@ -111,9 +111,7 @@ def test_an_import_tells_of_every_line_that_it_drops(quiet: Company, tmp_path: P
 
 def test_a_csv_import_takes_kind_verdict_and_reason_from_the_line(quiet: Company, tmp_path: Path) -> None:
     feed = tmp_path / "feed.csv"
-    feed.write_text(
-        'kind,value,verdict,reason\nip,203.0.113.7,suspect,"scans, often"\ncidr,198.51.100.7/24\nip,x,y,z,u\n'
-    )
+    feed.write_text('kind,value,verdict,reason\nip,45.66.7.7,suspect,"scans, often"\ncidr,45.66.8.7/24\nip,x,y,z,u\n')
 
     report = quiet.json("ble", "import", "csv", feed, "--verdict", "block", "--source", "feed of the day")
 
@@ -122,8 +120,8 @@ def test_a_csv_import_takes_kind_verdict_and_reason_from_the_line(quiet: Company
         (one["value"], one["verdict"], one["reason"], one["source"]) for one in quiet.json("ble", "list")["entries"]
     ]
     assert rows == [
-        ("203.0.113.7", "suspect", "scans, often", "feed of the day"),
-        ("198.51.100.0/24", "block", "", "feed of the day"),
+        ("45.66.7.7", "suspect", "scans, often", "feed of the day"),
+        ("45.66.8.0/24", "block", "", "feed of the day"),
     ]
 
 

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an import says about itself: counts, reasons with their first examples, and the whole of it in a file."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import IO
+
+import msgspec
+
+from mamplus_enterprise.ble.judge import Drop, Judged
+
+MAX_SHOWN = 1000  # dropped values kept with their reason; beyond, they are only counted
+EXAMPLES = 3  # a reason
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    line: int  # counted from 1; of a document, the part
+    text: str  # its beginning
+    reason: str
+    code: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of a file. A line may hold several values, so values are counted apart from lines."""
+
+    feed: str
+    format: str
+    layer: str
+    lines: int = 0
+    comments: int = 0  # and empty lines; of a document, parts that are no indicators
+    added: int = 0
+    renewed: int = 0
+    unchanged: int = 0
+    withdrawn: int = 0
+    dropped_count: int = 0
+    dropped: list[Dropped] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)  # code -> how many
+    examples: dict[str, list[Dropped]] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)  # warninglist that knows what was taken all the same
+    forced: list[tuple[str, str]] = field(default_factory=list)  # value, what the gate said
+    seconds: float = 0.0
+    valid_until: int = 0  # the default end
+    file: "IO[bytes] | None" = None  # where every dropped value goes, a JSON object a line
+
+    def take(self, judged: Judged) -> None:
+        self.lines += judged.lines
+        self.comments += judged.comments
+        self.notes.update(judged.notes)
+        self.forced += judged.forced
+        for drop in judged.drops:
+            self.drop(drop)
+
+    def drop(self, drop: Drop) -> None:
+        line, text, code, reason = drop
+        one = Dropped(line, text, reason, code)
+        self.dropped_count += 1
+        self.reasons[code] += 1
+        if len(self.dropped) < MAX_SHOWN:
+            self.dropped.append(one)
+        examples = self.examples.setdefault(code, [])
+        if len(examples) < EXAMPLES:
+            examples.append(one)
+        if self.file is not None:
+            self.file.write(msgspec.json.encode(one) + b"\n")
+
+    def counts(self) -> dict[str, int]:
+        """Return the figures that are kept with the feed."""
+        names = ("lines", "comments", "added", "renewed", "unchanged", "withdrawn", "dropped_count")
+        return {name: getattr(self, name) for name in names}
+
+    def shown(self) -> dict[str, object]:
+        """Return what `--json` prints."""
+        names = (
+            "feed", "format", "layer", "lines", "comments", "added", "renewed", "unchanged", "withdrawn",
+            "dropped_count", "dropped", "forced", "seconds", "valid_until",
+        )  # fmt: skip
+        counted = {"reasons": dict(self.reasons.most_common()), "notes": dict(self.notes.most_common())}
+        return {name: getattr(self, name) for name in names} | counted
