@@ -3,7 +3,6 @@
 
 import fcntl
 import json
-import os
 import random
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from mamplus_host.ble.store import BleStore
 from mamplus_host.ble.update import FetchResult, update
 from mamplus_host.ble.update_helper import update_here
 from mamplus_host.errors import BleInvalid, BleRollback, MamplusError, NotPossible, UplinkFailed
+from tests.journey.powercut import forked
 from tests.journey.repository import Repository, entries
 from tests.journey.served import Request, Served, files, make_certificate, served
 
@@ -222,30 +222,6 @@ def test_what_the_helper_refuses_is_raised_by_its_name(state: Path, repository: 
 
 
 # --- cut off, twice at once, no room -----------------------------------------------------------------
-
-
-def forked(act: Callable[[], None], *, end_at: int) -> int:
-    """Run `act` in a child that is killed before its `end_at`-th change of the file system; return its status."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    seen = 0
-
-    def watch(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal seen
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if writes or event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.symlink"):
-            seen += 1
-            if seen == end_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(watch)
-    status = 1
-    try:
-        act()
-        status = 0
-    finally:
-        os._exit(status)
 
 
 def test_an_update_cut_off_at_any_step_leaves_the_old_list_or_the_new_one(

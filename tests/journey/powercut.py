@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The power goes: a child that does the work is killed before one of its changes of the file system."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+
+def forked(act: Callable[[], None], *, end_at: int) -> int:
+    """Run `act` in a child that is killed before its `end_at`-th change of the file system; return its status."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    seen = 0
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal seen
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if writes or event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.symlink"):
+            seen += 1
+            if seen == end_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    status = 1
+    try:
+        act()
+        status = 0
+    finally:
+        os._exit(status)
