@@ -2,7 +2,9 @@
 """Layers in the store: deltas on top of lists, merged when they are many, whole whenever the power goes."""
 
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -68,6 +70,10 @@ def install(state: Path, *offers: Trusted) -> Installed:
     return record
 
 
+def act(state: Path, offers: Sequence[Trusted]) -> None:
+    install(state, *offers)
+
+
 def said(state: Path) -> tuple[int, dict[str, set[int]]]:
     """Return the generation in force after a restart and, by layer, the ids of what stands."""
     stack = BleStore(state).current()
@@ -116,16 +122,11 @@ def test_a_delta_that_does_not_lead_to_the_signed_root_changes_nothing(state: Pa
     honest = company.delta(state, entries(1, first=11))
     before = said(state), files(state)
     for lie in (
-        lied(honest, root=bytes(32)), lied(honest, entries=12), lied(honest, number=9)
+        replace(honest, root=bytes(32)), replace(honest, entries=12), replace(honest, number=9)
     ):  # fmt: skip
         with pytest.raises(DeltaMisfit, match="want generation"):
             install(state, lie)
     assert (said(state), files(state)) == before
-
-
-def lied(offer: Trusted, **changes: object) -> Trusted:
-    fields = {name: getattr(offer, name) for name in Trusted.__slots__}
-    return Trusted(**{**fields, **changes})  # type: ignore[arg-type]
 
 
 def test_a_delta_to_another_list_is_refused_and_the_whole_list_is_taken(state: Path, company: Company) -> None:
@@ -150,7 +151,7 @@ def test_a_delta_without_a_list_is_refused(tmp_path: Path, state: Path, company:
 
 
 def test_a_list_with_another_root_than_was_signed_is_refused(state: Path, company: Company) -> None:
-    lie = lied(company.list(entries(3)), root=b"x" * 32)
+    lie = replace(company.list(entries(3)), root=b"x" * 32)
 
     with pytest.raises(BleInvalid, match="were signed"):
         install(state, lie)
@@ -260,7 +261,7 @@ def test_power_that_goes_at_any_step_leaves_the_old_generation_or_the_new_one(st
         if step % 3 == 0:
             offers[0] = company.list(entries(5 + step))
         before = said(state)
-        status = forked(lambda offers=offers: (install(state, *offers), None)[1], end_at=step)
+        status = forked(partial(act, state, offers), end_at=step)
         now = said(state)
         if status == 0:
             assert now[0] == offers[1].number

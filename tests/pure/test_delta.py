@@ -225,3 +225,26 @@ def test_a_list_that_was_damaged_is_not_made_the_next_one(tmp_path: Path) -> Non
 
     with pytest.raises(BleInvalid):
         compile_next(tmp_path / "1", [], [], tmp_path / "2", number=2, created_s=0)
+
+
+def test_the_documented_example_is_recomputed() -> None:
+    """docs/bundle-format.md tells other implementers these bytes."""
+    text = (Path(__file__).parents[2] / "docs" / "bundle-format.md").read_text()
+    lines = [
+        line.split(maxsplit=1) for line in text.partition("For example,")[2].partition("## Strings")[0].split("\n")
+    ]
+    said = [(line[0], bytes.fromhex(line[1])) for line in lines if line and line[0] in (
+        "group", "SHA-256", "entry", "number", "root")]  # fmt: skip
+    total = 0
+    for group, digest, entry, number in zip(*[iter(said[:-1])] * 4, strict=True):
+        assert digest[1] == hashlib.sha256(group[1]).digest()
+        assert number[1] == hashlib.sha256(digest[1] + bytes(32) + entry[1]).digest()
+        total += int.from_bytes(number[1], "little")
+    listed = [
+        Entry(id=7, kind=Kind.IP, value="203.0.113.7", verdict=Verdict.BLOCK, source="feed"),
+        Entry(id=8, kind=Kind.DOMAIN, value="bad.example", verdict=Verdict.SUSPECT, severity=Severity.MEDIUM,
+              confidence=80, valid_until=1893456000, reason="phishing"),
+    ]  # fmt: skip
+
+    assert said[-1] == ("root", (total % 2**256).to_bytes(32, "little"))
+    assert said[-1][1] == Generation(encode(listed, generation=1, created_s=0)).root
