@@ -4,15 +4,17 @@
 import secrets
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 
 from mamplus_enterprise.ble import repository
-from mamplus_enterprise.ble.keys import make_keys
-from mamplus_enterprise.ble.repository import Published
+from mamplus_enterprise.ble.keys import Signers, make_seal, make_signer
+from mamplus_enterprise.ble.roles import OFFLINE, SIGNING, Quorum
+from mamplus_enterprise.ble.shelf import LayerChange
 from mamplus_enterprise.errors import EnterpriseError
 from mamplus_enterprise.home import Home, Settings
 from mamplus_enterprise.storage import migrate
@@ -20,6 +22,8 @@ from mamplus_enterprise.storage.schema import GenerationRow
 from mamplus_enterprise.storage.store import Store, note
 from mamplus_enterprise.tls import make_certificate
 from mamplus_host.ble.encode import encode
+from mamplus_host.ble.format import Generation
+from mamplus_host.ble.layer import Layer
 from mamplus_host.files import write_whole
 
 
@@ -32,6 +36,8 @@ class Wishes:
     hosts: Sequence[str] = ()  # names and addresses in the certificate, besides this machine's
     dev: bool = False
     passphrase: bytes | None = None
+    quorums: Mapping[str, Quorum] = field(default_factory=dict)  # of root and targets; one key each where missing
+    offline: Path | None = None  # where the keys of root and targets go; None: DIR/keys
 
 
 def found(directory: Path, wishes: Wishes) -> Home:
@@ -64,21 +70,40 @@ def _claim(directory: Path) -> bool:
 def _fill(directory: Path, wishes: Wishes) -> Home:
     keys = directory / "keys"
     keys.mkdir(mode=0o700)
-    signers, enterprise_id = make_keys(keys, wishes.passphrase)
-    home = Home(directory, Settings(enterprise_id, wishes.name, wishes.url.rstrip("/"), wishes.dev))
+    signers = _make_signers(keys, wishes)
+    home = Home(directory, Settings(_enterprise_id(signers), wishes.name, wishes.url.rstrip("/"), wishes.dev))
     make_certificate(keys, wishes.name, wishes.hosts, wishes.passphrase)
     write_whole(directory / "admin.token", secrets.token_urlsafe(32).encode() + b"\n", mode=0o600)
     now_s = time.time()
-    repository.create(home, signers, encode([], generation=1, created_s=int(now_s), may_shrink=True), Published(1, 0))
+    seal = make_seal(keys, wishes.passphrase)
+    repository.create(home, signers, seal, [_empty(layer, int(now_s)) for layer in Layer], wishes.quorums)
     store = Store(home)
     try:
         migrate.upgrade(store.engine)
         home.database.chmod(0o600)
         with store.writing() as session:
-            session.add(GenerationRow(number=1, created_at=now_s, entries=0, why="founded"))
+            session.add(GenerationRow(number=1, created_at=now_s, entries=0, why="founded", layers={}))
             note(session, who="init", what="founded", subject=wishes.name, detail="development" if wishes.dev else "")
     finally:
         store.close()
     # Last, and what `Home.open` looks for: a power cut before leaves no enterprise.
     write_whole(directory / "enterprise.json", msgspec.json.format(msgspec.json.encode(home.settings)), mode=0o644)
     return home
+
+
+def _make_signers(keys: Path, wishes: Wishes) -> Signers:
+    signers: Signers = {}
+    for role in SIGNING:
+        folder = wishes.offline if wishes.offline is not None and role in OFFLINE else keys
+        count = wishes.quorums.get(role, Quorum()).keys
+        signers[role] = [make_signer(folder, role, wishes.passphrase) for _ in range(count)]
+    return signers
+
+
+def _enterprise_id(signers: Signers) -> str:
+    return sha256(bytes.fromhex(signers["root"][0].public_key.keyval["public"])).hexdigest()
+
+
+def _empty(layer: Layer, now_s: int) -> LayerChange:
+    data = encode([], generation=1, created_s=now_s, may_shrink=True)
+    return LayerChange(layer=layer, number=1, entries=0, root=Generation(data).root, full=data)

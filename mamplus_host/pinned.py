@@ -15,6 +15,7 @@ import http.client
 import re
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,7 @@ from mamplus_host.errors import ConfigInvalid, UplinkFailed
 
 CHUNK_BYTES = 1 << 16
 ANYONE = "any"  # a fingerprint that fits every certificate
+_TCP_INFO = struct.Struct("120xQQ")  # tcpi_bytes_acked, tcpi_bytes_received of struct tcp_info, <linux/tcp.h>
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
@@ -103,6 +105,7 @@ class Connection:
         self._http: http.client.HTTPConnection | None = None
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()  # guards _socket between its thread and `interrupt`
+        self._carried = 0  # bytes both ways over sockets that are closed
         self._interrupted = False
         self.opened_ns = 0  # when the connection was made, CLOCK_BOOTTIME
 
@@ -158,6 +161,12 @@ class Connection:
             raise http.client.IncompleteRead(b"", answer.length)
         answer.close()
 
+    @property
+    def carried_bytes(self) -> int:
+        """How many bytes went both ways, TLS included, by the kernel's account; without the headers of TCP and IP."""
+        with self._lock:
+            return self._carried + _carried(self._socket)
+
     def interrupt(self) -> None:
         """End what another thread waits for on this connection, and refuse further requests. Final."""
         self._interrupted = True
@@ -167,6 +176,7 @@ class Connection:
         """Close; the next request connects anew."""
         with self._lock:
             socket_, self._socket = self._socket, None
+        self._carried += _carried(socket_)
         if self._http is not None:
             self._http.close()
             self._http = None
@@ -231,6 +241,17 @@ class Connection:
                 f"{self._where.address} shows a certificate with fingerprint {seen}, want {self._where.fingerprint}:"
                 " somebody stands in between, or the enterprise has a new certificate: enroll again with a new token"
             )
+
+
+def _carried(socket_: socket.socket | None) -> int:
+    """Return what TCP_INFO says of a socket: bytes acknowledged by the other side, and received from it."""
+    if socket_ is None:
+        return 0
+    try:
+        info = socket_.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    except OSError:  # never connected
+        return 0
+    return sum(_TCP_INFO.unpack(info)) if len(info) == _TCP_INFO.size else 0
 
 
 def _context() -> ssl.SSLContext:

@@ -6,7 +6,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path("kernel_probes/native")  # setup.py runs in the project's root
-HEADERS = ("ble_file.h", "ble_root.h", "ble_stack.h", "ble_merge.h")
+HEADERS = ("ble_file.h", "ble_limits.h", "ble_root.h", "ble_stack.h", "ble_merge.h")
 SOURCES = sorted(HERE.glob("ble_*.c"))
 
 

@@ -5,6 +5,9 @@ Journey: administrator -> [answer] -> publish -> every device.
 
 Stored first, published second: when publishing fails the answer stands, and the next
 generation carries it. Every unanswered alert about the same value is answered with it.
+
+The entry goes to the administrators' layer where its key is at hand. Where it is not (a server
+that holds online keys only), a block goes to the emergency layer; an allow has to wait for the key.
 """
 
 import time
@@ -14,7 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from mamplus_enterprise.alerts.intake import parse
-from mamplus_enterprise.ble.author import Draft, add
+from mamplus_enterprise.ble.author import Draft, add, in_force
 from mamplus_enterprise.ble.keys import Signers
 from mamplus_enterprise.ble.publish import Request, publish
 from mamplus_enterprise.errors import Answered, NoIndicator, PublishFailed, Unknown
@@ -23,6 +26,7 @@ from mamplus_enterprise.storage.schema import UNANSWERED, AlertRow
 from mamplus_enterprise.storage.store import Store, note
 from mamplus_enterprise.times import clock
 from mamplus_host.ble.entry import parse_kind
+from mamplus_host.ble.layer import Layer
 from mamplus_host.errors import MamplusError
 from mamplus_host.verdicts import Verdict
 
@@ -42,6 +46,7 @@ class Done:
     generation: int
     entry_id: int
     alerts: int  # answered by this, the named one included
+    layer: Layer  # that the entry went to
 
 
 def answer(home: Home, store: Store, signers: Signers, given: Answer) -> Done:
@@ -49,7 +54,8 @@ def answer(home: Home, store: Store, signers: Signers, given: Answer) -> Done:
     with store.writing() as session:
         alert = find(session, given.alert)
         _check_unanswered(alert)
-        entry_id = _add_entry(session, alert, given)
+        layer = _layer(session, alert, signers, given)
+        entry_id = _add_entry(session, alert, given, layer)
         same = _unanswered_about(session, alert)
         for one in same:
             _mark(one, given, entry_id)
@@ -58,7 +64,8 @@ def answer(home: Home, store: Store, signers: Signers, given: Answer) -> Done:
         note(session, who=given.who, what=what, subject=f"{alert.alert_id} ({alert.id})", detail=detail)
         why = f"{what}: {alert.indicator_kind} {alert.indicator_value}"
     try:
-        return Done(publish(home, store, signers, Request(given.who, why)).generation, entry_id, len(same))
+        done = publish(home, store, signers, Request(given.who, why, layers=(layer,)))
+        return Done(done.generation, entry_id, len(same), layer)
     except (OSError, MamplusError) as error:
         raise PublishFailed(
             f"the answer is stored as entry {entry_id} but no generation carries it yet: {error};"
@@ -88,7 +95,16 @@ def _check_unanswered(alert: AlertRow) -> None:
         )
 
 
-def _add_entry(session: Session, alert: AlertRow, given: Answer) -> int:
+def _layer(session: Session, alert: AlertRow, signers: Signers, given: Answer) -> Layer:
+    """Return where the answer's entry goes: not below an `allow` of the administrators, which would outrank it."""
+    if Layer.ENTERPRISE.role in signers or not given.confirmed or alert.indicator_value is None:
+        return Layer.ENTERPRISE
+    standing = in_force(session, parse_kind(str(alert.indicator_kind)), alert.indicator_value)
+    is_allowed = standing is not None and standing.verdict == Verdict.ALLOW
+    return Layer.ENTERPRISE if is_allowed else Layer.EMERGENCY
+
+
+def _add_entry(session: Session, alert: AlertRow, given: Answer, layer: Layer) -> int:
     if alert.indicator_kind is None or alert.indicator_value is None:
         raise NoIndicator(
             f"alert {alert.alert_id} names no value that a list can hold; use `ble add` for one you choose"
@@ -98,6 +114,7 @@ def _add_entry(session: Session, alert: AlertRow, given: Answer) -> int:
         kind=parse_kind(alert.indicator_kind), value=alert.indicator_value, severity=body.severity,
         verdict=Verdict.BLOCK if given.confirmed else Verdict.ALLOW, source=f"alert:{alert.alert_id}",
         reason=given.reason or f"an administrator {'confirmed' if given.confirmed else 'dismissed'} the alert",
+        layer=layer,
     )  # fmt: skip
     return add(session, draft, who=given.who)[0].id
 

@@ -44,7 +44,10 @@ async def _answer(request: Request, name: str, *, confirmed: bool) -> dict[str, 
     said = decode(await body_of(request) or b"{}", Reason)
     given = Answer(alert=name, confirmed=confirmed, who=WHO, reason=said.reason)
     done = await off_loop(answer, context.home, context.store, context.signers, given)
-    return {"generation": done.generation, "entry_id": done.entry_id, "alerts": done.alerts}
+    return {
+        "generation": done.generation, "entry_id": done.entry_id, "alerts": done.alerts,
+        "layer": done.layer.name.lower(),
+    }  # fmt: skip
 
 
 @router.get("/devices")

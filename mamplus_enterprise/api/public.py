@@ -10,14 +10,19 @@ from fastapi.responses import FileResponse
 
 from mamplus_enterprise.api.context import body_of, context_of, decode, off_loop
 from mamplus_enterprise.ble import repository
+from mamplus_enterprise.ble.roles import DELEGATED, LAYERS
 from mamplus_enterprise.devices.enroll import Enrolment, enroll
 from mamplus_enterprise.errors import Unknown
 
 router = APIRouter()
 
 # The only names that are looked up: nothing else of the disk can be asked for.
-_METADATA = re.compile(r"timestamp\.json|[1-9][0-9]{0,9}\.(root|targets|snapshot)\.json")
-_TARGET = re.compile(r"[0-9a-f]{64}\.ble\.mble")
+_ROLES = "|".join(("root", "targets", "snapshot", *DELEGATED))
+_METADATA = re.compile(rf"metadata/(timestamp\.json|[1-9][0-9]{{0,9}}\.({_ROLES})\.json)")
+_TARGET = re.compile(
+    rf"targets/({'|'.join(LAYERS)})/[0-9a-f]{{64}}\.(list\.mble|[0-9]{{1,19}}-[0-9]{{1,19}}\.delta)"
+    r"|targets/policy/[0-9a-f]{64}\.policy\.json"
+)
 _FOR_GOOD = {"Cache-Control": "public, max-age=31536000, immutable"}  # the name changes with the content
 _FRESH = {"Cache-Control": "no-cache"}
 
@@ -42,11 +47,9 @@ async def enrolment(request: Request) -> dict[str, Any]:
     }
 
 
-@router.get("/repo/{folder}/{name}")
-async def repository_file(request: Request, folder: str, name: str) -> FileResponse:
-    home = context_of(request).home
-    shapes = {"metadata": (_METADATA, home.metadata), "targets": (_TARGET, home.targets)}
-    shape, directory = shapes.get(folder, (None, home.dir))
-    if shape is None or not shape.fullmatch(name) or not (directory / name).is_file():
-        raise Unknown(f"the repository has no {folder[:40]!r}/{name[:80]!r}")
-    return FileResponse(directory / name, headers=_FRESH if name == "timestamp.json" else _FOR_GOOD)
+@router.get("/repo/{name:path}")
+async def repository_file(request: Request, name: str) -> FileResponse:
+    path = context_of(request).home.metadata.parent / name
+    if not (_METADATA.fullmatch(name) or _TARGET.fullmatch(name)) or not path.is_file():
+        raise Unknown(f"the repository has no {name[:120]!r}")
+    return FileResponse(path, headers=_FRESH if name == "metadata/timestamp.json" else _FOR_GOOD)

@@ -243,11 +243,13 @@ def entry_of(row: EntryRow) -> Entry:
 
 def unpublished(session: Session) -> int:
     """Return how many additions, removals and ends wait for a generation, all layers together."""
+    return sum(waiting(session, layer) for layer in Layer)
+
+
+def waiting(session: Session, layer: Layer) -> int:
+    """Return how many additions, removals and ends of `layer` wait for a generation."""
     newest = session.scalar(select(func.max(GenerationRow.number))) or 0
-    return sum(_waiting(session, layer, published_at(session, layer, newest) or 0.0) for layer in Layer)
-
-
-def _waiting(session: Session, layer: Layer, last: float) -> int:
+    last = published_at(session, layer, newest) or 0.0
     never_out = EntryRow.added_at > last
     now_s = time.time()
     expired = and_(

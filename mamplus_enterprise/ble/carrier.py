@@ -1,25 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The repository in one file, for a USB stick: an uncompressed tar of what a device needs."""
+"""The repository in one file, for a USB stick: an uncompressed tar of what a device needs.
 
+Its timestamp is the carriers' own, signed by a key that devices refuse on the network: it lives
+longer than the online one, and whoever copies a stick cannot hold a connected device on it. It may
+name the one device that the stick is for.
+"""
+
+import io
 import os
+import re
 import tarfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from mamplus_enterprise.ble import repository
-from mamplus_enterprise.ble.repository import Published
+from mamplus_enterprise.ble import repository, roles, shelf
+from mamplus_enterprise.ble.keys import Signers
+from mamplus_enterprise.ble.repository import Published, State
+from mamplus_enterprise.ble.roles import CARRIER, DELEGATED, FIELD
 from mamplus_enterprise.errors import PublishFailed
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.lock import locked
+from mamplus_host.errors import ConfigInvalid
+
+_DEVICE = re.compile(r"[0-9a-f]{64}")
 
 
-def export(home: Home, out: Path) -> Published:
-    """Write the current generation to `out`, whole or not at all."""
+def export(home: Home, signers: Signers, out: Path, *, device: str = "") -> Published:
+    """Write the current generation to `out`, whole or not at all; for one device (its id), or for all."""
+    if device and not _DEVICE.fullmatch(device):
+        raise ConfigInvalid(f"device {device!r}; want its id, 64 hex digits: `devices` lists them")
     beside = out.with_name(f".{out.name}.{os.getpid()}.new")
     try:
         with locked(home.publish_lock), beside.open("wb") as file:
             published = repository.current(home)
-            _write(home, file)
+            _write(home, signers, device, file)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(out)
@@ -30,13 +46,35 @@ def export(home: Home, out: Path) -> Published:
     return published
 
 
-def _write(home: Home, file: IO[bytes]) -> None:
+def _write(home: Home, signers: Signers, device: str, file: IO[bytes]) -> None:
+    state = repository.read(home)
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for path in repository.current_files(home):
-            member = archive.gettarinfo(str(path), f"{path.parent.name}/{path.name}")
-            # Names and numbers of the people who work at the enterprise are nobody else's business.
-            member.uid = member.gid = 0
-            member.uname = member.gname = ""
-            member.mode = 0o644
+        stamp = _timestamp(state, signers, device)
+        archive.addfile(_member("metadata/timestamp.json", len(stamp)), io.BytesIO(stamp))
+        for path in [*repository.metadata_files(home, state), *_lists(home, state)]:
             with path.open("rb") as content:
-                archive.addfile(member, content)
+                name = path.relative_to(home.metadata.parent)
+                archive.addfile(_member(str(name), path.stat().st_size), content)
+
+
+def _timestamp(state: State, signers: Signers, device: str) -> bytes:
+    """Return the timestamp of today's state as the carriers' key says it."""
+    stamp = state.timestamp
+    stamp.expires = min(roles.expiry(CARRIER), repository.earliest_end(state))
+    stamp.unrecognized_fields[FIELD] = {"signed_at": int(time.time())} | ({"device": device} if device else {})
+    return repository.sign(state, CARRIER, signers, stamp)
+
+
+def _lists(home: Home, state: State) -> Iterator[Path]:
+    """Yield the files that the roles name; no deltas: a carrier serves devices of any age."""
+    for role in DELEGATED:
+        for name, target in state.delegated[role].targets.items():
+            if name.endswith(f"/{shelf.LIST}") or name == shelf.POLICY:
+                yield shelf.file_of(home.targets, target)
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    """Return a header without names and numbers of the people who work at the enterprise."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.mtime = size, 0o644, int(time.time())
+    return member

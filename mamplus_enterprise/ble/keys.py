@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keys that sign the repository: Ed25519, one a role, PKCS#8 files in DIR/keys.
+"""The private keys: one file a key, `<role>.<start of its id>.pem`, in DIR/keys or on another disk.
 
-Publishing needs targets, snapshot and timestamp. The root key is needed by `init` and
-to renew the root: between these it may lie on a stick in a safe.
+PKCS#8, encrypted with the passphrase of --passphrase-file; only an enterprise made with --dev has
+them plain. Ed25519, but for `seal`: X25519. A key on a PKCS#11 token leaves a `.uri` file in the place
+of its `.pem` (`hsm.py`). What was revoked lies in `revoked/` and is never loaded.
 """
 
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -18,17 +21,19 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # re-exported in its documents
+from securesystemslib.signer import CryptoSigner, Signer  # type: ignore[attr-defined]  # re-exported in its documents
 
+from mamplus_enterprise.ble.hsm import load_token_signer
+from mamplus_enterprise.ble.roles import ONLINE, SEAL
 from mamplus_enterprise.errors import KeysUnavailable
 from mamplus_enterprise.home import Home
 from mamplus_host.errors import ConfigInvalid
 from mamplus_host.files import write_whole
 
-ROLES = ("root", "targets", "snapshot", "timestamp")
-PUBLISHING = ("targets", "snapshot", "timestamp")
 MAX_PASSPHRASE_BYTES = 1024
-Signers = dict[str, CryptoSigner]
+REVOKED = "revoked"
+_ID_DIGITS = 16  # of the key's id, in the name of its file
+Signers = dict[str, list[Signer]]  # by role; a role without a key at hand is missing
 
 
 def read_passphrase(path: Path | None) -> bytes | None:
@@ -51,33 +56,79 @@ def encryption(passphrase: bytes | None) -> KeySerializationEncryption:
     return NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)
 
 
-def make_keys(folder: Path, passphrase: bytes | None) -> tuple[Signers, str]:
-    """Write a new key for every role; return the signers and the enterprise's id (hash of the root key)."""
-    signers = {}
-    for role in ROLES:
-        private = Ed25519PrivateKey.generate()
-        pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption(passphrase))
-        write_whole(folder / f"{role}.pem", pem, mode=0o600)
-        signers[role] = CryptoSigner(private)
-    public = bytes.fromhex(signers["root"].public_key.keyval["public"])
-    return signers, sha256(public).hexdigest()
+def make_signer(folder: Path, role: str, passphrase: bytes | None) -> CryptoSigner:
+    """Write a new signing key of `role` and return its signer."""
+    private = Ed25519PrivateKey.generate()
+    signer = CryptoSigner(private)
+    write_key(key_path(folder, role, signer.public_key.keyid), private, passphrase)
+    return signer
 
 
-def load_signers(home: Home, passphrase: bytes | None, roles: tuple[str, ...] = PUBLISHING) -> Signers:
-    """Return the signers of `roles`; KeysUnavailable names the key and what it lacks."""
-    return {role: CryptoSigner(_ed25519(home.keys / f"{role}.pem", passphrase)) for role in roles}
+def make_seal(folder: Path, passphrase: bytes | None) -> str:
+    """Write a new key that devices encrypt for; return its public half, hex."""
+    private = X25519PrivateKey.generate()
+    write_key(key_path(folder, SEAL, seal_id(private)), private, passphrase)
+    return private.public_key().public_bytes_raw().hex()
 
 
-def load_root_signer(home: Home, passphrase: bytes | None) -> Signers:
-    """Return the root's signer, or nothing where its key is kept elsewhere."""
-    return load_signers(home, passphrase, ("root",)) if (home.keys / "root.pem").exists() else {}
+def seal_id(private: X25519PrivateKey) -> str:
+    return sha256(private.public_key().public_bytes_raw()).hexdigest()
 
 
-def _ed25519(path: Path, passphrase: bytes | None) -> Ed25519PrivateKey:
+def write_key(path: Path, private: PrivateKeyTypes, passphrase: bytes | None) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_whole(path, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption(passphrase)), mode=0o600)
+
+
+def key_path(folder: Path, role: str, keyid: str, kind: str = "pem") -> Path:
+    return folder / f"{role}.{keyid[:_ID_DIGITS]}.{kind}"
+
+
+def key_files(folders: Iterable[Path], role: str) -> list[Path]:
+    """Return the files of `role`'s keys in `folders`, tokens' included."""
+    found = [path for folder in folders for kind in ("pem", "uri") for path in sorted(folder.glob(f"{role}.*.{kind}"))]
+    return list({path.name: path for path in reversed(found)}.values())[::-1]
+
+
+def belongs(path: Path, keyids: Iterable[str]) -> bool:
+    """Whether the file at `path` is that of one of the keys."""
+    return path.name.split(".")[1] in {keyid[:_ID_DIGITS] for keyid in keyids}
+
+
+def load_signers(
+    home: Home, passphrase: bytes | None, roles: Iterable[str] = ONLINE, elsewhere: Path | None = None
+) -> Signers:
+    """Return the signers of `roles` whose keys are in DIR/keys or in `elsewhere`.
+
+    KeysUnavailable names a key that is there and cannot be read. Who signs says which are missing.
+    """
+    folders = key_folders(home, elsewhere)
+    loaded = {role: [load_signer(path, passphrase) for path in key_files(folders, role)] for role in roles}
+    return {role: signers for role, signers in loaded.items() if signers}
+
+
+def key_folders(home: Home, elsewhere: Path | None) -> list[Path]:
+    return [home.keys, *([elsewhere] if elsewhere is not None else [])]
+
+
+def load_signer(path: Path, passphrase: bytes | None) -> Signer:
+    """Return the signer of one key file."""
+    if path.suffix == ".uri":
+        return load_token_signer(path)
     key = load_private(path, passphrase)
     if not isinstance(key, Ed25519PrivateKey):
         raise KeysUnavailable(f"{str(path)!r} holds a {type(key).__name__}, want an Ed25519 key: restore it")
-    return key
+    return CryptoSigner(key)
+
+
+def load_seals(home: Home, passphrase: bytes | None, elsewhere: Path | None = None) -> Iterator[X25519PrivateKey]:
+    """Yield the keys that devices encrypted for; earlier ones too: a stick may take months."""
+    folders = key_folders(home, elsewhere)
+    for path in key_files([*folders, *(folder / REVOKED for folder in folders)], SEAL):
+        key = load_private(path, passphrase)
+        if not isinstance(key, X25519PrivateKey):
+            raise KeysUnavailable(f"{str(path)!r} holds a {type(key).__name__}, want an X25519 key: restore it")
+        yield key
 
 
 def load_private(path: Path, passphrase: bytes | None) -> PrivateKeyTypes:

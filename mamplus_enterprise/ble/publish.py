@@ -1,28 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the stored entries the next generation, signed and served.
+"""Make the stored entries the next generation, signed and served: layer by layer, only what has changed.
 
 Journey: author, answer -> [publish] -> repository.
 
-The database is the truth, the repository is made from it. A generation's number is greater
-than any that was ever served; its row is written after the repository, so a crash between
-them leaves a served generation without a row, which the next publisher adds.
+The database is the truth, the repository is made from it. One counter for the whole enterprise:
+each layer that changes takes the next number, greater than any that was ever served. Rows
+are written after the repository, so a crash between them leaves a served generation without a
+row, which the next publisher adds.
 """
 
-import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
-from mamplus_enterprise.ble import repository
-from mamplus_enterprise.ble.author import compiled
+from mamplus_enterprise import policy
+from mamplus_enterprise.ble import author, repository
+from mamplus_enterprise.ble.compile import Next, compile_layer
 from mamplus_enterprise.ble.keys import Signers
 from mamplus_enterprise.ble.repository import Published
+from mamplus_enterprise.ble.shelf import LayerChange, LayerState
 from mamplus_enterprise.errors import PublishFailed
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.lock import locked
 from mamplus_enterprise.storage.schema import GenerationRow
 from mamplus_enterprise.storage.store import Store, note
-from mamplus_host.ble.encode import encode
+from mamplus_host.ble.layer import Layer
+
+_REMEMBERED = 1000  # generations whose sizes say whether a device may come from a much larger list
+States = dict[Layer, LayerState]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,48 +39,85 @@ class Request:
     who: str
     why: str
     allow_shrink: bool = False
+    layers: Sequence[Layer] = ()  # none: what has changed, and the administrators' layer when nothing has
 
 
 def publish(home: Home, store: Store, signers: Signers, request: Request) -> Published:
     """Publish what is stored; PublishFailed when the list would be emptied or halved unasked."""
     with locked(home.publish_lock):
-        before = repository.current(home)
+        before = repository.layers(home)
         now_s = _moment(store)
         with store.reading() as session:
-            entries = compiled(session, now_s)
-            newest = session.scalar(select(func.max(GenerationRow.number))) or 0
-            largest = session.scalar(select(func.max(GenerationRow.entries))) or 0
-        _check_shrinking(len(entries), before.entries, request)
-        offered = Published(max(before.generation, newest) + 1, len(entries))
-        # A device may skip the generation that was allowed to shrink: the flag stays while any earlier one was larger.
-        may_shrink = len(entries) == 0 or 2 * len(entries) < max(largest, before.entries)
-        data = encode(entries, generation=offered.generation, created_s=int(now_s), may_shrink=may_shrink)
-        repository.add(home, signers, data, offered)
-        _record(store, before, offered, now_s, request)
-    return offered
+            chosen = request.layers or _changed(session)
+            changes = _compiled(home, session, before, chosen, request, now_s)
+        # An answer to an alert does not wait for the policy's key, which its server may not have.
+        repository.add(home, signers, changes, policy=None if request.layers else policy.target(home))
+        _record(store, before, changes, now_s, request)
+        return repository.current(home)
 
 
 def _moment(store: Store) -> float:
-    """Return a time such that every change made up to it can be read now."""
+    """Return a time such that every change made up to it can be read now, later than that of any generation."""
     with store.writing() as session:
         session.execute(select(1))  # waits for the write lock: changes in flight are done
-        return time.time()
+        return author.moment(session)
 
 
-def _check_shrinking(entries: int, before: int, request: Request) -> None:
-    if request.allow_shrink or 2 * entries >= before:
+def _changed(session: Session) -> list[Layer]:
+    return [layer for layer in Layer if author.waiting(session, layer)] or [Layer.ENTERPRISE]
+
+
+def _compiled(
+    home: Home, session: Session, before: States, chosen: Sequence[Layer], request: Request, now_s: float
+) -> list[LayerChange]:
+    newest = session.scalar(select(func.max(GenerationRow.number))) or 0
+    number = max(newest, *(state.number for state in before.values()))
+    changes = []
+    for layer in chosen:
+        number += 1
+        was = before[layer]
+        wanted = Next(
+            layer=layer, number=number, now_s=now_s, since=was.number, before=was.file(home.targets, layer),
+            largest=max(_largest(session, layer), was.entries),
+        )  # fmt: skip
+        change = compile_layer(session, wanted, home.targets / layer.role)
+        if layer is Layer.ENTERPRISE:  # the others empty themselves: what they hold ends, or moves
+            _check_shrinking(change, was.entries, request)
+        changes.append(change)
+    return changes
+
+
+def _largest(session: Session, layer: Layer) -> int:
+    """Return how many entries the layer had at most, in the generations that devices may still come from."""
+    rows = session.scalars(
+        select(GenerationRow.layers).order_by(GenerationRow.number.desc()).limit(_REMEMBERED)
+    )  # fmt: skip
+    return max((int(row.get(str(int(layer)), {}).get("entries", 0)) for row in rows), default=0)
+
+
+def _check_shrinking(change: LayerChange, before: int, request: Request) -> None:
+    if request.allow_shrink or 2 * change.entries >= before:
         return
     raise PublishFailed(
-        f"the list would have {entries} entries, the published one has {before}; devices refuse an emptied or halved"
-        " list, so say `ble publish --allow-shrink` if it is meant"
+        f"the list would have {change.entries} entries, the published one has {before}; devices refuse an emptied or"
+        " halved list, so say `ble publish --allow-shrink` if it is meant"
     )
 
 
-def _record(store: Store, before: Published, offered: Published, now_s: float, request: Request) -> None:
+def _record(store: Store, before: States, changes: Sequence[LayerChange], now_s: float, request: Request) -> None:
+    state = {layer: (was.number, was.entries) for layer, was in before.items()}
     with store.writing() as session:
-        if session.get(GenerationRow, before.generation) is None:
-            lost = "its publisher died before it could say why"
-            session.add(GenerationRow(number=before.generation, created_at=now_s, entries=before.entries, why=lost))
-        row = GenerationRow(number=offered.generation, created_at=now_s, entries=offered.entries, why=request.why)
-        session.add(row)
-        note(session, who=request.who, what="published", subject=f"generation {offered.generation}", detail=request.why)
+        last = max(number for number, _ in state.values())
+        if session.get(GenerationRow, last) is None:
+            session.add(_row(last, state, now_s, "its publisher died before it could say why"))
+        for change in changes:
+            state[change.layer] = (change.number, change.entries)
+            session.add(_row(change.number, state, now_s, request.why))
+            subject = f"generation {change.number}, layer {change.layer.name.lower()}"
+            note(session, who=request.who, what="published", subject=subject, detail=request.why)
+
+
+def _row(number: int, state: Mapping[Layer, tuple[int, int]], now_s: float, why: str) -> GenerationRow:
+    layers = {str(int(layer)): {"number": one, "entries": entries} for layer, (one, entries) in state.items()}
+    total = sum(entries for _, entries in state.values())
+    return GenerationRow(number=number, created_at=now_s, entries=total, why=why, layers=layers)

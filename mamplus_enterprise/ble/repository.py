@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The signed repository on disk: TUF metadata and the one target, as static files.
+"""The signed repository on disk: TUF metadata over the files of `shelf.py`, all of it static.
 
 Journey: publish -> [repository] -> devices, caches, carriers.
 
@@ -8,38 +8,37 @@ A publisher that dies earlier leaves files that nothing names; the next one over
 Writers hold the publish lock; readers need none.
 """
 
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+import hashlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
-from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # re-exported in its documents
+from securesystemslib.signer import Key, Signer  # type: ignore[attr-defined]  # re-exported in its documents
 from tuf.api.metadata import (  # type: ignore[attr-defined]  # re-exported in its public documents
     Metadata,
     MetaFile,
     Root,
     Signed,
     Snapshot,
-    TargetFile,
     Targets,
     Timestamp,
 )
+from tuf.api.serialization.json import JSONSerializer
 
-from mamplus_enterprise.ble.keys import ROLES, Signers
-from mamplus_enterprise.errors import PublishFailed
+from mamplus_enterprise.ble import roles, shelf
+from mamplus_enterprise.ble.keys import Signers
+from mamplus_enterprise.ble.roles import CARRIER, DELEGATED, FIELD, TOP_LEVEL, Quorum
+from mamplus_enterprise.ble.shelf import LayerChange, LayerState
+from mamplus_enterprise.errors import KeysUnavailable, PublishFailed
 from mamplus_enterprise.home import Home
+from mamplus_host.ble.layer import Layer
 from mamplus_host.files import write_whole
 
-TARGET = "ble.mble"
-LIFETIME = {
-    "root": timedelta(days=730),
-    "targets": timedelta(days=365),
-    "snapshot": timedelta(days=90),
-    "timestamp": timedelta(days=30),
-}
 KEPT_VERSIONS = 8  # for devices and caches that are in the middle of reading
-States = tuple[Targets, Snapshot, Timestamp]
+_COMPACT = JSONSerializer(compact=True)  # devices pay for every byte
 _T = TypeVar("_T", Root, Timestamp, Snapshot, Targets)
 
 
@@ -51,46 +50,109 @@ class Published:
     entries: int
 
 
-def create(home: Home, signers: Signers, data: bytes, offered: Published) -> None:
-    """Make the repository with its first root and its first generation."""
+@dataclass(slots=True)
+class State:
+    """The signed parts that timestamp.json leads to; changed in memory, then `save`d."""
+
+    root: Root
+    targets: Targets
+    snapshot: Snapshot
+    timestamp: Timestamp
+    delegated: dict[str, Targets] = field(default_factory=dict)  # by role
+
+    def signed(self, role: str) -> Signed:
+        return self.delegated[role] if role in DELEGATED else getattr(self, role)
+
+    def keyids(self, role: str) -> list[str]:
+        return roles.keyids(role, self.root, self.targets)
+
+    def threshold(self, role: str) -> int:
+        return roles.threshold(role, self.root, self.targets)
+
+
+def create(
+    home: Home, signers: Signers, seal: str, changes: Sequence[LayerChange], quorums: Mapping[str, Quorum]
+) -> None:
+    """Make the repository with its first root and its first generation of every layer."""
     home.metadata.mkdir(parents=True)
     home.targets.mkdir()
-    root = Root(version=1, expires=_expiry("root"), consistent_snapshot=True)
-    for role in ROLES:
-        root.add_key(signers[role].public_key, role)
-    write_whole(home.metadata / "1.root.json", _signed(root, signers["root"]), mode=0o644)
-    _write(home, signers, Targets(), Snapshot(), Timestamp(), (data, offered))
+    keys: dict[str, list[Key]] = {role: [one.public_key for one in having] for role, having in signers.items()}
+    root = Root(version=1, expires=roles.expiry("root"), consistent_snapshot=True)
+    for role in TOP_LEVEL:
+        for key in keys[role]:
+            root.add_key(key, role)
+        root.roles[role].threshold = quorums[role].threshold if role in quorums else 1
+    root.add_key(keys[CARRIER][0], "timestamp")
+    root.unrecognized_fields[FIELD] = {"carrier": [keys[CARRIER][0].keyid], "seal": seal}
+    targets = Targets(delegations=roles.delegations({role: keys[role][0] for role in DELEGATED}))
+    state = State(root, targets, Snapshot(), Timestamp(), {role: Targets() for role in DELEGATED})
+    for role in (*TOP_LEVEL[1:], *DELEGATED):
+        state.signed(role).version = 0  # `save` makes it the first
+    for change in changes:
+        shelf.put(home.targets, state.delegated[change.layer.role], change)
+    write_root(home, state, signers)
+    save(home, signers, state, ("targets", *DELEGATED))
+
+
+def read(home: Home) -> State:
+    """Read down from timestamp.json; PublishFailed when a file is damaged or missing."""
+    timestamp = _read(home.metadata / "timestamp.json", Timestamp)
+    snapshot = _read(home.metadata / f"{timestamp.snapshot_meta.version}.snapshot.json", Snapshot)
+    targets = _read(_versioned(home, "targets", snapshot), Targets)
+    delegated = {role: _read(_versioned(home, role, snapshot), Targets) for role in DELEGATED}
+    return State(_read(root_files(home)[-1], Root), targets, snapshot, timestamp, delegated)
 
 
 def current(home: Home) -> Published:
     """Return what timestamp.json leads to; PublishFailed when the repository is damaged."""
-    custom = _target(_states(home)[0]).custom
-    return Published(int(custom["generation"]), int(custom["entries"]))
+    states = layers(home).values()
+    return Published(max(state.number for state in states), sum(state.entries for state in states))
 
 
-def add(home: Home, signers: Signers, data: bytes, offered: Published) -> None:
-    """Publish `data` as the generation `offered`."""
-    _write(home, signers, *_next(_states(home)), (data, offered))
-    _prune(home)
+def layers(home: Home) -> dict[Layer, LayerState]:
+    """Return what the repository offers of each layer."""
+    state = read(home)
+    return {layer: shelf.offered(state.delegated[layer.role]) for layer in Layer}
+
+
+def add(
+    home: Home, signers: Signers, changes: Sequence[LayerChange], *, policy: tuple[int, bytes] | None = None
+) -> None:
+    """Publish the new state of some layers, and the policy (version, content) when it is another, all at once."""
+    state = read(home)
+    for change in changes:
+        shelf.put(home.targets, state.delegated[change.layer.role], change)
+    changed = [change.layer.role for change in changes]
+    if policy is not None and shelf.put_policy(home.targets, state.delegated["policy"], *policy):
+        changed.append("policy")
+    save(home, signers, state, changed)
 
 
 def renew(home: Home, signers: Signers) -> list[str]:
-    """Sign again what is past half of its lifetime; return the roles. The list stays what it is.
+    """Sign again what is past half of its lifetime and whose keys are at hand; return the roles.
 
-    Without this, an enterprise with nothing to publish would look dead after 30 days. The
-    root is renewed only where its key is among `signers`.
+    The list stays what it is. Without this, an enterprise with nothing to publish would look
+    dead after a week. `aged` tells what is left for keys that lie elsewhere.
     """
-    targets, snapshot, timestamp = _states(home)
-    root = _read(_roots(home)[-1], Root)
-    signed: dict[str, Signed] = {
-        "root": root, "targets": targets, "snapshot": snapshot, "timestamp": timestamp
-    }  # fmt: skip
-    aged = [role for role in signers if _is_aged(role, signed[role])]
-    if "root" in aged:
-        _write_root(home, signers["root"], root)
-    if set(aged) - {"root"}:
-        _write(home, signers, *_next((targets, snapshot, timestamp)), None)
-    return aged
+    state = read(home)
+    able = [role for role in _aged(state) if len(_fitting(state, role, signers)) >= state.threshold(role)]
+    if "root" in able:
+        state.root.version += 1
+        state.root.expires = roles.expiry("root")
+        write_root(home, state, signers)
+    if set(able) - {"root"}:
+        save(home, signers, state, [role for role in able if role == "targets" or role in DELEGATED])
+    return able
+
+
+def aged(home: Home) -> list[str]:
+    """Return the roles whose time is more than half over."""
+    return _aged(read(home))
+
+
+def _aged(state: State) -> list[str]:
+    every = (*TOP_LEVEL, *DELEGATED)
+    return [role for role in every if roles.is_aged(role, state.signed(role).expires)]
 
 
 def first_root(home: Home) -> bytes:
@@ -98,24 +160,65 @@ def first_root(home: Home) -> bytes:
     return (home.metadata / "1.root.json").read_bytes()
 
 
-def current_files(home: Home) -> list[Path]:
-    """Return the files that a carrier holds: every root, timestamp, and what it leads to."""
-    targets, snapshot, _ = _states(home)
-    return [
-        *_roots(home),
-        home.metadata / "timestamp.json",
-        home.metadata / f"{snapshot.version}.snapshot.json",
-        home.metadata / f"{targets.version}.targets.json",
-        home.targets / f"{_target(targets).hashes['sha256']}.{TARGET}",
-    ]
+def root_files(home: Home) -> list[Path]:
+    """Return the files of all root versions, oldest first."""
+    return sorted(home.metadata.glob("*.root.json"), key=_version)
 
 
-def _states(home: Home) -> States:
-    """Read down from timestamp.json; again when a publisher removed what an old one named."""
-    timestamp = _read(home.metadata / "timestamp.json", Timestamp)
-    snapshot = _read(home.metadata / f"{timestamp.snapshot_meta.version}.snapshot.json", Snapshot)
-    targets = _read(home.metadata / f"{snapshot.meta['targets.json'].version}.targets.json", Targets)
-    return targets, snapshot, timestamp
+def metadata_files(home: Home, state: State) -> list[Path]:
+    """Return what timestamp.json leads to, but for itself; the lists are in `shelf`."""
+    named = [_versioned(home, role, state.snapshot) for role in ("targets", *DELEGATED)]
+    return [*root_files(home), home.metadata / f"{state.snapshot.version}.snapshot.json", *named]
+
+
+def save(home: Home, signers: Signers, state: State, changed: Iterable[str], also: Signers | None = None) -> None:
+    """Sign and write `changed` (targets and delegated roles), then snapshot and timestamp, which lead to it.
+
+    `also` signs beside: a key that is about to be revoked, for devices that do not know the new root yet.
+    """
+    names = {f"{role}.json": role for role in changed}
+    metas = {name: _write(home, signers, state, role, also) for name, role in names.items()}
+    state.snapshot.meta.update(metas)
+    state.timestamp.snapshot_meta = _write(home, signers, state, "snapshot", also)
+    state.timestamp.unrecognized_fields[FIELD] = {"signed_at": int(time.time())}
+    _write(home, signers, state, "timestamp", also)
+    _prune(home, state)
+
+
+def _write(home: Home, signers: Signers, state: State, role: str, also: Signers | None) -> MetaFile:
+    signed = state.signed(role)
+    signed.version += 1
+    signed.expires = roles.expiry(role)
+    data = sign(state, role, signers, signed, beside=(also or {}).get(role, ()))
+    name = "timestamp.json" if role == "timestamp" else f"{signed.version}.{role}.json"
+    write_whole(home.metadata / name, data, mode=0o644)
+    return MetaFile(signed.version, len(data), {"sha256": hashlib.sha256(data).hexdigest()})
+
+
+def write_root(home: Home, state: State, signers: Signers, also: Signers | None = None) -> None:
+    """Sign and write the root that `state` holds; `also`: the signers of the version before."""
+    beside = (also or {}).get("root", ())
+    data = sign(state, "root", signers, state.root, beside=beside)
+    write_whole(home.metadata / f"{state.root.version}.root.json", data, mode=0o644)
+
+
+def sign(state: State, role: str, signers: Signers, signed: Any, *, beside: Iterable[Signer] = ()) -> bytes:
+    """Return `signed` with the signatures of `role`; KeysUnavailable when fewer keys than wanted are at hand."""
+    chosen = _fitting(state, role, signers)
+    if len(chosen) < state.threshold(role):
+        raise KeysUnavailable(
+            f"role {role} wants {state.threshold(role)} of its {len(state.keyids(role))} keys to sign, {len(chosen)}"
+            " are at hand; say --keys DIR where the others are, or plug in the token"
+        )
+    metadata: Metadata[Any] = Metadata(signed)
+    for signer in {one.public_key.keyid: one for one in [*chosen, *beside]}.values():
+        metadata.sign(signer, append=True)
+    return metadata.to_bytes(_COMPACT)
+
+
+def _fitting(state: State, role: str, signers: Signers) -> list[Signer]:
+    trusted = state.keyids(role)
+    return [signer for signer in signers.get(role, []) if signer.public_key.keyid in trusted]
 
 
 def _read(path: Path, kind: type[_T]) -> _T:
@@ -130,78 +233,31 @@ def _read(path: Path, kind: type[_T]) -> _T:
     return signed
 
 
-def _target(targets: Targets) -> TargetFile:
-    return targets.targets[TARGET]
-
-
-def _next(states: States) -> States:
-    for signed in states:
-        signed.version += 1
-    return states
-
-
-def _write(
-    home: Home, signers: Signers, targets: Targets, snapshot: Snapshot, timestamp: Timestamp,
-    target: tuple[bytes, Published] | None,
-) -> None:  # fmt: skip
-    """Write all three, and the target when there is a new one; timestamp last."""
-    if target is not None:
-        targets.targets[TARGET] = _write_target(home, *target)
-    snapshot.meta["targets.json"] = MetaFile(targets.version)
-    timestamp.snapshot_meta = MetaFile(snapshot.version)
-    for role, signed, name in (
-        ("targets", targets, f"{targets.version}.targets.json"),
-        ("snapshot", snapshot, f"{snapshot.version}.snapshot.json"),
-        ("timestamp", timestamp, "timestamp.json"),
-    ):
-        signed.expires = _expiry(role)
-        write_whole(home.metadata / name, _signed(signed, signers[role]), mode=0o644)
-
-
-def _write_target(home: Home, data: bytes, offered: Published) -> TargetFile:
-    target = TargetFile.from_data(TARGET, data, ["sha256"])
-    target.unrecognized_fields["custom"] = msgspec.to_builtins(offered)
-    write_whole(home.targets / f"{target.hashes['sha256']}.{TARGET}", data, mode=0o644)
-    return target
-
-
-def _write_root(home: Home, signer: CryptoSigner, root: Root) -> None:
-    root.version += 1
-    root.expires = _expiry("root")
-    write_whole(home.metadata / f"{root.version}.root.json", _signed(root, signer), mode=0o644)
-
-
-def _signed(signed: Any, signer: CryptoSigner) -> bytes:
-    metadata: Metadata[Any] = Metadata(signed)
-    metadata.sign(signer)
-    return metadata.to_bytes()
-
-
-def _expiry(role: str) -> datetime:
-    return datetime.now(UTC).replace(microsecond=0) + LIFETIME[role]
-
-
-def _is_aged(role: str, signed: Signed) -> bool:
-    return signed.expires < datetime.now(UTC) + LIFETIME[role] / 2
-
-
-def _roots(home: Home) -> list[Path]:
-    return sorted(home.metadata.glob("*.root.json"), key=_version)
+def _versioned(home: Home, role: str, snapshot: Snapshot) -> Path:
+    try:
+        return home.metadata / f"{snapshot.meta[f'{role}.json'].version}.{role}.json"
+    except KeyError:
+        raise PublishFailed(
+            f"the repository has no role {role}: it was made by an earlier release; make a new enterprise"
+        ) from None
 
 
 def _version(path: Path) -> int:
     return int(path.name.split(".")[0])
 
 
-def _prune(home: Home) -> None:
-    """Remove snapshots, targets metadata and lists older than the newest KEPT_VERSIONS."""
-    kept = set()
-    for role in ("snapshot", "targets"):
+def _prune(home: Home, state: State) -> None:
+    """Remove metadata older than the newest KEPT_VERSIONS, and files that what is left does not name."""
+    for role in ("snapshot", "targets", *DELEGATED):
         versions = sorted(home.metadata.glob(f"[0-9]*.{role}.json"), key=_version)
         for path in versions[:-KEPT_VERSIONS]:
             path.unlink()
-        if role == "targets":
-            kept = {_target(_read(path, Targets)).hashes["sha256"] for path in versions[-KEPT_VERSIONS:]}
-    for path in home.targets.glob(f"*.{TARGET}"):
-        if path.name.split(".")[0] not in kept:
-            path.unlink()
+    for role in DELEGATED:
+        kept = sorted(home.metadata.glob(f"[0-9]*.{role}.json"), key=_version)
+        shelf.prune(home.targets / role, state.delegated[role], [_read(path, Targets) for path in kept[:-1]])
+
+
+def earliest_end(state: State) -> datetime:
+    """Return when the first of the signed parts that a carrier holds ends, its timestamp aside."""
+    every = ("root", "targets", "snapshot", *DELEGATED)
+    return min(state.signed(role).expires for role in every)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mamplus_enterprise.cli.shared import opened, passphrase_of, print_json, print_table, who
+from mamplus_enterprise.cli.shared import keys_of, opened, passphrase_of, print_json, print_table, who
 from mamplus_enterprise.times import clock
 from mamplus_host.errors import ConfigInvalid
 
@@ -61,12 +61,21 @@ def dismiss(context: typer.Context, alert: Id, reason: Reason = "", as_json: AsJ
 def _answer(context: typer.Context, alert: str, reason: str, *, confirmed: bool, as_json: bool) -> None:
     from mamplus_enterprise.alerts.answer import Answer, answer
     from mamplus_enterprise.ble.keys import load_signers
+    from mamplus_host.ble.layer import Layer
 
     with opened(context) as (home, store):
-        signers = load_signers(home, passphrase_of(context))  # first: without keys nothing may be stored
+        signers = load_signers(
+            home, passphrase_of(context), elsewhere=keys_of(context)
+        )  # first: else nothing is stored
         given = Answer(alert=alert, confirmed=confirmed, who=who(), reason=reason)
         done = answer(home, store, signers, given)
+    layer = done.layer.name.lower()
     if as_json:
-        return print_json({"generation": done.generation, "entry_id": done.entry_id, "alerts": done.alerts})
+        return print_json(
+            {"generation": done.generation, "entry_id": done.entry_id, "alerts": done.alerts, "layer": layer}
+        )
     said = "confirmed" if confirmed else "dismissed"
-    return print(f"{said}: entry {done.entry_id} in generation {done.generation}, {done.alerts} alert(s) answered")
+    where = "" if done.layer is Layer.ENTERPRISE else f" (layer {layer}: the key of ble-enterprise is not here)"
+    return print(
+        f"{said}: entry {done.entry_id} in generation {done.generation}{where}, {done.alerts} alert(s) answered"
+    )

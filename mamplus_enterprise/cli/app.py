@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands together, and the two options that all of them take."""
+"""The commands together, and the options that all of them take."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mamplus_enterprise.cli import alerts, ble, ble_import, devices, init, policy, serve, token, upgrade
+from mamplus_enterprise.cli import alerts, ble, ble_import, devices, init, keys, policy, root, serve, token, upgrade
 from mamplus_enterprise.cli.shared import Where
 
 app = typer.Typer(
@@ -28,16 +28,22 @@ def everywhere(
         Path | None,
         typer.Option("--passphrase-file", metavar="FILE", help="Its first line decrypts the keys; anywhere."),
     ] = None,
+    keys_dir: Annotated[
+        Path | None, typer.Option("--keys", metavar="DIR", help="Where the offline keys are, as a stick; anywhere.")
+    ] = None,
 ) -> None:
-    context.obj = Where(directory, passphrase_file)
+    context.obj = Where(directory, passphrase_file, keys_dir)
 
 
 app.command("init")(init.init)
 app.command("serve")(serve.serve)
 app.command("upgrade")(upgrade.upgrade)
+app.command("renew")(root.renew)
 app.command("devices")(devices.devices)
 ble_import.add_to(ble.commands)
 app.add_typer(ble.commands, name="ble")
 app.add_typer(alerts.commands, name="alerts")
 app.add_typer(policy.commands, name="policy")
 app.add_typer(token.commands, name="token")
+app.add_typer(root.commands, name="root")
+app.add_typer(keys.commands, name="keys")

@@ -3,12 +3,16 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mamplus_enterprise.cli.shared import home_of, opened, passphrase_of, print_json, print_table, remark, who
+from mamplus_enterprise.cli.shared import home_of, keys_of, opened, passphrase_of, print_json, print_table, remark, who
 from mamplus_enterprise.times import clock
+from mamplus_host.errors import ConfigInvalid
+
+if TYPE_CHECKING:
+    from mamplus_host.ble.layer import Layer
 
 commands = typer.Typer(help="Write, import, publish and carry the list.", no_args_is_help=True)
 Until = Annotated[str, typer.Option(metavar="DATE", help="End of validity: 2031-12-31, or a time.")]
@@ -105,6 +109,9 @@ def publish(
     context: typer.Context,
     allow_shrink: Annotated[bool, typer.Option("--allow-shrink", help="The list is meant to be that small.")] = False,
     why: Annotated[str, typer.Option(help="For the history.")] = "published by hand",
+    layer: Annotated[
+        list[str] | None, typer.Option(metavar="enterprise|emergency|feeds", help="Repeatable; else what has changed.")
+    ] = None,
 ) -> None:
     """Make the entries the next generation, signed; devices are told at once."""
     from mamplus_enterprise.ble.keys import load_signers
@@ -112,15 +119,33 @@ def publish(
     from mamplus_enterprise.ble.publish import publish as publish_now
 
     with opened(context) as (home, store):
-        signers = load_signers(home, passphrase_of(context))
-        done = publish_now(home, store, signers, Request(who(), why, allow_shrink))
+        signers = load_signers(home, passphrase_of(context), elsewhere=keys_of(context))
+        done = publish_now(home, store, signers, Request(who(), why, allow_shrink, _layers(layer)))
     print(f"published generation {done.generation} with {done.entries} entries")
 
 
+def _layers(names: list[str] | None) -> "tuple[Layer, ...]":
+    from mamplus_host.ble.layer import Layer
+
+    known = {layer.name.lower(): layer for layer in Layer}
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise ConfigInvalid(f"there is no layer {unknown[0]!r}; want one of {', '.join(known)}")
+    return tuple(dict.fromkeys(known[name] for name in names or ()))
+
+
 @commands.command("export")
-def export(context: typer.Context, out: Annotated[Path, typer.Argument(metavar="OUT")]) -> None:
+def export(
+    context: typer.Context,
+    out: Annotated[Path, typer.Argument(metavar="OUT")],
+    device: Annotated[str, typer.Option(metavar="ID", help="For this device alone; else for all.")] = "",
+) -> None:
     """Write the published generation to a carrier for `mamplus ble load`, as on a USB stick."""
     from mamplus_enterprise.ble.carrier import export as export_now
+    from mamplus_enterprise.ble.keys import load_signers
+    from mamplus_enterprise.ble.roles import CARRIER
 
-    done = export_now(home_of(context), out)
+    home = home_of(context)
+    signers = load_signers(home, passphrase_of(context), (CARRIER,), keys_of(context))
+    done = export_now(home, signers, out, device=device)
     print(f"exported generation {done.generation} with {done.entries} entries to {out}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entry point of `mamplus-enterprise`: finds --dir and --passphrase-file anywhere on the line.
+"""Entry point of `mamplus-enterprise`: finds --dir, --keys and --passphrase-file anywhere on the line.
 
 Exit codes: 0 done, 1 refused or failed, 2 wrong usage. Errors go to stderr, one line.
 """
@@ -10,7 +10,7 @@ import traceback
 
 from mamplus_host.errors import MamplusError
 
-_ANYWHERE = ("--dir", "--passphrase-file")
+_ANYWHERE = ("--dir", "--keys", "--passphrase-file")
 
 
 def hoist(arguments: list[str]) -> list[str]:

@@ -17,6 +17,7 @@ from mamplus_enterprise.home import Home
 from mamplus_host.errors import ConfigInvalid
 
 if TYPE_CHECKING:
+    from mamplus_enterprise.ble.roles import Quorum
     from mamplus_enterprise.storage.store import Store
 
 
@@ -26,6 +27,7 @@ class Where:
 
     directory: Path | None
     passphrase_file: Path | None
+    keys: Path | None = None
 
 
 def home_of(context: typer.Context) -> Home:
@@ -40,6 +42,22 @@ def passphrase_of(context: typer.Context) -> bytes | None:
 
     where: Where = context.obj
     return read_passphrase(where.passphrase_file)
+
+
+def keys_of(context: typer.Context) -> Path | None:
+    """Return the directory of the offline keys; None: they are looked for in DIR/keys alone."""
+    where: Where = context.obj
+    return where.keys
+
+
+def quorum(role: str, keys: int, threshold: int) -> "Quorum":
+    """Return how many of the keys of `role` must sign; ConfigInvalid when that cannot be."""
+    from mamplus_enterprise.ble.roles import Quorum
+
+    try:
+        return Quorum(keys, threshold)
+    except ValueError as error:
+        raise ConfigInvalid(f"role {role}: {error}") from None
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from mamplus_enterprise.api.app import create_app
 from mamplus_enterprise.api.context import Context
 from mamplus_enterprise.api.news import News
 from mamplus_enterprise.ble import repository
-from mamplus_enterprise.ble.keys import Signers, load_root_signer, load_signers
+from mamplus_enterprise.ble.keys import Signers, load_signers
+from mamplus_enterprise.ble.roles import OFFLINE, ONLINE
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.lock import locked
 from mamplus_enterprise.server.listen import MAX_CONNECTIONS, Listener, bind
@@ -40,8 +41,9 @@ def run(home: Home, listen: str, passphrase: bytes | None, on_ready: Callable[[R
     """Serve until SIGTERM or SIGINT. Whatever is wrong is raised before anything is announced."""
     store = Store(home)
     migrate.check(store.engine)
-    signers = load_signers(home, passphrase)
-    _renew(home, {**load_root_signer(home, passphrase), **signers})
+    # In production the offline keys are elsewhere, and left alone where they are not: `renew` is for them.
+    signers = load_signers(home, passphrase, (*ONLINE, *(OFFLINE if home.settings.dev else ())))
+    _renew(home, signers)
     tls = server_context(home, passphrase)
     with bind(listen) as listening:
         try:
@@ -110,3 +112,5 @@ def _renew(home: Home, signers: Signers) -> None:
     with locked(home.publish_lock):
         for role in repository.renew(home, signers):
             _log.warning("signed %s again: more than half of its time was over", role)
+        for role in repository.aged(home):
+            _log.error("more than half of %s's time is over and its keys are not here; say: renew --keys DIR", role)

@@ -3,7 +3,7 @@
 
 Journey: enterprise -> [carrier] -> trust.
 
-A source hands out bytes by name (`metadata/timestamp.json`, `targets/<hash>.ble.mble`) and
+A source hands out bytes by name (`metadata/timestamp.json`, `targets/ble-feeds/<hash>.list.mble`) and
 vouches for nothing: `trust.py` copies each file to the device before it looks at it, so a
 stick that changes while it is read gains nothing. Names, sizes and counts are bounded; a
 link, a device node or a name with another shape is not followed but refused.
@@ -15,21 +15,23 @@ A carrier is an uncompressed POSIX tar (docs/protocol.md). It is read here and n
 import os
 import re
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from mamplus_host.errors import BleInvalid, UplinkFailed
-from mamplus_host.pinned import Connection, Endpoint
+from mamplus_host.errors import BleInvalid
 
 MAX_CARRIER_BYTES = 2 << 30
 MAX_MEMBERS = 1024  # every root version, and three more
 MAX_EXTENDED_BYTES = 64 << 10  # one POSIX extended header; skipped, never believed
 CHUNK_BYTES = 1 << 16
+_FOLDER = re.compile(r"|\.|metadata|targets|targets/(policy|ble-[a-z]{1,20})")
 _BLOCK = 512
-_NAME = re.compile(r"metadata/([1-9][0-9]{0,9}\.)?[a-z][a-z0-9-]{0,40}\.json|targets/[0-9a-f]{64,128}\.ble\.mble")
+_NAME = re.compile(
+    r"metadata/([1-9][0-9]{0,9}\.)?[a-z][a-z0-9-]{0,40}\.json"
+    r"|targets/(policy|ble-[a-z]{1,20})/[0-9a-f]{64}\.(policy\.json|list\.mble|[0-9]{1,19}-[0-9]{1,19}\.delta)"
+)
 
 
 class Missing(Exception):
@@ -41,6 +43,10 @@ class Source(Protocol):
 
     is_network: bool
 
+    @property
+    def received(self) -> int:
+        """How many bytes were read so far; of the network, what the connections carried, TLS included."""
+
     def read(self, name: str) -> Iterator[bytes]:
         """Yield the file's content; Missing, BleInvalid or UplinkFailed, then or before."""
 
@@ -48,7 +54,7 @@ class Source(Protocol):
 def check_name(name: str) -> str:
     """Return `name`; BleInvalid unless it is one that a repository has."""
     if not _NAME.fullmatch(name):
-        raise BleInvalid(f"{name!r} is no file of a BLE repository; want metadata/*.json or targets/<hash>.ble.mble")
+        raise BleInvalid(f"{name!r} is no file of a BLE repository; want metadata/*.json or targets/<role>/<hash>.*")
     return name
 
 
@@ -59,13 +65,14 @@ class Directory:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.received = 0
 
     def read(self, name: str) -> Iterator[bytes]:
         check_name(name)
-        folder, base = name.split("/")
+        folder, _, base = name.rpartition("/")
         try:
             # NOFOLLOW: a link on a stick may name any file of this device. NONBLOCK: opening a FIFO would wait.
-            inner = os.open(self._path / folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            inner = _open_folder(self._path, folder)
             try:
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
                 descriptor = os.open(base, flags, dir_fd=inner)
@@ -74,6 +81,7 @@ class Directory:
             with os.fdopen(descriptor, "rb", buffering=0) as file:
                 _want_regular(descriptor, f"{self._path}/{name}")
                 while chunk := file.read(CHUNK_BYTES):
+                    self.received += len(chunk)
                     yield chunk
         except FileNotFoundError:
             raise Missing(name) from None
@@ -88,6 +96,7 @@ class Carrier:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.received = 0
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
@@ -110,6 +119,7 @@ class Carrier:
         offset, size = self._members[name]
         while size > 0:
             chunk = self._at(offset, min(CHUNK_BYTES, size))
+            self.received += len(chunk)
             yield chunk
             offset, size = offset + len(chunk), size - len(chunk)
 
@@ -152,11 +162,24 @@ def parse_header(header: bytes) -> tuple[str, str, int]:
     name = name.removeprefix("./")
     if kind in (b"0", b"\0"):
         return "file", name, size
-    if kind == b"5" and size == 0 and name.rstrip("/") in ("", ".", "metadata", "targets"):
+    if kind == b"5" and size == 0 and _FOLDER.fullmatch(name.rstrip("/")):
         return "folder", name, 0
     if kind in (b"x", b"g") and size <= MAX_EXTENDED_BYTES:
         return "extended", name, size
-    raise BleInvalid(f"{name!r} in the carrier is neither a file nor one of its two folders: links are not taken")
+    raise BleInvalid(f"{name!r} in the carrier is neither a file nor one of its folders: links are not taken")
+
+
+def _open_folder(top: Path, folder: str) -> int:
+    """Return a descriptor of `folder` below `top`, no part of it a link: a link may lead anywhere on this device."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    inner = os.open(top, flags)
+    for part in folder.split("/"):
+        try:
+            deeper = os.open(part, flags | os.O_NOFOLLOW, dir_fd=inner)
+        finally:
+            os.close(inner)
+        inner = deeper
+    return inner
 
 
 def _octal(field: bytes) -> int:
@@ -177,55 +200,6 @@ def _text(field: bytes) -> str:
 def _want_regular(descriptor: int, name: str) -> None:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         raise BleInvalid(f"{name!r} is no regular file; want a carrier file, or a directory with metadata and targets")
-
-
-class Network:
-    """The repository behind an HTTP or HTTPS address; all its files over one connection."""
-
-    is_network = True
-
-    def __init__(self, where: Endpoint, prefix: str, *, connect_timeout_s: float, total_s: float) -> None:
-        """`prefix` comes before every name, as `/repo/`; everything together ends after `total_s` seconds."""
-        self._connection = Connection(where, connect_timeout_s=connect_timeout_s)
-        self._prefix, self._total_s = prefix, total_s
-        self._deadline = time.monotonic() + total_s
-        self._where = where
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def read(self, name: str) -> Iterator[bytes]:
-        return self._get(self._prefix + check_name(name))
-
-    def has(self, name: str) -> bool:
-        """Whether there is a file of that name."""
-        try:
-            return next(self.read(name), None) is not None
-        except Missing:
-            return False
-
-    def download(self, path: Path) -> None:
-        """Copy what is at the prefix itself, a carrier, to the new file `path`."""
-        received = 0
-        with path.open("xb") as file:
-            for chunk in self._get(self._prefix):
-                received += len(chunk)
-                if received > MAX_CARRIER_BYTES:
-                    raise BleInvalid(f"{self._where.address} sends more than {MAX_CARRIER_BYTES} bytes; want a carrier")
-                file.write(chunk)
-
-    def _get(self, path: str) -> Iterator[bytes]:
-        left_s = self._deadline - time.monotonic()
-        if left_s <= 0:
-            raise UplinkFailed(f"{self._where.address} took more than {self._total_s:g} s in all; try again later")
-        with self._connection.stream("GET", path, timeout_s=left_s) as (status, chunks):
-            if status in (403, 404):
-                next(chunks, b"")  # a short answer is read, so that the connection serves the next file too
-                next(chunks, b"")
-                raise Missing(path)
-            if status != 200:
-                raise UplinkFailed(f"{self._where.address} answers {path!r} with status {status}, want 200")
-            yield from chunks
 
 
 @contextmanager

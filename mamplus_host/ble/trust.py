@@ -1,230 +1,184 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which generation deserves trust: TUF by python-tuf, then our own rules (`Verify(BLE)` of the whole list).
+"""What deserves trust of what a source offers: TUF (`trust_chain.py`), then our own rules (`Verify(BLE)`).
 
 Journey: carrier -> [trust] -> store.
 
-The root of trust comes from enrolment. Everything is read from a `Source` into a private
-directory before it is looked at. What TUF learnt is kept in one file, `state/trust/metadata.json`,
-and only `remember` changes it: an attempt that fails leaves no trace, so the old state stays in force.
+The root of trust comes from enrolment. Everything is read from a `Source` into memory or into a
+private directory before it is looked at. What the chain learnt is kept in one file,
+`state/trust/metadata.json`, and only `remember` changes it: an attempt that fails leaves no trace,
+so the old state stays in force.
 
-Time is the later of the device's clock and the creation time of the installed generation: a
-clock that fell back does not make an expired list fresh.
+Time is the later of the device's clock and the creation time of what is installed: a clock that
+fell back does not make an expired list fresh.
 
 Needs 34 MB: this module runs in the helper process of `update.py`, never in the service.
 """
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
-import msgspec
 from tuf.api import exceptions as tuf_errors
-from tuf.api.metadata import Metadata, TargetFile  # type: ignore[attr-defined]  # re-exported in its public documents
-from tuf.ngclient.config import UpdaterConfig
-from tuf.ngclient.fetcher import FetcherInterface
-from tuf.ngclient.updater import Updater
+from tuf.api.metadata import Targets  # type: ignore[attr-defined]  # re-exported in its public documents
 
 from mamplus_host.ble.carrier import Missing, Source
-from mamplus_host.ble.format import Generation
-from mamplus_host.ble.record import Installed
-from mamplus_host.errors import (
-    BleExpired,
-    BleInvalid,
-    BleRollback,
-    BleShrunk,
-    BleWrongDevice,
-    EnrollRefused,
-    MamplusError,
-    UplinkFailed,
-)
-from mamplus_host.files import no_room, write_whole
+from mamplus_host.ble.layer import Layer
+from mamplus_host.ble.trust_chain import Chain
+from mamplus_host.ble.trust_layer import Held, LayerOffer, Offering, check_whole
+from mamplus_host.ble.trust_memory import Memory
+from mamplus_host.errors import BleExpired, BleInvalid, BleRollback, EnrollRefused, MamplusError, UplinkFailed
+from mamplus_host.files import no_room
 
-TARGET = "ble.mble"
-MAX_GENERATION_BYTES = 1 << 30
-MAX_METADATA_BYTES = 8 << 20  # of the remembered file
-_METADATA, _TARGETS = "ble:/metadata/", "ble:/targets/"  # addresses for python-tuf: nothing is behind them but a Source
-_CONFIG = UpdaterConfig(
-    max_root_rotations=64, max_delegations=0, root_max_length=1 << 19, timestamp_max_length=1 << 14,
-    snapshot_max_length=1 << 16, targets_max_length=1 << 16,
-)  # fmt: skip
-
-
-class _Custom(msgspec.Struct):
-    """`custom` of the target, docs/protocol.md."""
-
-    generation: int
-    entries: int
+__all__ = ["Held", "LayerOffer", "Offered", "Trust"]
+MAX_POLICY_BYTES = 64 << 10
+POLICY = "policy/policy.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """A generation that earned trust."""
+    """What earned trust."""
 
-    number: int
-    entries: int
-    sha256: str
-    created_s: int
-    path: Path | None  # its checked file in the work directory; None: it is the installed one
+    number: int  # generation: the greatest number of its layers
+    layers: tuple[LayerOffer, ...]
+    policy: bytes | None  # None: the enterprise has published none
+    signed_at_s: int  # when the enterprise last said that this is its newest state, by its own clock
+    bytes: int  # that were read for it; on the network what the connections carried, TLS included
+
+    @property
+    def is_new(self) -> bool:
+        """Whether any layer differs from what is installed."""
+        return any(layer.full or layer.deltas for layer in self.layers)
+
+    @property
+    def entries(self) -> int:
+        return sum(layer.entries for layer in self.layers)
 
 
 class Trust:
     """What this device believes about its enterprise's repository."""
 
     def __init__(self, state: Path, *, device_id: str) -> None:
-        self._folder = state / "trust"
+        self._memory = Memory(state / "trust")
+        self._root = state / "trust" / "root.json"
         self._device_id = device_id
-        self._learnt: Path | None = None
+        self._learnt: Mapping[str, bytes] | None = None
 
-    def verify(self, source: Source, work: Path, installed: Installed | None, *, now_s: float) -> Offered:
-        """Return what `source` offers, once it is trusted; nothing outside of the empty directory `work` changes.
+    def verify(
+        self, source: Source, work: Path, installed: Mapping[Layer, Held], *, now_s: float, lists_only: bool = False
+    ) -> Offered:
+        """Return what `source` offers, once it is trusted; nothing outside of the new directory `work` changes.
 
-        `installed` is what the enterprise's generation must be newer than. BleRejected (its
-        subclass says why), UplinkFailed when the network failed, NotPossible when the disk is full.
+        `installed` is what each layer's number must be newer than. `lists_only`: whole lists, no deltas, for
+        one who found that the deltas do not fit. BleRejected (its subclass says why), UplinkFailed when
+        the network failed, NotPossible when the disk is full.
         """
-        now_s = max(now_s, installed.created_s if installed else 0)
-        warm = work / "metadata"
+        now_s = max(now_s, *(held.created_s for held in installed.values())) if installed else now_s
+        bootstrap = self._bootstrap()
         try:
-            self._unpack(warm)
-            offered = self._verified(source, warm, work, installed, now_s)
-            if offered.path is None and not source.is_network:
-                # TUF did not look at what it knows already, but a damaged stick is to be called damaged all the same.
-                self._verified(source, work / "afresh", work, None, now_s)
+            work.mkdir()
+            remembered = self._memory.read(bootstrap)
+            offered = self._verified(source, work, installed, remembered, now_s, lists_only=lists_only)
+            if not offered.is_new and not source.is_network:
+                # What is known already was not looked at, but a damaged stick is to be called damaged all the same.
+                afresh, learnt = work / "afresh", self._learnt
+                afresh.mkdir()
+                self._verified(source, afresh, {}, {}, now_s)
+                self._learnt = learnt
         except OSError as error:
             raise no_room(error, work) from None
-        self._learnt = warm
         return offered
 
     def remember(self) -> None:
         """Keep what the last successful `verify` learnt, for good."""
         if self._learnt is None:
             raise RuntimeError("verify first")
-        files = [path for path in self._learnt.rglob("*.json") if not path.is_symlink()]
-        learnt = {str(path.relative_to(self._learnt)): path.read_text() for path in files}
-        write_whole(self._folder / "metadata.json", msgspec.json.encode(learnt))
+        self._memory.write(self._bootstrap(), self._learnt)
 
-    def _unpack(self, folder: Path) -> None:
-        """Lay out for TUF what was remembered. A damaged memory is no memory: the root and the number remain."""
-        folder.mkdir()
-        (folder / "root_history").mkdir()
+    def _bootstrap(self) -> bytes:
         try:
-            data = (self._folder / "metadata.json").read_bytes()
-            learnt = msgspec.json.decode(data, type=dict[str, str]) if len(data) <= MAX_METADATA_BYTES else {}
-        except (FileNotFoundError, msgspec.MsgspecError):
-            learnt = {}
-        for name, text in learnt.items():
-            if ".." not in name and not name.startswith("/"):
-                (folder / name).write_text(text)
-
-    def _verified(
-        self, source: Source, metadata: Path, work: Path, installed: Installed | None, now_s: float
-    ) -> Offered:
-        metadata.mkdir(exist_ok=True)
-        fetcher = _Fetcher(source, work)
-        try:
-            updater = Updater(str(metadata), _METADATA, str(work), _TARGETS, fetcher, _CONFIG, bootstrap=self._root())
-            updater.refresh()
-            _check_dates(metadata, now_s)
-            target = updater.get_targetinfo(TARGET)
-            if target is None:
-                raise BleInvalid(f"the repository has no {TARGET!r}; want one: publish a generation first")
-            return self._offered(updater, target, installed)
-        except (tuf_errors.RepositoryError, tuf_errors.DownloadError) as error:
-            raise _translated(error, fetcher, now_s) from None
-
-    def _root(self) -> bytes:
-        try:
-            return (self._folder / "root.json").read_bytes()
+            return self._root.read_bytes()
         except FileNotFoundError:
             raise EnrollRefused("this device trusts no enterprise yet; run: mamplus enroll URL --token TOKEN") from None
 
-    def _offered(self, updater: Updater, target: TargetFile, installed: Installed | None) -> Offered:
+    def _verified(
+        self, source: Source, work: Path, installed: Mapping[Layer, Held], remembered: Mapping[str, bytes],
+        now_s: float, *, lists_only: bool = False,
+    ) -> Offered:  # fmt: skip
+        reader = _Reader(source)
+        now = datetime.fromtimestamp(now_s, UTC)
         try:
-            custom = msgspec.convert(target.custom, _Custom)
-        except msgspec.ValidationError as error:
-            raise BleInvalid(f"the target's custom field is {target.custom!r}: {error}") from None
-        sha256 = target.hashes.get("sha256")
-        if sha256 is None:
-            raise BleInvalid(f"the list is signed with {sorted(target.hashes)}, want sha256: publish it again")
-        if installed is not None and sha256 == installed.sha256:
-            return Offered(installed.number, installed.entries, sha256, installed.created_s, None)
-        if installed is not None and custom.generation <= installed.number:
-            raise BleRollback(
-                f"generation is {custom.generation}, want newer than {installed.number}, which is installed"
-            )
-        if target.length > MAX_GENERATION_BYTES:
-            raise BleInvalid(f"the list has {target.length} bytes, want at most {MAX_GENERATION_BYTES}")
-        path = Path(updater.download_target(target))
-        with Generation.open(path) as generation:
-            self._check(generation, custom, installed)
-            return Offered(generation.number, generation.count, sha256, generation.created_s, path)
+            chain = Chain(self._bootstrap(), remembered, reader.metadata, now=now)
+            chain.refresh(is_network=source.is_network, device_id=self._device_id)
+            offering = Offering(chain, reader.target, work, self._device_id, lists_only=lists_only)
+            offered = self._offered(chain, reader, offering, installed, remembered)
+        except Missing as error:
+            raise _missing(error, source) from None
+        except (tuf_errors.RepositoryError, tuf_errors.DownloadError) as error:
+            raise _translated(error, reader.last, now_s) from None
+        self._learnt = chain.files
+        return offered
 
-    def _check(self, generation: Generation, custom: _Custom, installed: Installed | None) -> None:
-        generation.check()
-        if (generation.number, generation.count) != (custom.generation, custom.entries):
-            raise BleInvalid(
-                f"the list says generation {generation.number} with {generation.count} entries,"
-                f" its signed description {custom.generation} with {custom.entries}; want the same: publish it again"
-            )
-        if generation.audience not in ("", self._device_id):
-            raise BleWrongDevice(
-                f"the list was made for device {generation.audience!r}, this is {self._device_id!r};"
-                " get the one for this device"
-            )
-        check_shrinking(generation.count, installed.entries if installed else 0, may_shrink=generation.may_shrink)
+    def _offered(
+        self, chain: Chain, reader: "_Reader", offering: Offering, installed: Mapping[Layer, Held],
+        known: Mapping[str, bytes],
+    ) -> Offered:  # fmt: skip
+        if chain.signed_at_s > chain.offline_end_s:
+            raise BleInvalid("the timestamp is said to be from a time for which the offline keys do not vouch")
+        policy = _policy(chain, reader, known)
+        layers = tuple(offering.layer(layer, installed.get(layer)) for layer in Layer if offering.has(layer))
+        if not layers:
+            raise BleInvalid("the repository has no list; want one: publish a generation first")
+        check_whole(layers, offering.shrinking)
+        number = max(layer.number for layer in layers)
+        signed_at_s = chain.signed_at_s or max(layer.created_s for layer in layers)
+        return Offered(number, layers, policy, signed_at_s, reader.source.received)
 
 
-def check_shrinking(entries: int, installed: int, *, may_shrink: bool) -> None:
-    """Raise BleShrunk when a list is empty or lost more than half of its entries, and nobody signed that as meant."""
-    if may_shrink or (entries > 0 and 2 * entries >= installed):
-        return
-    raise BleShrunk(
-        f"the list has {entries} entries, the installed one {installed}; an empty list, or one with less than half,"
-        " is taken only when it was published as meant to shrink"
-    )
+class _Reader:
+    """Reads files of a source, each once, bounded."""
 
-
-class _Fetcher(FetcherInterface):
-    """What python-tuf asks for its files: a Source, copied into our own directory first."""
-
-    def __init__(self, source: Source, work: Path) -> None:
+    def __init__(self, source: Source) -> None:
         self.source = source
         self.last = ""  # name of the file that was asked for last: what an error is about
-        self._work = work
 
-    def _fetch(self, url: str) -> Iterator[bytes]:
-        self.last = url.removeprefix("ble:/")
-        try:
-            yield from self.source.read(self.last)
-        except Missing:
-            raise tuf_errors.DownloadHTTPError(f"{self.last!r} is not there", 404) from None
+    def metadata(self, name: str, max_bytes: int) -> bytes:
+        return b"".join(self._chunks(f"metadata/{name}", max_bytes))
 
-    @contextmanager
-    def download_file(self, url: str, max_length: int) -> Iterator[IO[bytes]]:
-        """Copy at most `max_length` bytes into an unnamed file beside our work (/tmp may be small)."""
-        received = 0
-        with tempfile.TemporaryFile(dir=self._work) as file:
-            for chunk in self.fetch(url):
-                received += len(chunk)
-                if received > max_length:
-                    raise BleInvalid(
-                        f"{self.last!r} goes on after the {max_length} bytes that it may have; want it shorter"
-                    )
+    def target(self, name: str, length: int, path: Path) -> None:
+        """Copy a file of `length` bytes to the new file `path`."""
+        with path.open("xb") as file:
+            for chunk in self._chunks(f"targets/{name}", length):
                 file.write(chunk)
-            file.seek(0)
-            yield file
+
+    def small(self, name: str, length: int) -> bytes:
+        return b"".join(self._chunks(f"targets/{name}", length))
+
+    def _chunks(self, name: str, max_bytes: int) -> Iterator[bytes]:
+        self.last, received = name, 0
+        for chunk in self.source.read(name):
+            received += len(chunk)
+            if received > max_bytes:
+                raise BleInvalid(f"{name!r} goes on after the {max_bytes} bytes that it may have; want it shorter")
+            yield chunk
 
 
-def _check_dates(metadata: Path, now_s: float) -> None:
-    """Raise BleExpired by our own time; python-tuf asked the system's clock, which may have fallen back."""
-    now = datetime.fromtimestamp(now_s, UTC)
-    for name in ("root", "timestamp", "snapshot", "targets"):
-        expires = Metadata.from_file(str(metadata / f"{name}.json")).signed.expires
-        if now >= expires:
-            raise BleExpired(_expired(f"{name}.json expired on {expires:%Y-%m-%d %H:%M} UTC", now_s))
+def _policy(chain: Chain, reader: _Reader, known: Mapping[str, bytes]) -> bytes | None:
+    """Return the policy, from what is remembered where that is still the signed one."""
+    role: Targets = chain.role("policy")
+    target = role.targets.get(POLICY)
+    if target is None:
+        return None
+    sha256 = target.hashes.get("sha256", "")
+    data = known.get(POLICY, b"")
+    if hashlib.sha256(data).hexdigest() != sha256:
+        if target.length > MAX_POLICY_BYTES:
+            raise BleInvalid(f"the policy has {target.length} bytes, want at most {MAX_POLICY_BYTES}")
+        data = reader.small(f"policy/{sha256}.policy.json", target.length)
+        target.verify_length_and_hashes(data)
+    chain.files[POLICY] = data
+    return data
 
 
 def _expired(what: str, now_s: float) -> str:
@@ -234,18 +188,18 @@ def _expired(what: str, now_s: float) -> str:
     )
 
 
-def _translated(error: Exception, fetcher: _Fetcher, now_s: float) -> MamplusError:
-    """Return our error for python-tuf's. `fetcher.last` tells which file it stumbled over."""
-    name = fetcher.last
+def _missing(error: Missing, source: Source) -> MamplusError:
+    text = f"{str(error)!r} is missing; want a whole repository (docs/protocol.md): export it again"
+    return UplinkFailed(text) if source.is_network else BleInvalid(text)
+
+
+def _translated(error: Exception, name: str, now_s: float) -> MamplusError:
+    """Return our error for python-tuf's; `name` is the file that was read last."""
     if isinstance(error, tuf_errors.ExpiredMetadataError):
-        return BleExpired(_expired(str(error).removeprefix("New ").replace("is expired", "expired"), now_s))
+        what = str(error).removeprefix("New ").removeprefix("Final ").replace("is expired", "expired")
+        return BleExpired(_expired(what, now_s))
     if isinstance(error, tuf_errors.BadVersionNumberError) and name.endswith(("timestamp.json", "snapshot.json")):
         return BleRollback(f"the repository's state is older than the one this device has seen: {name!r}: {error}")
     if isinstance(error, tuf_errors.UnsignedMetadataError):
         return BleInvalid(f"{name!r} is not signed by this device's enterprise: {error}; get the list from there")
-    if isinstance(error, tuf_errors.DownloadHTTPError):
-        text = f"{name!r} is missing; want a whole repository (docs/protocol.md): export it again"
-        return UplinkFailed(text) if fetcher.source.is_network else BleInvalid(text)
-    if isinstance(error, tuf_errors.DownloadError):
-        return UplinkFailed(f"cannot fetch {name!r}: {error}") if fetcher.source.is_network else BleInvalid(str(error))
     return BleInvalid(f"{name!r} is damaged, or does not belong to the others: {error}")

@@ -14,25 +14,24 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from mamplus_host import errors
-from mamplus_host.ble.apply import Offer
-from mamplus_host.ble.carrier import Missing, Network, Source, open_local
-from mamplus_host.ble.format import Generation
+from mamplus_host import errors, policy
+from mamplus_host.ble.apply import DeltaMisfit
+from mamplus_host.ble.carrier import Missing, Source, open_local
 from mamplus_host.ble.layer import Layer
+from mamplus_host.ble.network import Network
 from mamplus_host.ble.record import Installed, Part
 from mamplus_host.ble.store import BleStore, is_long
-from mamplus_host.ble.trust import Offered, Trust
+from mamplus_host.ble.trust import Held, Offered, Trust
 from mamplus_host.ble.update import TOTAL_S, FetchResult
 from mamplus_host.clock import DeviceClock
 from mamplus_host.enterprise import Enterprise, load_enterprise
-from mamplus_host.errors import EnrollRefused, MamplusError, NotPossible, UplinkFailed
+from mamplus_host.errors import ConfigInvalid, EnrollRefused, MamplusError, NotPossible, UplinkFailed
 from mamplus_host.files import no_room
 from mamplus_host.pinned import Endpoint, stranger
 
@@ -55,15 +54,22 @@ def update_here(
         before = _before(store, enterprise)
         trust = Trust(state, device_id=enterprise.device_id)
         with _source(enterprise, source, work, total_s) as opened:
-            offered = trust.verify(opened, work, before, now_s=clock.accept_s())
-        record, is_new = _prepared(store, _layers(offered), before, source or "network", enterprise)
+            offered = trust.verify(opened, work / "1", _held(before), now_s=clock.accept_s())
+            try:
+                record = _prepared(store, offered, before, source or "network", enterprise)
+            except DeltaMisfit as misfit:  # what is installed is not what the record says of it: the list mends it
+                store.note = f"{misfit}; took the whole list"
+                offered = trust.verify(opened, work / "2", _held(before), now_s=clock.accept_s(), lists_only=True)
+                record = _prepared(store, offered, before, source or "network", enterprise)
         trust.remember()
-        clock.confirm(offered.created_s)  # the enterprise's time: the device's clock cannot be before it
-        if is_new:
+        clock.confirm(offered.signed_at_s)  # the enterprise's time: the device's clock cannot be before it
+        store.note = _keep_policy(state, offered.policy) or store.note
+        if offered.is_new:
             store.install(record)
     return FetchResult(
-        generation=record.number, entries=record.entries, new=is_new, took_s=round(time.monotonic() - began, 3),
-        note=store.note, layers={layer.layer: layer.number for layer in record.layers},
+        generation=record.number, entries=record.entries, new=offered.is_new,
+        took_s=round(time.monotonic() - began, 3), note=store.note, bytes=offered.bytes,
+        layers={layer.layer: layer.number for layer in record.layers},
         patched=[part.name for part in _added(record, before)], is_long=any(map(is_long, record.layers)),
     )  # fmt: skip
 
@@ -81,13 +87,30 @@ def _before(store: BleStore, enterprise: Enterprise) -> Installed | None:
     return installed if installed and installed.enterprise_id in ("", enterprise.enterprise_id) else None
 
 
+def _held(before: Installed | None) -> dict[Layer, Held]:
+    layers = before.layers if before else ()
+    return {
+        one.which: Held(one.number, one.entries, bytes.fromhex(one.root), one.created_s) for one in layers
+    }  # fmt: skip
+
+
 def _prepared(
-    store: BleStore, offers: Sequence[Offer], before: Installed | None, source: str, enterprise: Enterprise
-) -> tuple[Installed, bool]:
-    """Return the record of what is offered, and whether it is new."""
-    if before is not None and not any(offer.full or offer.deltas for offer in offers):
-        return before, False
-    return store.prepare(offers, before, source=source, enterprise_id=enterprise.enterprise_id), True
+    store: BleStore, offered: Offered, before: Installed | None, source: str, enterprise: Enterprise
+) -> Installed:
+    """Return the record of what is offered; `before` when that is nothing new."""
+    if before is not None and not offered.is_new:
+        return before
+    return store.prepare(offered.layers, before, source=source, enterprise_id=enterprise.enterprise_id)
+
+
+def _keep_policy(state: Path, data: bytes | None) -> str:
+    """Make the policy this device's; return what is wrong with it. A policy that it cannot read stops no list."""
+    try:
+        if data is not None and (not policy.path_of(state).exists() or policy.path_of(state).read_bytes() != data):
+            policy.keep(state, data)
+    except ConfigInvalid as error:
+        return f"the enterprise's policy cannot be used ({error}); keeping the one before"
+    return ""
 
 
 def _added(record: Installed, before: Installed | None) -> list[Part]:
@@ -96,26 +119,6 @@ def _added(record: Installed, before: Installed | None) -> list[Part]:
     if any(change.is_delta is False for change in record.changed):
         return []
     return [part for part in record.parts if part not in old]
-
-
-@dataclass(frozen=True, slots=True)
-class _Single:
-    """The one list of a repository without layers, as the offer of a layer."""
-
-    number: int
-    entries: int
-    root: bytes
-    created_s: int
-    full: Path | None
-    layer: Layer = Layer.ENTERPRISE
-    deltas: tuple[Path, ...] = ()
-
-
-def _layers(offered: Offered) -> list[Offer]:
-    if offered.path is None:
-        return [_Single(offered.number, offered.entries, b"", offered.created_s, None)]
-    with Generation.open(offered.path) as made:
-        return [_Single(offered.number, offered.entries, made.root, offered.created_s, offered.path)]
 
 
 @contextmanager

@@ -39,6 +39,7 @@ class Company:
         self.dir = directory
         self.process: subprocess.Popen[str] | None = None
         self.port = 0
+        self.always: tuple[str, ...] = ()  # options of every command, as --passphrase-file FILE
 
     def found(self) -> "Company":
         """Make a development enterprise, without the command line: a process less for every test."""
@@ -46,7 +47,7 @@ class Company:
         return self
 
     def attempt(self, *words: object) -> "subprocess.CompletedProcess[str]":
-        line = [*PROGRAM, "--dir", str(self.dir), *map(str, words)]
+        line = [*PROGRAM, "--dir", str(self.dir), *self.always, *map(str, words)]
         return subprocess.run(line, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
 
     def run(self, *words: object) -> str:

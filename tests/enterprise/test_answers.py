@@ -15,7 +15,7 @@ from tests.enterprise.company import Company
 
 def published(company: Company) -> dict[str, Entry]:
     """Return what the newest generation holds, by value."""
-    newest = max((company.dir / "repository" / "targets").iterdir(), key=_generation)
+    newest = max((company.dir / "repository" / "targets" / "ble-enterprise").glob("*.list.mble"), key=_generation)
     with Generation.open(newest) as generation:
         generation.check()
         return {entry.value: entry for entry in generation.entries()}
@@ -106,7 +106,7 @@ def test_only_administrators_answer(company: Company) -> None:
 def test_an_answer_that_cannot_be_published_stands_and_the_next_generation_carries_it(company: Company) -> None:
     alert = company.device().sent(indicator=indicator("tool"))
     # A directory where a file must go: unlike a mode, that stops root too.
-    obstacle = company.dir / "repository" / "metadata" / "2.targets.json"
+    obstacle = company.dir / "repository" / "metadata" / "2.ble-enterprise.json"
     obstacle.mkdir()
 
     refused = company.admin("POST", f"/alerts/{alert}/confirm", {"reason": ""})

@@ -12,9 +12,10 @@ from securesystemslib.signer import Signer  # type: ignore[attr-defined]
 from tuf.api.metadata import Metadata, Root, Timestamp  # type: ignore[attr-defined]
 from tuf.ngclient.updater import Updater
 
-from mamplus_enterprise.ble import repository
-from mamplus_enterprise.ble.keys import ROLES, load_signers
+from mamplus_enterprise.ble import repository, shelf
+from mamplus_enterprise.ble.keys import load_signers
 from mamplus_enterprise.ble.publish import Request, publish
+from mamplus_enterprise.ble.roles import SIGNING
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.storage.store import Store
 from mamplus_host.ble.format import Generation
@@ -29,12 +30,13 @@ def download(company: Company, folder: Path) -> Path:
     updater = Updater(
         str(folder), f"{base}/metadata/", str(folder), f"{base}/targets/", bootstrap=root
     )  # fmt: skip
-    target = updater.get_targetinfo("ble.mble")
+    target = updater.get_targetinfo("ble-enterprise/list.mble")
     assert target is not None
     path = Path(updater.download_target(target))
     with Generation.open(path) as generation:
         generation.check()
-        assert target.custom == {"generation": generation.number, "entries": generation.count}
+        said = {"generation": generation.number, "entries": generation.count, "root": generation.root.hex()}
+        assert target.custom == said
     return path
 
 
@@ -108,8 +110,9 @@ def test_an_expired_entry_is_left_out(quiet: Company) -> None:
 def test_nothing_but_the_repository_is_served_under_its_name(company: Company) -> None:
     names = (
         "/repo/metadata/../../admin.token", "/repo/metadata/%2e%2e%2f%2e%2e%2fadmin.token", "/repo/../admin.token",
-        "/repo/keys/root.pem", "/repo/targets/..%2f..%2fkeys%2froot.pem", "/repo/metadata/", "/repo/metadata/root.json",
-        "/repo/metadata/99.root.json", "/repo/targets/" + "0" * 64 + ".ble.mble", "/static/..%2fview.py",
+        "/repo/keys/tls.pem", "/repo/targets/..%2f..%2fkeys%2ftls.pem", "/repo/metadata/", "/repo/metadata/root.json",
+        "/repo/metadata/99.root.json", "/repo/targets/ble-feeds/" + "0" * 64 + ".list.mble", "/static/..%2fview.py",
+        "/repo/targets/ble-feeds/../../../keys/tls.pem", "/repo/targets/ble-feeds/..%2f..%2f..%2fadmin.token",
     )  # fmt: skip
 
     assert {name: company.ask("GET", name).status for name in names} == dict.fromkeys(names, 404)
@@ -129,12 +132,17 @@ def test_a_carrier_holds_the_repository_and_nothing_else(quiet: Company, tmp_pat
         for member in members:
             content = archive.extractfile(member)
             assert content is not None
-            assert content.read() == (quiet.dir / "repository" / member.name).read_bytes()
+            same = content.read() == (quiet.dir / "repository" / member.name).read_bytes()
+            assert same == (member.name != "metadata/timestamp.json"), member.name  # that one is the carriers' own
     names = [member.name for member in members]
-    assert names[:4] == [
-        f"metadata/{name}.json" for name in ("1.root", "timestamp", "2.snapshot", "2.targets")
+    assert names[:8] == [
+        f"metadata/{name}.json"
+        for name in (
+            "timestamp", "1.root", "2.snapshot", "1.targets", "1.policy", "2.ble-enterprise", "1.ble-emergency",
+            "1.ble-feeds",
+        )
     ]  # fmt: skip
-    assert len(names) == 5
+    assert [name.split("/")[1] for name in names[8:]] == ["ble-enterprise", "ble-emergency", "ble-feeds"]
     assert {(member.uid, member.uname) for member in members} == {(0, "")}
     assert list(out.parent.iterdir()) == [out]
 
@@ -145,7 +153,8 @@ def test_old_versions_go_and_what_devices_read_stays(company: Company, tmp_path:
 
     kept = [path.name for path in (company.dir / "repository" / "metadata").glob("*.snapshot.json")]
     assert len(kept) == repository.KEPT_VERSIONS
-    assert len(list((company.dir / "repository" / "targets").iterdir())) == repository.KEPT_VERSIONS
+    lists = list((company.dir / "repository" / "targets" / "ble-enterprise").glob("*.list.mble"))
+    assert len(lists) == shelf.KEPT_LISTS
     assert numbers(download(company, tmp_path / "tuf"))[0] == repository.KEPT_VERSIONS + 3
 
 
@@ -175,21 +184,21 @@ def test_a_generation_without_its_row_is_never_numbered_again(quiet: Company) ->
 
 def test_signatures_past_half_of_their_time_are_renewed_without_a_new_generation(quiet: Company) -> None:
     home = Home.open(quiet.dir)
-    signers = load_signers(home, None, ROLES)
+    signers = load_signers(home, None, SIGNING)
     assert repository.renew(home, signers) == []
-    _age(home.metadata / "timestamp.json", signers["timestamp"])
+    _age(home.metadata / "timestamp.json", signers["timestamp"][0])
 
     assert repository.renew(home, signers) == ["timestamp"]
 
     fresh = Metadata[Timestamp].from_file(str(home.metadata / "timestamp.json")).signed
-    assert fresh.expires > datetime.now(UTC) + timedelta(days=29)
+    assert fresh.expires > datetime.now(UTC) + timedelta(days=6)
     assert repository.current(home) == repository.Published(1, 0)
 
 
 def test_a_root_that_ages_is_renewed_and_devices_follow_from_the_first(company: Company, tmp_path: Path) -> None:
     home = Home.open(company.dir)
-    signers = load_signers(home, None, ROLES)
-    _age(home.metadata / "1.root.json", signers["root"])
+    signers = load_signers(home, None, SIGNING)
+    _age(home.metadata / "1.root.json", signers["root"][0])
 
     assert repository.renew(home, signers) == ["root"]
 

@@ -46,6 +46,6 @@ def test_every_change_of_an_administrator_leaves_a_line(quiet: Company) -> None:
         who = {line.who for line in session.scalars(select(Audit).where(Audit.what != "founded"))}
     store.close()
     assert [what for what, _ in lines] == ["founded", "entry added", "entry removed", "published", "token made"]
-    assert lines[3][1] == "generation 2"
+    assert lines[3][1] == "generation 2, layer enterprise"
     assert len(who) == 1
     assert who.pop().endswith("(command line)")
