@@ -316,7 +316,7 @@ class Generations:
         )  # fmt: skip
         self.loaded = {
             "enforced": report.entries, "not_enforced": report.not_enforced,
-            "load_ms": round(report.took_ns / 1e6, 3),
+            "load_ms": round(report.took_ns / 1e6, 3), "table_bytes": report.table_bytes,
         }  # fmt: skip
         self.loaded |= {"not_enforced_because": report.because} if report.not_enforced else {}
         self._next_end_s = report.next_end_s

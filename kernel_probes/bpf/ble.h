@@ -151,6 +151,17 @@ static __always_inline __u64 ask_port(const struct mamplus_shape *now, __u64 wor
 	return hit;
 }
 
+/* Bit n: a network of length n may cover the address. */
+static __always_inline __u64 lengths4(const struct mamplus_shape *now, __u64 word, __u32 addr)
+{
+	__u32 table_index = (word & 1) * MAMPLUS_T_MAX + MAMPLUS_T_NET, first = addr >> (32 - now->mask_bits & 31);
+	__u32 index = now->blocks[MAMPLUS_T_NET] * now->block_buckets[MAMPLUS_T_NET] + 1 + first / MAMPLUS_BUCKET_WORDS;
+	void *table = bpf_map_lookup_elem(&ble, &table_index);
+	struct mamplus_bucket *masks = table ? bpf_map_lookup_elem(table, &index) : NULL;
+
+	return masks ? masks->word[first & (MAMPLUS_BUCKET_WORDS - 1)] : 0;
+}
+
 /*
  * Judge an IPv4 address (host order): of the entries about hosts the most qualified, of those
  * about networks the most specific, of those about ports; then the greatest verdict of the three.
@@ -158,10 +169,11 @@ static __always_inline __u64 ask_port(const struct mamplus_shape *now, __u64 wor
 __noinline __u64 ble_address4(__u64 word, __u32 addr, __u32 protocol, __u32 port)
 {
 	struct mamplus_shape *now = ble_shape(word);
-	__u64 host = 0, network = 0;
+	__u64 host = 0, network = 0, lengths;
 
 	if (!now)
 		return 0;
+	lengths = now->probes4 ? lengths4(now, word, addr) : 0;
 	for (__u32 i = 0; i < MAMPLUS_PROBES4_MAX; i++) {
 		__u8 prefix, qualifier;
 		bool is_host;
@@ -170,6 +182,8 @@ __noinline __u64 ble_address4(__u64 word, __u32 addr, __u32 protocol, __u32 port
 		if (i >= now->probes4)
 			break;
 		prefix = now->probe4[i].prefix;
+		if (!(lengths >> (prefix & 63) & 1))
+			continue;
 		qualifier = now->probe4[i].qualifier;
 		is_host = prefix == 32 && qualifier;
 		if (is_host ? host : network)

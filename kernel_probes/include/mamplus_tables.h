@@ -40,8 +40,11 @@ struct mamplus_known {
 /*
  * Every BLE table: blocks of buckets of eight words, each an identity (mamplus_identity.h) and a
  * verdict. A key lies in its first bucket. Where that was full it lies in its second one or in the
- * stash, which is the last bucket of the table, and the first one says so by the order of its last
+ * stash, which is the bucket after the last block, and the first one says so by the order of its last
  * two words: the last is the greater. So a miss reads one cache line, mostly.
+ *
+ * In the table of networks 2^mask_bits words follow, one for each value of an IPv4 address's first bits:
+ * bit n is set where a network of length n may cover such an address. Other lengths need no lookup.
  */
 #define MAMPLUS_BUCKET_WORDS 8
 #define MAMPLUS_BLOCK_BUCKETS 2048	/* at most, 128 KB: half of a small core's second cache */
@@ -79,7 +82,7 @@ struct mamplus_shape {
 	unsigned int block_buckets[MAMPLUS_T_MAX];	/* of each; the stash comes after the last block */
 	unsigned int stashed[MAMPLUS_T_MAX];	/* words in the stash */
 	unsigned int ports;		/* bit MAMPLUS_Q_..: entries that name a port only, so qualified */
-	unsigned int pad;
+	unsigned int mask_bits;
 	unsigned int probes4;		/* how many of `probe4`, most specific first */
 	unsigned int probes6;
 	struct mamplus_probe probe4[MAMPLUS_PROBES4_MAX];

@@ -15,11 +15,12 @@
 struct mamplus_fill;			/* what is only alive between begin and settle */
 
 struct mamplus_build {
-	uint64_t *words;		/* (blocks x block_buckets + 1) x 8, zero at first; the last bucket is the stash */
+	uint64_t *words;		/* (blocks x block_buckets + 1) x 8 and the masks, zero at first */
 	uint32_t blocks;
 	uint32_t block_buckets;		/* at most MAMPLUS_BLOCK_BUCKETS */
 	uint32_t stashed;		/* words in the stash */
 	uint32_t threads;		/* as many fill the table; 1 to 4 */
+	uint32_t mask_bits;		/* of the table of networks, 3 to 24: 2^bits masks follow the stash; 0: none do */
 	uint64_t salt[2];
 	uint64_t now_s;			/* entries that ended by then are left out */
 	uint64_t entries;		/* in the table: one a key; 0 at begin, as all that counts */

@@ -41,6 +41,18 @@ static bool is_v4(const unsigned char *addr)
 	return !memcmp(addr, mapped, sizeof(mapped));
 }
 
+/* Say in the masks that networks of this length cover these addresses; several threads may at once. */
+static void mark_network(struct mamplus_build *build, uint32_t addr, uint32_t prefix)
+{
+	uint64_t *masks = build->words + ((size_t)build->blocks * build->block_buckets + 1) * BUCKET_WORDS;
+	uint64_t bit = 1ULL << prefix, first = addr >> (32 - build->mask_bits);
+	uint64_t count = prefix < build->mask_bits ? 1ULL << (build->mask_bits - prefix) : 1;
+
+	for (uint64_t i = first; i < first + count && i >> build->mask_bits == 0; i++)
+		if (!(masks[i] & bit))
+			__atomic_fetch_or(&masks[i], bit, __ATOMIC_RELAXED);
+}
+
 /* 0: of an IPv6 length and qualifier that is left out. An identity of 0 is as good as left out: one in 2^61. */
 static uint64_t identity_net(struct mamplus_build *counted, const unsigned char *key)
 {
@@ -50,6 +62,8 @@ static uint64_t identity_net(struct mamplus_build *counted, const unsigned char 
 	prefix = prefix <= 128 ? prefix : 128;
 	if (is_v4(key) && prefix >= 96) {
 		counted->probes4[(prefix - 96) * 4 + qualifier]++;
+		if (counted->mask_bits)
+			mark_network(counted, be32toh(read32(key + 12)), prefix - 96);
 		return mamplus_identity4(be32toh(read32(key + 12)), prefix - 96, protocol, port);
 	}
 	pair = prefix * 4 + qualifier;

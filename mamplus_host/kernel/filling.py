@@ -26,6 +26,7 @@ from mamplus_host.kernel.budget import Rules, windows
 
 _ARRAY, _INNER_FLAGS = 2, 1 << 10 | 1 << 12  # BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE | BPF_F_INNER_MAP
 _WORDS_A_BUCKET = 6.4  # of eight: 10 bytes an entry
+_MASK_BYTES_AN_ENTRY, _MASK_BITS = 1.9, (3, 24)  # of the table of networks: at most, and the range
 _ROOMIER = 1.05  # than the attempt before
 _ATTEMPTS = 8  # at a size that has room
 _THREADS = min(len(os.sched_getaffinity(0)), 4)
@@ -68,6 +69,7 @@ class Filled:
     map: Map
     blocks: int
     block_buckets: int
+    mask_bits: int
     stashed: int = 0
     words: int = 0
     expired: int = 0
@@ -82,7 +84,7 @@ class Filled:
     @property
     def bytes(self) -> int:
         """Kernel memory."""
-        return (max(self.blocks, 1) * self.block_buckets + 1) * layout.BUCKET.size
+        return _buckets(self.blocks, self.block_buckets, self.mask_bits) * layout.BUCKET.size
 
     @property
     def pairs6(self) -> list[int]:
@@ -95,12 +97,16 @@ def room(table: Table, count: int, attempt: int = 0) -> Filled:
     buckets = max(math.ceil(count / _WORDS_A_BUCKET * _ROOMIER**attempt), 1) + attempt
     blocks = math.ceil(buckets / layout.BLOCK_BUCKETS)
     block_buckets = math.ceil(buckets / blocks)
-    return _empty(table, blocks if count else 0, block_buckets)
+    mask_bits = 0
+    if Section.NET in table.sections:
+        most = int(count * _MASK_BYTES_AN_ENTRY) // 8
+        mask_bits = min(max(most.bit_length() - 1, _MASK_BITS[0]), _MASK_BITS[1])
+    return _empty(table, blocks if count else 0, block_buckets, mask_bits)
 
 
 def empty_like(old: Filled) -> Filled:
     """Return an empty table as large as `old`. KernelRefused without memory."""
-    return _empty(old.table, old.blocks, old.block_buckets)
+    return _empty(old.table, old.blocks, old.block_buckets, old.mask_bits)
 
 
 def count_in(table: Table, parts: Iterable[Part], names: Sequence[str] = ()) -> int:
@@ -179,7 +185,7 @@ def _fill(
 def _build(table: Filled, salt: bytes, now_s: int, skip6: bytes) -> Iterator["ffi.CData"]:
     """Yield `struct mamplus_build` on the mapped memory of a table."""
     build = ffi.new("struct mamplus_build *", {"now_s": now_s, "threads": _THREADS, "skip6": skip6})
-    build.blocks, build.block_buckets = table.blocks, table.block_buckets
+    build.blocks, build.block_buckets, build.mask_bits = table.blocks, table.block_buckets, table.mask_bits
     build.salt[0], build.salt[1] = struct.unpack("=QQ", salt)
     with (
         mmap.mmap(table.map.number, table.bytes) as memory,
@@ -191,8 +197,8 @@ def _build(table: Filled, salt: bytes, now_s: int, skip6: bytes) -> Iterator["ff
 
 def _made(table: Filled, build: "ffi.CData") -> Filled:
     return Filled(
-        table.table, table.map, table.blocks, table.block_buckets, build.stashed, build.entries, build.expired,
-        build.over_budget, build.unprobed, build.next_end_s,
+        table.table, table.map, table.blocks, table.block_buckets, table.mask_bits, build.stashed, build.entries,
+        build.expired, build.over_budget, build.unprobed, build.next_end_s,
         list(build.probes4), list(build.probes6), list(build.ports), bytes(build.skip6),
     )  # fmt: skip
 
@@ -239,7 +245,12 @@ def _too_many(filled: Filled) -> bytes:
     return bytes(marks)
 
 
-def _empty(table: Table, blocks: int, block_buckets: int) -> Filled:
-    buckets = max(blocks, 1) * block_buckets + 1
+def _empty(table: Table, blocks: int, block_buckets: int, mask_bits: int) -> Filled:
+    buckets = _buckets(blocks, block_buckets, mask_bits)
     inner = Map.create(_ARRAY, 4, layout.BUCKET.size, buckets, _INNER_FLAGS, f"the table {table.name}")
-    return Filled(table, inner, blocks, block_buckets)
+    return Filled(table, inner, blocks, block_buckets, mask_bits)
+
+
+def _buckets(blocks: int, block_buckets: int, mask_bits: int) -> int:
+    masks = (1 << mask_bits) // layout.BUCKET_WORDS if mask_bits else 0
+    return max(blocks, 1) * block_buckets + 1 + masks

@@ -271,7 +271,7 @@ SHAPE_FIELDS = (
     "block_buckets",
     "stashed",
     "ports",
-    "pad",
+    "mask_bits",
     "probes4",
     "probes6",
     "probe4",

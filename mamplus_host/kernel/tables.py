@@ -59,6 +59,7 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     expired: int = 0  # not enforced: past their date
     over_budget: int = 0  # not enforced: no kernel memory is granted for them, `[limits] ble_table_bytes`
     unprobed: int = 0  # not enforced: IPv6 networks of too many lengths and qualifiers
+    table_bytes: int = 0  # kernel memory that they have
     took_ns: int  # until the kernel asked them
     next_end_s: int = 0  # when the first loaded entry ends: load again then; 0: none ends
     is_patch: bool = False  # made from what was loaded before
@@ -243,6 +244,7 @@ class Tables:
             expired=sum(table.expired for table in now.tables),
             over_budget=sum(table.over_budget for table in now.tables),
             unprobed=sum(table.unprobed for table in now.tables),
+            table_bytes=sum(table.bytes for table in now.tables),
             took_ns=took_ns,
             next_end_s=min((table.next_end_s for table in now.tables if table.next_end_s), default=0),
             is_patch=is_patch,

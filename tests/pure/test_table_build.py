@@ -30,12 +30,14 @@ class Table:
     block_buckets: int
     threads: int = 1
     now_s: int = 0
+    mask_bits: int = 0
 
     def __post_init__(self) -> None:
-        self.memory = bytearray((self.blocks * self.block_buckets + 1) * 64)
+        masks = 1 << self.mask_bits if self.mask_bits else 0
+        self.memory = bytearray((self.blocks * self.block_buckets + 1) * 64 + masks * 8)
         self.build = ffi.new("struct mamplus_build *")
         self.build.blocks, self.build.block_buckets = self.blocks, self.block_buckets
-        self.build.threads, self.build.now_s = self.threads, self.now_s
+        self.build.threads, self.build.now_s, self.build.mask_bits = self.threads, self.now_s, self.mask_bits
         self.build.salt[0], self.build.salt[1] = SALT
         self._keep = ffi.from_buffer("uint64_t[]", self.memory, require_writable=True)
         self.build.words = self._keep
@@ -52,6 +54,10 @@ class Table:
     def set(self, part: "ffi.CData", verdicts: bytes, ends: Sequence[int] = ()) -> int:
         until = struct.pack(f"<{len(verdicts)}I", *(ends or [0] * len(verdicts)))
         return int(lib.mamplus_build_set(self.build, part, verdicts, until))
+
+    def mask(self, address: int) -> int:
+        masks = memoryview(self.memory)[(self.blocks * self.block_buckets + 1) * 64 :].cast("Q")
+        return masks[address >> 32 - self.mask_bits]
 
     @property
     def reader(self) -> Reader:
@@ -220,6 +226,24 @@ def test_a_length_that_is_skipped_is_counted() -> None:
     assert table.fill(columns(Section.NET, [(key, BLOCK)])) == 0
 
     assert (table.build.unprobed, table.build.entries, table.build.probes6[64 * 4]) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("mask_bits", [3, 8, 20])
+def test_the_masks_know_each_length_that_may_cover_an_address(mask_bits: int) -> None:
+    draw = random.Random(mask_bits)
+    networks = [(draw.getrandbits(prefix) << 32 - prefix, prefix) for prefix in [*range(33)] * 3]
+    table = Table(1, 40, mask_bits=mask_bits)
+
+    keys = [(NET.pack(MAPPED + address.to_bytes(4, "big"), 96 + prefix, 0, 0), BLOCK) for address, prefix in networks]
+    assert table.fill(columns(Section.NET, keys)) == 0
+
+    for address, prefix in networks:
+        for inside in (address, address | (1 << 32 - prefix) - 1):
+            assert table.mask(inside) >> prefix & 1
+    for address in (0x00000000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF):
+        shift = 32 - mask_bits
+        near = {p for a, p in networks if a >> max(shift, 32 - p) == address >> max(shift, 32 - p)}
+        assert table.mask(address) == sum(1 << prefix for prefix in near)
 
 
 @settings(max_examples=200, deadline=None)

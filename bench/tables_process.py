@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a list's file to the kernel that enforces it, in a process of its own: what is timed is all of it.
+
+Prints when the kernel asked the new tables (nanoseconds of the monotonic clock), how many entries
+there are, and the largest resident size of the process in bytes.
+"""
+
+import resource
+import sys
+import time
+from pathlib import Path
+
+from mamplus_host.ble.format import Generation
+from mamplus_host.kernel.tables import Tables
+
+
+def main() -> None:
+    path, directory, is_checked = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "check"
+    with Generation.open(path) as generation:
+        if is_checked:
+            generation.check()
+        begin_ns = time.monotonic_ns()
+        report = Tables(directory).load(generation, time.time())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(begin_ns + report.took_ns, report.entries, peak)
+
+
+if __name__ == "__main__":
+    main()
