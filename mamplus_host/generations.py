@@ -17,6 +17,7 @@ import msgspec
 
 from mamplus_host import age, policy
 from mamplus_host.aging import Aging
+from mamplus_host.analyzer.matcher import in_user_space, places
 from mamplus_host.analyzer.verify import verify
 from mamplus_host.ble import guard, standing
 from mamplus_host.ble.entry import Kind
@@ -315,10 +316,10 @@ class Generations:
             budget_bytes=self._config.limits.ble_table_bytes,
         )  # fmt: skip
         self.loaded = {
-            "enforced": report.entries, "not_enforced": report.not_enforced,
+            "enforced": report.entries, "not_enforced": report.not_enforced - in_user_space(report.by_kind),
             "load_ms": round(report.took_ns / 1e6, 3), "table_bytes": report.table_bytes,
         }  # fmt: skip
-        self.loaded |= {"not_enforced_because": report.because} if report.not_enforced else {}
+        self.loaded |= places(report.by_kind, report.because)
         self._next_end_s = report.next_end_s
 
     def _look_at_dates(self) -> None:

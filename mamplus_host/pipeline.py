@@ -16,14 +16,17 @@ from typing import Any
 
 import msgspec
 
-from mamplus_host.analyzer.decide import Facts, asks_for_parent, decide
-from mamplus_host.analyzer.verify import asked, verify
+from mamplus_host.analyzer.accounts import Accounts
+from mamplus_host.analyzer.decide import Facts, asks_for_parent, asks_here, decide
+from mamplus_host.analyzer.matcher import Matcher
+from mamplus_host.analyzer.verify import Answer, asked, verify
 from mamplus_host.analyzer.windows import Repeats
 from mamplus_host.ble.entry import Entry, Kind
 from mamplus_host.ble.format import SAYABLE
 from mamplus_host.ble.stack import Stack
 from mamplus_host.clock import ListClock
 from mamplus_host.collector.lineage import Lineage, Task
+from mamplus_host.collector.programs import program_path
 from mamplus_host.collector.sockets import inet_sockets
 from mamplus_host.config import Config, cgroup_path
 from mamplus_host.errors import MamplusError
@@ -64,12 +67,15 @@ class Pipeline:
         self._repeats = Repeats()
         self._scope = cgroup_path(config)
         self._ble: Stack | None = None
+        self._accounts = Accounts()
+        self._matcher: Matcher | None = None
         self._unstored: deque[Escalation] = deque()
         self.in_use = Recent()
         self.lineage = Lineage(config.limits.lineage_tasks)
         self.recent: deque[Event] = deque(maxlen=config.limits.recent_events)
         self.publish: Callable[[Event], None] | None = None  # set while somebody follows
         self.counts = {"ring_events": 0, "alerts": 0, "escalations": 0, "escalations_failed": 0, "faults": 0}
+        self.unresolved = 0  # starts whose path could not be told: the process was gone and the path relative
         self.phantoms = 0  # kernel hits that the list does not hold: identities of 62 bits that collide
 
     @property
@@ -82,7 +88,7 @@ class Pipeline:
 
     def use(self, ble: Stack | None) -> list[Outcome]:
         """Take a new generation: ask again about everything that is held, and act on the answers."""
-        self._ble = ble
+        self._ble, self._matcher = ble, Matcher.of(ble, self._accounts)
         self._repeats.forget()
         outcomes = self._executor.resolve_held(self.ask)
         self._alerts.note_outcomes(outcomes)
@@ -90,7 +96,9 @@ class Pipeline:
 
     def ask(self, indicator: Indicator) -> Verdict:
         """Return what the installed generation says of `indicator`."""
-        return verify(self._ble, Kind[indicator.kind.upper()], indicator.value, now_s=self._clock.list_s()).verdict
+        globs = self._matcher.globs if self._matcher else None
+        kind, now_s = Kind[indicator.kind.upper()], self._clock.list_s()
+        return verify(self._ble, kind, indicator.value, now_s=now_s, globs=globs).verdict
 
     def take(self, events: Iterable[Event]) -> None:
         """Run events through all stages, in order."""
@@ -102,7 +110,7 @@ class Pipeline:
             self.in_use.note(event)
             if self.publish is not None:
                 self.publish(event)
-            if not self._is_quiet(event):
+            if not self._is_quiet(event) or (self._matcher is not None and isinstance(event, Exec)):
                 self._treat_alone(event)
 
     @staticmethod
@@ -127,7 +135,10 @@ class Pipeline:
             self._on_restored(event.path)  # the directory may be another one by now: look at that one
         if isinstance(event, FileChange) and not self._executor.is_damaged(event.path):
             return  # touched and still as it was kept: our own restoration, or a mere reader
-        decision = decide(event, self._facts(event))
+        here = self._asked_here(event)
+        if here is None and self._is_quiet(event):
+            return
+        decision = decide(event, self._facts(event, here))
         if decision.finding is Finding.NOTHING:
             return
         self.counts["alerts"] += 1
@@ -145,7 +156,17 @@ class Pipeline:
         self._alerts.put(decision, escalation)
         self._send(escalation)
 
-    def _facts(self, event: Event) -> Facts:
+    def _asked_here(self, event: Event) -> Answer | None:
+        """What the list says of a start in the kinds that the kernel does not ask about; not of our own helpers."""
+        if self._matcher is None or not isinstance(event, Exec) or not asks_here(event):
+            return None
+        if event.head.ppid in self._guarded():
+            return None
+        path = program_path(event) if self._matcher.wants_paths else ""
+        self.unresolved += self._matcher.wants_paths and not path
+        return self._matcher.about(path, event.head.uid, self._clock.list_s())
+
+    def _facts(self, event: Event, here: Answer | None) -> Facts:
         now_s = self._clock.list_s()
         alert_id = new_id(self._clock.wall_s())
         if isinstance(event, FileChange):
@@ -158,6 +179,7 @@ class Pipeline:
             alert_id=alert_id,
             answer=answer,
             entry=self._entry(event, now_s),
+            here=here,
             parent_sockets=self._parent_sockets(event.head.ppid) if asks_for_parent(event) else 0,
         )
 

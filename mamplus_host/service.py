@@ -205,6 +205,7 @@ class Service:
             "malformed": self.malformed,
             "faults": self.faults + self.pipeline.counts["faults"],
             "phantoms": self.pipeline.phantoms,
+            "unresolved_paths": self.pipeline.unresolved,
             "file_watch": self.files.lost,
             "alert_log": self.alerts.lost,
             "escalations": self.pipeline.counts["escalations_failed"],

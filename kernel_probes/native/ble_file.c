@@ -6,6 +6,7 @@
  * in Python took 10 us each. Every offset is checked before it is followed.
  */
 #include "ble_read.h"
+#include "value_text.h"
 
 #define MAGIC "MAMPBLE"
 #define VERSION 2
@@ -15,7 +16,7 @@
 #define REMARK_MAX 4096		/* MAX_TEXT_BYTES: reason, message, source, link */
 #define NAME_MAX_LEN 253
 #define LABEL_MAX 63
-#define FEW_MAX 100000		/* entries of a section that user space walks through */
+#define FEW_MAX MAMPLUS_BLE_FEW
 #define FNV_OFFSET 0xcbf29ce484222325ULL
 #define FNV_PRIME 0x100000001b3ULL
 
@@ -254,13 +255,20 @@ uint64_t mamplus_ble_text_hash(const unsigned char *text, uint32_t length)
 	return hash;
 }
 
-static int fits_text(uint16_t form, const unsigned char *key, const unsigned char *text, uint32_t length)
+/* A package is keyed by its name, so that one search finds every range of versions of it. */
+static uint32_t hashed_part(uint16_t section, const unsigned char *text, uint32_t length)
+{
+	return section == MAMPLUS_BLE_PACKAGE ? mamplus_package_name(text, length) : length;
+}
+
+static int fits_text(uint16_t section, const unsigned char *key, const unsigned char *text, uint32_t length)
 {
 	uint64_t hash;
 	int alone;
 
-	if (form == FORM_TEXT)
-		return length && is_utf8(text, length) && mamplus_ble_text_hash(text, length) == get64(key);
+	if (shapes[section].form == FORM_TEXT)
+		return is_utf8(text, length) && mamplus_text_fits(section, text, length) &&
+		       mamplus_ble_text_hash(text, hashed_part(section, text, length)) == get64(key);
 	alone = length && text[0] == '=';
 	hash = mamplus_ble_name_hash(text + alone, length - alone);
 	return is_name(text + alone, length - alone) && (alone ? ~hash : hash) == get64(key);
@@ -328,7 +336,7 @@ static int check_section(const unsigned char *data, const struct mamplus_ble_fil
 			return ble_fail(fault, "entry", view->section, i);
 		if (!fits_form(form, entry.key))
 			return ble_fail(fault, "key", view->section, i);
-		if (view->texts && !fits_text(form, entry.key, entry.text, entry.text_length))
+		if (view->texts && !fits_text(view->section, entry.key, entry.text, entry.text_length))
 			return ble_fail(fault, "text", view->section, i);
 	}
 	return 0;

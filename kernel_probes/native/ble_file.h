@@ -35,6 +35,10 @@ enum mamplus_ble_flag {
 	MAMPLUS_BLE_DELTA = 2,		/* changes to another list, not a list */
 };
 
+enum mamplus_ble_bound {
+	MAMPLUS_BLE_FEW = 100000,	/* entries of a section whose kind user space searches one by one */
+};
+
 /* Where a section's columns begin, in bytes from the start of the file. */
 struct mamplus_ble_view {
 	uint16_t section;

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds `mamplus_host.ble._file`: what reads, sums and merges lists in C (cffi, API mode)."""
+"""Builds `mamplus_host.ble._file`: what reads, sums and merges lists and their values in C (cffi, API mode)."""
 
 from pathlib import Path
 
 from cffi import FFI
 
 HERE = Path("kernel_probes/native")  # setup.py runs in the project's root
-HEADERS = ("ble_file.h", "ble_limits.h", "ble_root.h", "ble_stack.h", "ble_merge.h")
-SOURCES = sorted(HERE.glob("ble_*.c"))
+HEADERS = ("ble_file.h", "ble_limits.h", "ble_root.h", "ble_stack.h", "ble_merge.h", "value_text.h", "path_globs.h")
+SOURCES = sorted(source for name in ("ble_*.c", "path_*.c", "value_*.c") for source in HERE.glob(name))
 
 
 def declarations(header: str) -> str:

@@ -10,11 +10,13 @@ it could not decide is asked of the BLE (`verify`) and of the local rules below.
 import msgspec
 
 from mamplus_host.analyzer.verify import Answer
-from mamplus_host.ble.entry import Entry
+from mamplus_host.ble.entry import Entry, Kind
 from mamplus_host.events import Connect, DnsQuery, Event, Exec, FileChange, Packet
 from mamplus_host.kernel import layout
 from mamplus_host.verdicts import Decision, Finding, Indicator, Severity, Verdict
 
+_OF_A_START = (Kind.PATH, Kind.USER, Kind.GROUP)  # kinds that say nothing of the program's content
+_ACCOUNTS = (Kind.USER, Kind.GROUP)
 RULE_BLE = "ble"
 RULE_UNKNOWN = "unknown-file"
 RULE_DROPPED = "world-writable-by-network-parent"
@@ -26,6 +28,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     alert_id: str  # used when there is something to tell
     answer: Answer | None = None  # of the BLE about the event's indicator; None: not asked
+    here: Answer | None = None  # of the BLE about what the kernel does not ask: path, user, group
     entry: Entry | None = None  # the entry behind the kernel's verdict, when its generation is still there
     parent_sockets: int = 0  # internet sockets that the nearest ancestors hold
     writer: str = ""  # FileChange: who it was, for people
@@ -56,6 +59,15 @@ def indicator(event: Event) -> Indicator | None:
     return None
 
 
+def asks_here(event: Exec) -> bool:
+    """Say whether the list is to be asked in user space, too: not of what the kernel refused or allowed, nor twice.
+
+    A start that waits is asked about when its answer comes: by then its content is known, and may be allowed.
+    """
+    waits = event.head.flags & layout.F_HELD and not event.held
+    return not waits and event.head.verdict in (Verdict.NOTHING, Verdict.SUSPECT)
+
+
 def asks_for_parent(event: Event) -> bool:
     """Say whether the decision rests on the sockets of the event's ancestors."""
     return isinstance(event, Exec) and bool(event.sha256) and bool(event.head.flags & layout.F_WORLD_WRITABLE)
@@ -69,7 +81,8 @@ def _exec(event: Exec, facts: Facts) -> Decision:
     by_list = _by_list(event, facts)
     if by_list is not None:
         return by_list
-    allowed = Verdict.ALLOW in (event.head.verdict, facts.answer.verdict if facts.answer else None)
+    answers = [answer.verdict for answer in (facts.answer, facts.here) if answer]
+    allowed = Verdict.ALLOW in (event.head.verdict, *answers)
     if asks_for_parent(event) and facts.parent_sockets and not allowed:
         reason = f"{event.path!r} lies in a world-writable directory and was started by a program that uses the network"
         return _found(event, facts, Finding.SUSPECTED, RULE_DROPPED, reason, Severity.HIGH)
@@ -86,6 +99,8 @@ def _by_list(event: Exec | Connect | Packet | DnsQuery, facts: Facts) -> Decisio
     entry = facts.entry
     if verdict is Verdict.NOTHING and facts.answer is not None:
         verdict, entry = facts.answer.verdict, facts.answer.entry
+    if facts.here is not None and facts.here.verdict > verdict and verdict <= Verdict.SUSPECT:
+        verdict, entry = facts.here.verdict, facts.here.entry
     finding = {Verdict.BLOCK: Finding.CONFIRMED, Verdict.SUSPECT: Finding.SUSPECTED}.get(verdict)
     if finding is None:
         return None
@@ -98,6 +113,8 @@ def _list_reason(event: Event, entry: Entry | None) -> str:
     what = f"{named.kind} {named.value}" if named else "this"
     if entry is None:
         return f"{what} is on the list"
+    if isinstance(event, Exec) and entry.kind in _OF_A_START:
+        what = f"{event.path!r}, started by uid {event.head.uid},"
     via = "" if named and entry.value == named.value else f" through {entry.kind.name.lower()} {entry.value}"
     return f"{what} is on the list{via}" + (f": {entry.reason}" if entry.reason else "")
 
@@ -112,10 +129,13 @@ def _found(
     event: Event, facts: Facts, finding: Finding, rule: str, reason: str, severity: Severity, entry: Entry | None = None
 ) -> Decision:
     head = None if isinstance(event, FileChange) else event.head
+    named = indicator(event)
+    if entry is not None and (entry.kind in _ACCOUNTS or (named is None and entry.kind in _OF_A_START)):
+        named = Indicator(entry.kind.name.lower(), entry.value)  # not the program: any other would have done as well
     return Decision(
         id=facts.alert_id, finding=finding, event=event, rule=rule, reason=reason, severity=severity,
         generation=head.generation if head else 0, entry_id=entry.id if entry else 0,
-        in_kernel=bool(head and head.flags & layout.F_REFUSED), indicator=indicator(event),
+        in_kernel=bool(head and head.flags & layout.F_REFUSED), indicator=named,
     )  # fmt: skip
 
 

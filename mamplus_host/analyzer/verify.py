@@ -8,7 +8,8 @@ user space, for `mamplus check`, for local rules and to name the entry behind a 
 Order: the most specific entry of a kind; across kinds guard > allow > block > suspect.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import msgspec
 
@@ -16,7 +17,11 @@ from mamplus_host.ble.encode import place_of
 from mamplus_host.ble.endpoint import Endpoint, endpoint, endpoint_value
 from mamplus_host.ble.entry import PROTOCOLS, Entry, Kind, address_key, canonical
 from mamplus_host.ble.format import NET_KEY, Generation, Section
+from mamplus_host.ble.globs import Globs
+from mamplus_host.ble.paths import bytes_of, is_pattern, specificity
 from mamplus_host.ble.stack import Stack
+from mamplus_host.ble.usb import wider
+from mamplus_host.ble.versions import covers, narrowness, package_of
 from mamplus_host.errors import ConfigInvalid
 from mamplus_host.events import Connect, DnsQuery, Exec, Packet
 from mamplus_host.kernel import layout
@@ -34,16 +39,18 @@ class Answer(msgspec.Struct, frozen=True):
     generation: int  # 0: no generation is installed
 
 
-def verify(ble: List | None, kind: Kind, value: str, *, now_s: float) -> Answer:
+def verify(ble: List | None, kind: Kind, value: str, *, now_s: float, globs: Globs | None = None) -> Answer:
     """Return what `ble` says of a canonical `value`; entries past their `valid_until` are silent.
 
-    An address is also looked up among the networks and ports, and a network among the wider ones.
+    An address is also looked up among the networks and ports, and a network among the wider ones; a path
+    among the patterns (`globs`: those of `ble`, where they are at hand), a package among the ranges of
+    its versions, a USB device among the entries about its product and vendor.
     """
     if ble is None:
         return Answer(Verdict.NOTHING, None, 0)
     ble = Stack.of(ble) if isinstance(ble, Generation) else ble
     best = Answer(Verdict.NOTHING, None, ble.number)
-    for entry in _candidates(ble, kind, value, now_s):
+    for entry in _candidates(ble, kind, value, now_s, globs):
         if entry.verdict > best.verdict:
             best = Answer(entry.verdict, entry, ble.number)
     return best
@@ -72,25 +79,67 @@ def asked(event: Exec | Connect | Packet | DnsQuery) -> tuple[Kind, str]:
     return (Kind.IP, str(address)) if is_plain else endpoint_value(at)
 
 
-def _candidates(ble: Stack, kind: Kind, value: str, now_s: float) -> Iterator[Entry]:
-    """Yield the most specific living entry of each kind that covers `value`."""
+def _candidates(ble: Stack, kind: Kind, value: str, now_s: float, globs: Globs | None) -> Iterator[Entry]:
+    """Yield the most specific living entries of each kind that cover `value`; where several are equally so, all."""
     if kind is Kind.DOMAIN:
         yield from _domains(ble, value, now_s)
     elif kind in (Kind.IP, Kind.CIDR, Kind.PORT):
         yield from _endpoints(ble, kind, endpoint(kind, value), now_s)
+    elif kind is Kind.PATH:
+        yield from _paths(ble, value, now_s, globs)
+    elif kind is Kind.PACKAGE:
+        yield from _packages(ble, value, now_s)
+    elif kind is Kind.USB:
+        yield from next(filter(None, (list(_texts(ble, kind, one, now_s)) for one in wider(value))), ())
+    elif kind in (Kind.USER, Kind.GROUP, Kind.YARA, Kind.SIGMA):
+        yield from _texts(ble, kind, value, now_s)
     else:
         yield from _first(ble, [place_of(kind, value)], now_s)
 
 
-def _first(ble: Stack, places: Iterable[tuple[Section, bytes]], now_s: float) -> Iterator[Entry]:
-    yield from next(filter(None, (list(_living(ble, place, now_s)) for place in places)), ())
+def _texts(ble: Stack, kind: Kind, value: str, now_s: float) -> Iterator[Entry]:
+    """Yield the living entry about this very text. A hash that collides is no match."""
+    for entry in _living(ble, place_of(kind, value), now_s):
+        if entry.value == value:
+            yield entry
 
 
 def _living(ble: Stack, place: tuple[Section, bytes], now_s: float) -> Iterator[Entry]:
-    """Yield what all layers say there, without what has ended."""
+    """What stands at a place in any layer and has not ended."""
     for _layer, entry in ble.entries_at(*place):
         if entry.valid_until == 0 or entry.valid_until > now_s:
             yield entry
+
+
+def _most_specific(entries: Iterable[Entry], how: Callable[[str], Any]) -> Iterator[Entry]:
+    ranked = [(how(entry.value), entry) for entry in entries]
+    best = max((rank for rank, _entry in ranked), default=None)
+    return (entry for rank, entry in ranked if rank == best)
+
+
+def _paths(ble: Stack, value: str, now_s: float, globs: Globs | None) -> Iterator[Entry]:
+    """This very path, or the patterns that say the most about it."""
+    exact = list(_texts(ble, Kind.PATH, value, now_s))
+    if exact or is_pattern(value):
+        yield from exact
+        return
+    patterns = (globs or Globs(ble.parts())).covering(bytes_of(value))
+    living = (entry for pattern in patterns for entry in _texts(ble, Kind.PATH, pattern, now_s))
+    yield from _most_specific(living, specificity)
+
+
+def _packages(ble: Stack, value: str, now_s: float) -> Iterator[Entry]:
+    """The narrowest ranges of versions that hold what is asked: one version, a range of its own, or every version."""
+    asked = package_of(value)
+    living = _living(ble, place_of(Kind.PACKAGE, value), now_s)
+    named = (entry for entry in living if package_of(entry.value)[:2] == asked[:2])
+    held = (entry for entry in named if covers(package_of(entry.value), asked))
+    yield from _most_specific(held, lambda text: narrowness(package_of(text)))
+
+
+def _first(ble: Stack, places: Iterable[tuple[Section, bytes]], now_s: float) -> Iterator[Entry]:
+    """Of the first place where something stands, what all layers say there."""
+    yield from next(filter(None, (list(_living(ble, place, now_s)) for place in places)), ())
 
 
 def _endpoints(ble: Stack, kind: Kind, at: Endpoint, now_s: float) -> Iterator[Entry]:
@@ -139,7 +188,6 @@ def _domains(ble: Stack, name: str, now_s: float) -> Iterator[Entry]:
     for start in range(len(labels)):
         suffix = ".".join(labels[start:])
         for value in (f"={suffix}", suffix) if start == 0 else (suffix,):
-            living = _living(ble, place_of(Kind.DOMAIN, value), now_s)
-            if found := [entry for entry in living if entry.value == value]:
+            if found := list(_texts(ble, Kind.DOMAIN, value, now_s)):
                 yield from found
                 return

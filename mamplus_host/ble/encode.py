@@ -20,12 +20,14 @@ from mamplus_host.ble.entry import (
 from mamplus_host.ble.format import (
     DELTA,
     DIRECTORY,
+    FEW_SECTIONS,
     GROUP,
     HEADER,
     KEY_SIZE,
     LENGTH,
     MAGIC,
     MAX_END,
+    MAX_FEW,
     MAX_NUMBER,
     NET_KEY,
     NO_SHRINK_CHECK,
@@ -35,7 +37,7 @@ from mamplus_host.ble.format import (
     Generation,
     Section,
 )
-from mamplus_host.ble.hashes import domain_key, text_hash
+from mamplus_host.ble.hashes import domain_key, package_key, text_hash
 from mamplus_host.errors import BleInvalid
 from mamplus_host.verdicts import Severity, Verdict
 
@@ -104,7 +106,7 @@ class _Groups:
 def place_of(kind: Kind, value: str) -> tuple[Section, bytes]:
     """Return the section and the key of a canonical value."""
     if kind in _OF_KIND:
-        key = domain_key(value) if kind is Kind.DOMAIN else text_hash(value)
+        key = domain_key(value) if kind is Kind.DOMAIN else (package_key if kind is Kind.PACKAGE else text_hash)(value)
         return _OF_KIND[kind], key.to_bytes(8, "little")
     if kind in (Kind.SHA256, Kind.TLS):
         return Section.SHA256 if kind is Kind.SHA256 else Section.TLS, bytes.fromhex(value)
@@ -116,17 +118,37 @@ def place_of(kind: Kind, value: str) -> tuple[Section, bytes]:
 
 
 def winners(entries: Iterable[Entry]) -> dict[Section, list[Keyed]]:
-    """Return, by section and sorted by key, one entry a value: the greater verdict wins, then the later id."""
+    """Return, by section and sorted by key, one entry a value: the greater verdict wins, then the later id.
+
+    But an `allow` gives way to what outlasts it: past its end nothing would be left of the other.
+    """
     best: dict[tuple[Section, bytes, str], Entry] = {}
+    rivals: dict[tuple[Section, bytes, str], list[Entry]] = {}
     for entry in entries:
         section, key = place_of(entry.kind, entry.value)
         place = (section, key, entry.value if section in TEXT_KINDS else "")
-        if place not in best or (entry.verdict, entry.id) > (best[place].verdict, best[place].id):
+        if place in best:
+            rivals.setdefault(place, [best[place]]).append(entry)
+            best[place] = _winner(rivals[place])
+        else:
             best[place] = entry
     chosen: dict[Section, list[Keyed]] = {}
     for section, key, text in sorted(best, key=lambda place: (place[0], place[1], place[2].encode())):
         chosen.setdefault(section, []).append((key, best[section, key, text]))
     return chosen
+
+
+def _winner(rivals: Sequence[Entry]) -> Entry:
+    lasting = [one for one in rivals if not any(leaves_a_gap(one, other) for other in rivals)]
+    return max(lasting, key=lambda entry: (entry.verdict, entry.id))
+
+
+def leaves_a_gap(allow: Entry, other: Entry) -> bool:
+    """Say whether `allow` ends while `other`, about the same value, would still refuse or suspect it."""
+    if allow.verdict is not Verdict.ALLOW or not allow.valid_until:
+        return False
+    lasts_longer = not other.valid_until or other.valid_until > allow.valid_until
+    return other.verdict in (Verdict.BLOCK, Verdict.SUSPECT) and lasts_longer
 
 
 def encode(
@@ -167,8 +189,19 @@ def _encoded(entries: Iterable[Entry], about: "About", audience: str) -> bytes:
     strings = Strings()
     about = replace(about, audience=strings.shared(audience))
     groups = _Groups(strings)
-    columns = [_columns(section, keyed, groups) for section, keyed in winners(entries).items()]
+    chosen = winners(entries)
+    for section in FEW_SECTIONS & chosen.keys():
+        _require_few(section, len(chosen[section]))
+    columns = [_columns(section, keyed, groups) for section, keyed in chosen.items()]
     return b"".join(assemble(about, columns, groups.table, strings.blob))
+
+
+def _require_few(section: Section, count: int) -> None:
+    if count > MAX_FEW:
+        raise BleInvalid(
+            f"the list has {count} entries of kind {section.name.lower()}, want at most {MAX_FEW}, for devices search"
+            " them one by one; write wider patterns or ranges, or take some off the list"
+        )
 
 
 def _columns(section: Section, keyed: Sequence[Keyed], groups: _Groups) -> Columns:

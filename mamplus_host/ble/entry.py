@@ -12,6 +12,12 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 import msgspec
 
+from mamplus_host.ble.accounts import canonical_group, canonical_user
+from mamplus_host.ble.domains import canonical_domain
+from mamplus_host.ble.paths import canonical_path
+from mamplus_host.ble.rules import canonical_sigma, canonical_yara
+from mamplus_host.ble.usb import canonical_usb
+from mamplus_host.ble.versions import canonical_package
 from mamplus_host.errors import ConfigInvalid
 from mamplus_host.verdicts import Severity, Verdict
 
@@ -19,21 +25,24 @@ MAX_TEXT_BYTES = 4096  # reason, message, source, link: each
 PROTOCOLS = {"tcp": 6, "udp": 17}  # IPPROTO_
 MAX_VALUE_BYTES = 60_000  # a rule's text; other values are far shorter
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
 
 class Kind(IntEnum):
-    """Entry kinds; the numbers are on disk, so they are never renumbered or reused.
-
-    5 path, 7 package, 8 user, 9 group, 10 usb, 12 yara and 13 sigma are kept for these.
-    """
+    """Entry kinds; the numbers are on disk, so they are never renumbered or reused."""
 
     SHA256 = 1
     IP = 2
     CIDR = 3
     DOMAIN = 4
+    PATH = 5
     PORT = 6
+    PACKAGE = 7
+    USER = 8
+    GROUP = 9
+    USB = 10
     TLS = 11
+    YARA = 12
+    SIGMA = 13
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,28 +61,30 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     link: str = ""
 
 
+KIND_NAMES = tuple(kind.name.lower() for kind in Kind)
+
+
 def parse_kind(text: str) -> Kind:
     """Return the kind named `text` (any case); ConfigInvalid lists the names."""
     try:
         return Kind[text.strip().upper()]
     except KeyError:
-        names = ", ".join(kind.name.lower() for kind in Kind)
-        raise ConfigInvalid(f"unknown kind {text!r}; want one of: {names}") from None
+        raise ConfigInvalid(f"unknown kind {text!r}; want one of: {', '.join(KIND_NAMES)}") from None
 
 
 def canonical(kind: Kind, text: str) -> str:
     """Return the one spelling of `text` under which `kind` is stored and looked up.
 
     sha256: 64 lower-case hex digits. ip: compressed, IPv4-mapped IPv6 as IPv4. cidr:
-    network address with zero host bits. domain: lower case, IDNA A-labels (RFC 5891),
-    no trailing dot; a leading `=` means the name alone, without its sub-domains. port: 443 or
+    network address with zero host bits. domain: lower case, IDNA A-labels, no trailing dot;
+    a leading `=` means the name alone, without its sub-domains (domains.py). port: 443 or
     443/tcp. tls: SHA-256 of the certificate, as sha256. An ip or cidr may end in `:PORT`,
-    `:PORT/tcp` or `:*/udp`; IPv6 stands in brackets then.
+    `:PORT/tcp` or `:*/udp`; IPv6 stands in brackets then. Paths and patterns: paths.py; packages:
+    versions.py; users and groups: accounts.py; USB devices: usb.py; YARA and Sigma: rules.py.
 
     Raises ConfigInvalid, naming what was seen and what was wanted.
     """
-    text = text.strip()
-    return _CANONICAL[kind](text)
+    return _CANONICAL[kind](text.strip())
 
 
 def _sha256(text: str) -> str:
@@ -100,6 +111,10 @@ def _qualified(text: str, what: Callable[[str], str]) -> str:
     if not mark:
         return what(text)
     where, qualifier = what(where), _qualifier(qualifier)
+    if what is _cidr and where.endswith("/128" if ":" in where else "/32"):
+        host = where.rpartition("/")[0]
+        spelled = f"[{host}]:{qualifier}" if ":" in host else f"{host}:{qualifier}"
+        raise ConfigInvalid(f"{text!r} is one host; want kind ip: {spelled}")
     if where == "::/0" and qualifier[0] != "*":
         raise ConfigInvalid(f"{text!r} is every address; want kind port (both families), or [2000::/3]:PORT (IPv6)")
     return f"[{where}]:{qualifier}" if ":" in where else f"{where}:{qualifier}"
@@ -145,23 +160,11 @@ def _cidr(text: str) -> str:
     return str(network)
 
 
-def _domain(text: str) -> str:
-    exact, name = ("=", text[1:]) if text.startswith("=") else ("", text)
-    name = name.rstrip(".").lower()
-    try:
-        name = name if name.isascii() else name.encode("idna").decode("ascii")
-    except UnicodeError:
-        raise ConfigInvalid(f"{text!r} cannot be written in IDNA; want a DNS name like bad.example") from None
-    labels = name.split(".")
-    is_name = len(name) <= 253 and len(labels) >= 2 and all(_LABEL.fullmatch(label) for label in labels)
-    if not is_name or labels[-1].isdigit():  # 10.0.0.1 is an address: nobody asks for it by DNS
-        raise ConfigInvalid(f"{text!r} is no DNS name; want one like bad.example, or =bad.example without sub-domains")
-    return exact + name
-
-
 _CANONICAL: dict[Kind, Callable[[str], str]] = {
     Kind.SHA256: _sha256, Kind.IP: lambda text: _qualified(text, _ip),
-    Kind.CIDR: lambda text: _qualified(text, _cidr), Kind.DOMAIN: _domain, Kind.PORT: _port, Kind.TLS: _tls,
+    Kind.CIDR: lambda text: _qualified(text, _cidr), Kind.DOMAIN: canonical_domain, Kind.PORT: _port, Kind.TLS: _tls,
+    Kind.PATH: canonical_path, Kind.PACKAGE: canonical_package, Kind.USER: canonical_user,
+    Kind.GROUP: canonical_group, Kind.USB: canonical_usb, Kind.YARA: canonical_yara, Kind.SIGMA: canonical_sigma,
 }  # fmt: skip
 
 

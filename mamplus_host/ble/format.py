@@ -29,8 +29,8 @@ from pathlib import Path
 from mamplus_host.ble import native
 from mamplus_host.ble._file import ffi, lib
 from mamplus_host.ble.endpoint import Endpoint, endpoint_value
-from mamplus_host.ble.entry import MAX_TEXT_BYTES, MAX_VALUE_BYTES, Entry, Kind
-from mamplus_host.errors import BleInvalid
+from mamplus_host.ble.entry import MAX_TEXT_BYTES, MAX_VALUE_BYTES, Entry, Kind, canonical
+from mamplus_host.errors import BleInvalid, ConfigInvalid
 from mamplus_host.verdicts import Severity, Verdict
 
 MAGIC = b"MAMPBLE\0"
@@ -72,7 +72,12 @@ class Section(IntEnum):
 
 
 KEY_SIZE = {Section.SHA256: 32, Section.IP4: 4, Section.IP6: 16, Section.NET: NET_KEY.size, Section.TLS: 32}
-TEXT_KINDS = {Section.DOMAIN: Kind.DOMAIN}  # sections whose key is the hash of a text, which is among the strings
+TEXT_KINDS = {  # sections whose key is the hash of a text, which is among the strings
+    Section.DOMAIN: Kind.DOMAIN, Section.PATH: Kind.PATH, Section.PACKAGE: Kind.PACKAGE, Section.USER: Kind.USER,
+    Section.GROUP: Kind.GROUP, Section.USB: Kind.USB, Section.YARA: Kind.YARA, Section.SIGMA: Kind.SIGMA,
+}  # fmt: skip
+FEW_SECTIONS = TEXT_KINDS.keys() - {Section.DOMAIN}  # of kinds that user space searches one by one
+MAX_FEW = int(lib.MAMPLUS_BLE_FEW)  # entries of each
 KEY_SIZE |= dict.fromkeys(TEXT_KINDS, 8)
 
 
@@ -159,8 +164,22 @@ class Generation:
         makes of another list: `native.after` tells.
         """
         native.check(self._data)
+        for section in FEW_SECTIONS & self.sections.keys():
+            self._check_spelling(section)
         if not self.is_delta and native.state_root(self._data) != self.root:
             raise BleInvalid("the list is damaged: its entries do not make the state root that it names")
+
+    def _check_spelling(self, section: Section) -> None:
+        """What C leaves: that each text is the one spelling of its value, or a search by spelling would miss it."""
+        for slot in self.slots(section):
+            kind, text = self.value(slot)
+            try:
+                is_canonical = canonical(kind, text) == text
+            except ConfigInvalid:
+                is_canonical = False
+            if not is_canonical:
+                where = f"entry {slot - self.sections[section].first} of {section.name.lower()}"
+                raise BleInvalid(f"the list is damaged: its spelling does not fit in {where}")
 
     def slots(self, section: Section) -> range:
         """Return the slots of `section`, none when the list has no such section."""
@@ -273,8 +292,6 @@ def _views(opened: "ffi.CData") -> Iterator[View]:
     for number in range(opened.sections):
         view = opened.view[number]
         section = Section(view.section)
-        if section not in KEY_SIZE:
-            raise BleInvalid(f"the list has entries of kind {section.name.lower()}: update the agent to read them")
         yield View(section, view.count, first, view.keys, view.groups, view.ids, view.ends, view.texts)
         first += view.count
 

@@ -16,6 +16,7 @@ from mamplus_host.verdicts import Verdict
 
 MAX_GUARDS = 64  # MAMPLUS_GUARD_MAX of mamplus_tables.h
 EVERY_PORT = 0
+_SYSTEM = frozenset({"root", "uid:0", "gid:0"})  # without whose programs there is no device
 
 Guard = tuple[IPv4Address | IPv6Address, int]  # port 0: every port
 
@@ -45,6 +46,8 @@ def is_guarded(entry: Entry, never: Iterable[Guard], host: str = "") -> bool:
     if entry.kind in (Kind.IP, Kind.CIDR, Kind.PORT):
         at = endpoint(entry.kind, entry.value)
         return any(_covers(at, address, port) for address, port in never)
+    if entry.kind in (Kind.USER, Kind.GROUP):
+        return entry.value in _SYSTEM
     if entry.kind is Kind.DOMAIN and host:
         name, value = host.lower().rstrip("."), entry.value
         return name == value.removeprefix("=") or (not value.startswith("=") and name.endswith("." + value))

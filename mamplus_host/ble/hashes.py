@@ -28,3 +28,9 @@ def domain_hash(name: str) -> int:
 def domain_key(value: str) -> int:
     """Return the key of a canonical domain: `domain_hash` of the name, its complement for `=name`."""
     return ~domain_hash(value[1:]) & _MASK64 if value.startswith("=") else domain_hash(value)
+
+
+def package_key(value: str) -> int:
+    """Return the key of a canonical package: `text_hash` of its name, so that one search finds all its ranges."""
+    data = value.encode()
+    return int(lib.mamplus_ble_text_hash(data, lib.mamplus_package_name(data, len(data))))

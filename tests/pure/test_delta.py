@@ -17,7 +17,7 @@ from mamplus_host.ble import native
 from mamplus_host.ble.compile import compile_next
 from mamplus_host.ble.encode import encode, encode_delta, place_of, withdrawal
 from mamplus_host.ble.entry import Entry, Kind
-from mamplus_host.ble.format import DIRECTORY, HEADER, Generation, Section
+from mamplus_host.ble.format import DIRECTORY, HEADER, TEXT_KINDS, Generation
 from mamplus_host.errors import BleInvalid
 from mamplus_host.verdicts import Severity, Verdict
 from tests.pure.test_format import lists
@@ -32,7 +32,7 @@ def spelt_root(entries: list[Entry]) -> bytes:
         for remark in (entry.source, entry.reason, entry.message, entry.link):
             said += struct.pack("<H", len(remark.encode())) + remark.encode()
         group = hashlib.sha256(said).digest() + bytes(32)
-        text = entry.value.encode() if section is Section.DOMAIN else b""
+        text = entry.value.encode() if section in TEXT_KINDS else b""
         what = group + struct.pack("<HQI", section, entry.id, entry.valid_until) + key + text
         total += int.from_bytes(hashlib.sha256(what).digest(), "little")
     return (total % 2**256).to_bytes(32, "little")

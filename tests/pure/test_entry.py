@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mamplus_host.ble.entry import Kind, address_key, canonical, cidr_key, parse_kind
 from mamplus_host.ble.hashes import domain_hash
 from mamplus_host.errors import ConfigInvalid
+from tests.pure.kinds import TEXT_VALUES, is_value
 
 NAMES = st.from_regex(r"\A=?([a-z0-9]{1,8}\.){1,3}[a-z]{2,5}\Z")
 NETWORKS = st.builds(lambda a, n: f"{a}/{n % (a.max_prefixlen + 1)}", st.ip_addresses(), st.integers(0, 128))
@@ -29,9 +30,7 @@ VALUES = st.one_of(
     st.tuples(st.just(Kind.TLS), st.binary(min_size=32, max_size=32).map(bytes.hex)),
     st.tuples(st.just(Kind.PORT), PORTS),
     st.tuples(st.just(Kind.IP), st.builds(_with_port, st.ip_addresses().map(str), QUALIFIERS)),
-    st.tuples(
-        st.just(Kind.CIDR), st.builds(_with_port, NETWORKS.filter(lambda text: not text.endswith("/0")), QUALIFIERS)
-    ),
+    st.tuples(st.just(Kind.CIDR), st.builds(_with_port, NETWORKS, QUALIFIERS)).filter(is_value),
 )
 
 
@@ -42,6 +41,14 @@ def test_the_canonical_spelling_is_its_own(value: tuple[Kind, str]) -> None:
 
     assert canonical(kind, once) == once
     assert canonical(kind, f"  {text.upper()} \n") == once
+
+
+@given(TEXT_VALUES)
+def test_the_canonical_spelling_of_a_text_is_its_own(value: tuple[Kind, str]) -> None:
+    once = canonical(*value)
+
+    assert canonical(value[0], once) == once
+    assert canonical(value[0], f"  {once} \n") == once
 
 
 @given(st.sampled_from(Kind), st.text(max_size=80))
@@ -69,6 +76,21 @@ def test_any_text_is_canonical_or_refused(kind: Kind, text: str) -> None:
         (Kind.DOMAIN, "Bad.Example.", "bad.example"),
         (Kind.DOMAIN, "=Bad.Example", "=bad.example"),
         (Kind.DOMAIN, "bücher.example", "xn--bcher-kva.example"),
+        (Kind.DOMAIN, "Bad。Example．COM｡", "bad.example.com"),
+        (Kind.DOMAIN, "BÜCHER.example", "xn--bcher-kva.example"),
+        (Kind.DOMAIN, "straße.example", "xn--strae-oqa.example"),
+        (Kind.DOMAIN, "ｂａｄ.example", "bad.example"),
+        (Kind.DOMAIN, "XN--BCHER-KVA.example", "xn--bcher-kva.example"),
+        (Kind.DOMAIN, "pаypal.example", "xn--pypal-4ve.example"),  # a Cyrillic letter among Latin ones
+        (Kind.DOMAIN, "i❤.ws", "xn--i-7iq.ws"),
+        (Kind.DOMAIN, "_dmarc.Bad_Name.example", "_dmarc.bad_name.example"),
+        (Kind.USER, "uid:0010", "uid:10"),
+        (Kind.USER, "CORP\\eve", "CORP\\eve"),
+        (Kind.USB, "0781:5581", "0781:5581"),
+        (Kind.USB, "0x0781:0x558A:4C53", "0781:558a:4C53"),
+        (Kind.USB, "0781:5581:*", "0781:5581"),
+        (Kind.USB, "0781:*:A B:C", "0781:*:A B:C"),
+        (Kind.YARA, "\ufeffrule a { condition: true }\r\n", "rule a { condition: true }"),
     ],
 )
 def test_many_spellings_become_one(kind: Kind, text: str, wanted: str) -> None:
@@ -86,6 +108,8 @@ def test_many_spellings_become_one(kind: Kind, text: str, wanted: str) -> None:
         (Kind.IP, "203.0.113.7:http"),
         (Kind.IP, "[203.0.113.7"),
         (Kind.CIDR, "[::/0]:443"),
+        (Kind.CIDR, "203.0.113.7/32:443"),  # the same key as ip 203.0.113.7:443
+        (Kind.CIDR, "[2001:db8::7/128]:*/udp"),
         (Kind.TLS, "sha256 Fingerprint=AB"),
         (Kind.SHA256, "ab" * 31),
         (Kind.SHA256, "zz" * 32),
@@ -99,6 +123,22 @@ def test_many_spellings_become_one(kind: Kind, text: str, wanted: str) -> None:
         (Kind.DOMAIN, "-a.example"),
         (Kind.DOMAIN, "*.example.com"),
         (Kind.DOMAIN, "bad.example/path"),
+        (Kind.DOMAIN, "xn--zz.example"),  # decodes to nothing
+        (Kind.DOMAIN, "xn--abc-.example"),  # decodes to ASCII
+        (Kind.DOMAIN, "xn--BCHER-KVA7.example"),
+        (Kind.DOMAIN, "\u0301a.example"),  # begins with a combining mark
+        (Kind.DOMAIN, "a\u200eb.example"),
+        (Kind.DOMAIN, "bad.example.."),
+        (Kind.USER, "1000"),
+        (Kind.USER, "uid:4294967295"),
+        (Kind.USER, "gid:5"),
+        (Kind.USER, "eve:x"),
+        (Kind.GROUP, "-x"),
+        (Kind.USB, "0781"),
+        (Kind.USB, "*:*"),
+        (Kind.USB, "0781:558"),
+        (Kind.YARA, "nothing"),
+        (Kind.SIGMA, "detection:" + "x" * 60000),
     ],
 )
 def test_what_is_no_value_is_refused_with_what_was_wanted(kind: Kind, text: str) -> None:

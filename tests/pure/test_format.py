@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from mamplus_host.ble.encode import encode, place_of, winners
 from mamplus_host.ble.entry import Entry, Kind, canonical
-from mamplus_host.ble.format import DIRECTORY, GROUP, HEADER, KEY_SIZE, Generation, Section, value_of
+from mamplus_host.ble.format import DIRECTORY, GROUP, HEADER, KEY_SIZE, TEXT_KINDS, Generation, Section, value_of
 from mamplus_host.errors import BleInvalid
 from mamplus_host.verdicts import Severity, Verdict
+from tests.pure.kinds import TEXT_VALUES
 from tests.pure.test_entry import VALUES
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -22,7 +23,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 @st.composite
 def lists(draw: st.DrawFn) -> list[Entry]:
-    values = draw(st.lists(VALUES, max_size=12))
+    values = draw(st.lists(st.one_of(VALUES, TEXT_VALUES), max_size=12))
     return [
         Entry(
             id=number, kind=kind, value=canonical(kind, text),
@@ -43,7 +44,7 @@ def listed(entries: list[Entry]) -> list[Entry]:
 
 def spelt(entry: Entry) -> tuple[Kind, str]:
     section, key = place_of(entry.kind, entry.value)
-    return (entry.kind, entry.value) if section is Section.DOMAIN else value_of(section, key)
+    return (entry.kind, entry.value) if section in TEXT_KINDS else value_of(section, key)
 
 
 SMALL = [
@@ -91,6 +92,36 @@ def test_of_two_entries_for_one_value_the_greater_verdict_wins_then_the_later_id
 
     assert listed([entry(1, Verdict.ALLOW), entry(2, Verdict.BLOCK)]) == [entry(1, Verdict.ALLOW)]
     assert listed([entry(2, Verdict.BLOCK), entry(1, Verdict.BLOCK)]) == [entry(2, Verdict.BLOCK)]
+
+
+def test_an_allow_gives_way_to_what_outlasts_it_in_whatever_order_they_come() -> None:
+    def entry(number: int, verdict: Verdict, end: int) -> Entry:
+        return Entry(id=number, kind=Kind.IP, value="10.0.0.1", verdict=verdict, valid_until=end)
+
+    block, dated, lasting = entry(1, Verdict.BLOCK, 0), entry(2, Verdict.ALLOW, 100), entry(3, Verdict.ALLOW, 0)
+    short = entry(4, Verdict.BLOCK, 50)
+
+    assert listed([block, dated]) == listed([dated, block]) == [block]
+    assert listed([block, lasting]) == listed([lasting, dated, block]) == [lasting]
+    assert listed([short, dated]) == listed([dated, short]) == [dated]
+
+
+def test_more_entries_than_user_space_can_search_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mamplus_host.ble.encode.MAX_FEW", 2)
+    many = [Entry(id=n, kind=Kind.USER, value=f"uid:{n}", verdict=Verdict.BLOCK) for n in (1, 2, 3)]
+
+    encode(many[:2], generation=1, created_s=0)
+    with pytest.raises(BleInvalid, match="3 entries of kind user, want at most 2"):
+        encode(many, generation=1, created_s=0)
+
+
+def test_a_text_in_another_spelling_is_invalid_for_a_search_would_miss_it() -> None:
+    good = encode([Entry(id=1, kind=Kind.PATH, value="/tmp/ab", verdict=Verdict.BLOCK)], generation=1, created_s=0)
+    Generation(good).check()
+    for value in ("/tmp//b", "/tmp/./", "/bin/ab", "/tm[p]/a"):
+        entry = Entry(id=1, kind=Kind.PATH, value=value, verdict=Verdict.BLOCK)
+        with pytest.raises(BleInvalid, match="spelling does not fit in entry 0 of path"):
+            Generation(encode([entry], generation=1, created_s=0)).check()
 
 
 def test_a_file_cut_off_anywhere_is_invalid() -> None:

@@ -65,3 +65,51 @@ def test_without_a_generation_the_answer_is_generation_zero() -> None:
 def test_a_value_that_is_none_of_its_kind_is_refused_with_an_example() -> None:
     with pytest.raises(ConfigInvalid, match=r"'pluto' is no IP address; want one like 203\.0\.113\.7"):
         verify_text(None, Kind.IP, "pluto", now_s=1)
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind", "value", "wanted"),
+    [
+        ([(Kind.PATH, "/usr/bin/nc", B)], Kind.PATH, "/bin/../bin/nc", B),
+        ([(Kind.PATH, "/opt/**", B)], Kind.PATH, "/opt/a/b", B),
+        ([(Kind.PATH, "/opt/**", B)], Kind.PATH, "/opts/a", N),
+        ([(Kind.PATH, "/opt/**", B), (Kind.PATH, "/opt/good/*", S)], Kind.PATH, "/opt/good/x", S),
+        ([(Kind.PATH, "/opt/**", B), (Kind.PATH, "/opt/good", S)], Kind.PATH, "/opt/good", S),
+        ([(Kind.PATH, "/opt/?x", S), (Kind.PATH, "/opt/[a-c]x", B)], Kind.PATH, "/opt/ax", B),  # none says more
+        ([(Kind.PATH, "/opt/*", B)], Kind.PATH, "/opt/*", B),  # the pattern itself
+        ([(Kind.PACKAGE, "deb:openssl<3.0.11", B)], Kind.PACKAGE, "deb:openssl=3.0.9-1", B),
+        ([(Kind.PACKAGE, "deb:openssl<3.0.11", B)], Kind.PACKAGE, "rpm:openssl=3.0.9-1", N),
+        (
+            [(Kind.PACKAGE, "deb:openssl", B), (Kind.PACKAGE, "deb:openssl>=3.0.11", S)],
+            Kind.PACKAGE,
+            "deb:openssl=4",
+            S,
+        ),
+        ([(Kind.PACKAGE, "deb:openssl<4", S), (Kind.PACKAGE, "deb:openssl<5", B)], Kind.PACKAGE, "deb:openssl=3", B),
+        ([(Kind.PACKAGE, "deb:openssl<4", B), (Kind.PACKAGE, "deb:openssl=3", S)], Kind.PACKAGE, "deb:openssl=3", S),
+        ([(Kind.USER, "eve", B)], Kind.USER, "eve", B),
+        ([(Kind.USER, "eve", B)], Kind.USER, "Eve", N),
+        ([(Kind.USER, "gunnar", B)], Kind.GROUP, "gunnar", N),
+        ([(Kind.USB, "0781:*", B)], Kind.USB, "0781:5581:ABC", B),
+        ([(Kind.USB, "0781:*", B), (Kind.USB, "0781:5581", S)], Kind.USB, "0781:5581:ABC", S),
+        ([(Kind.USB, "0781:5581", B), (Kind.USB, "0781:5581:ABC", S)], Kind.USB, "0781:5581:ABC", S),
+        ([(Kind.USB, "0781:5581", B), (Kind.USB, "0781:*:ABC", S)], Kind.USB, "0781:5581:ABC", S),
+        ([(Kind.USB, "0781:5581:ABC", B)], Kind.USB, "0781:5581", N),
+        ([(Kind.YARA, "rule a { condition: true }", B)], Kind.YARA, "rule a { condition: true }\n", B),
+    ],
+)
+def test_of_texts_the_most_specific_entry_wins(
+    lines: list[tuple[Kind, str, Verdict]], kind: Kind, value: str, wanted: Verdict
+) -> None:
+    assert verify_text(ble(*lines), kind, value, now_s=1).verdict is wanted
+
+
+def test_a_pattern_past_its_end_gives_way_to_a_wider_one() -> None:
+    lines = [(Kind.PATH, "/opt/a/*", S, 100), (Kind.PATH, "/opt/**", B, 0)]
+    entries = [
+        Entry(id=n, kind=k, value=v, verdict=says, valid_until=end) for n, (k, v, says, end) in enumerate(lines, 1)
+    ]
+    generation = Generation(encode(entries, generation=9, created_s=0))
+
+    assert verify(generation, Kind.PATH, "/opt/a/b", now_s=99).verdict is S
+    assert verify(generation, Kind.PATH, "/opt/a/b", now_s=101).verdict is B
