@@ -323,11 +323,12 @@ static int is_numbered(const struct ble_entry *entry)
 	return entry->id && !(entry->id >> 63);
 }
 
-static int check_section(const unsigned char *data, const struct mamplus_ble_file *file, const struct mamplus_ble_view *view, struct mamplus_ble_fault *fault)
+int ble_check_entries(const unsigned char *data, const struct mamplus_ble_file *file, const struct mamplus_ble_view *view,
+		      uint32_t first, uint32_t end, struct mamplus_ble_fault *fault)
 {
 	uint16_t form = shapes[view->section].form;
 
-	for (uint32_t i = 0; i < view->count; i++) {
+	for (uint32_t i = first; i < end; i++) {
 		struct ble_entry entry;
 
 		if (!rises(data, file, view, i))
@@ -342,19 +343,25 @@ static int check_section(const unsigned char *data, const struct mamplus_ble_fil
 	return 0;
 }
 
-int mamplus_ble_check(const unsigned char *data, uint64_t size, struct mamplus_ble_fault *fault)
+int ble_check_head(const unsigned char *data, const struct mamplus_ble_file *file, struct mamplus_ble_fault *fault)
 {
-	struct mamplus_ble_file file;
 	const unsigned char *text;
 	uint32_t length;
 
-	if (mamplus_ble_open(data, size, &file, fault) || check_groups(data, &file, fault))
+	if (check_groups(data, file, fault))
 		return -1;
-	text = ble_text(data, &file, file.audience, &length);
-	if (!text || !is_utf8(text, length))
-		return ble_fail(fault, "audience", 0, 0);
+	text = ble_text(data, file, file->audience, &length);
+	return text && is_utf8(text, length) ? 0 : ble_fail(fault, "audience", 0, 0);
+}
+
+int mamplus_ble_check(const unsigned char *data, uint64_t size, struct mamplus_ble_fault *fault)
+{
+	struct mamplus_ble_file file;
+
+	if (mamplus_ble_open(data, size, &file, fault) || ble_check_head(data, &file, fault))
+		return -1;
 	for (uint32_t i = 0; i < file.sections; i++)
-		if (check_section(data, &file, &file.view[i], fault))
+		if (ble_check_entries(data, &file, &file.view[i], 0, file.view[i].count, fault))
 			return -1;
 	return 0;
 }

@@ -85,3 +85,25 @@ void ble_give_back(const struct ble_part *part, uint64_t begin, uint64_t end)
 	if (part->is_mapped && end > begin)
 		madvise((void *)(uintptr_t)(part->data + begin), end - begin, MADV_DONTNEED);
 }
+
+static uint64_t text_place(const struct ble_part *part, const struct mamplus_ble_view *view, uint64_t index)
+{
+	uint64_t at = part->file.strings + get32(part->data + view->texts + index * 4);
+
+	return at < part->size ? at : part->size;
+}
+
+void ble_give_back_entries(const struct ble_part *part, const struct mamplus_ble_view *view, uint64_t first, uint64_t end)
+{
+	if (!part->is_mapped || first >= end)
+		return;
+	if (view->texts) {
+		/* The writer lays texts in the order of the entries; where another did not, pages stay a little longer. */
+		ble_give_back(part, text_place(part, view, first), text_place(part, view, end - 1));
+		ble_give_back(part, view->texts + first * 4, view->texts + end * 4);
+	}
+	ble_give_back(part, view->keys + first * view->key_size, view->keys + end * view->key_size);
+	ble_give_back(part, view->groups + first * 4, view->groups + end * 4);
+	ble_give_back(part, view->ids + first * 8, view->ids + end * 8);
+	ble_give_back(part, view->ends + first * 4, view->ends + end * 4);
+}

@@ -38,4 +38,7 @@ uint32_t ble_find(const struct ble_part *part, const struct mamplus_ble_view *vi
 /* Let go of the pages of a mapped part between two offsets: ten million entries must not stay resident. */
 void ble_give_back(const struct ble_part *part, uint64_t begin, uint64_t end);
 
+/* The same of the columns and texts of entries, from `first` to before `end`. */
+void ble_give_back_entries(const struct ble_part *part, const struct mamplus_ble_view *view, uint64_t first, uint64_t end);
+
 #endif

@@ -50,6 +50,11 @@ static inline uint64_t get64(const unsigned char *at)
 	return le64toh(value);
 }
 
+/* Parts of mamplus_ble_check(): groups and audience, and the entries from `first` to before `end`, whose earlier ones were checked. */
+int ble_check_head(const unsigned char *data, const struct mamplus_ble_file *file, struct mamplus_ble_fault *fault);
+int ble_check_entries(const unsigned char *data, const struct mamplus_ble_file *file, const struct mamplus_ble_view *view,
+		      uint32_t first, uint32_t end, struct mamplus_ble_fault *fault);
+
 static inline int ble_fail(struct mamplus_ble_fault *fault, const char *what, uint32_t section, uint32_t index)
 {
 	fault->what = what;

@@ -11,7 +11,7 @@
 #define REMARKS 4		/* first string offset of a group */
 #define REMARKS_END 20
 #define KEPT 256		/* groups whose first block stays hashed */
-#define WINDOW (1U << 20)	/* entries after which pages are given back */
+#define WINDOW (1U << 16)	/* entries after which pages are given back */
 
 /* A group's first block, hashed: entries come in runs of few groups. */
 struct kept {
@@ -123,24 +123,12 @@ static int hash_entry(const struct ble_part *part, const struct mamplus_ble_view
 	return 0;
 }
 
-static void give_back(const struct ble_part *part, const struct mamplus_ble_view *view, uint64_t index)
+static int sum_entries(const struct ble_part *part, const struct mamplus_ble_view *view, uint32_t first, uint32_t end, struct kept *kept, struct sum *root, struct mamplus_ble_fault *fault)
 {
-	uint64_t first = index - WINDOW;
-
-	ble_give_back(part, view->keys + first * view->key_size, view->keys + index * view->key_size);
-	ble_give_back(part, view->groups + first * 4, view->groups + index * 4);
-	ble_give_back(part, view->ids + first * 8, view->ids + index * 8);
-	ble_give_back(part, view->ends + first * 4, view->ends + index * 4);
-}
-
-static int sum_section(const struct ble_part *part, const struct mamplus_ble_view *view, struct kept *kept, struct sum *root, struct mamplus_ble_fault *fault)
-{
-	for (uint32_t i = 0; i < view->count; i++) {
+	for (uint32_t i = first; i < end; i++) {
 		struct ble_entry entry;
 		struct sum hash;
 
-		if (i && i % WINDOW == 0)
-			give_back(part, view, i);
 		if (ble_entry_at(part->data, &part->file, view, i, &entry) || hash_entry(part, view, &entry, kept, &hash))
 			return ble_fail(fault, "entry", view->section, i);
 		add(root, &hash);
@@ -148,19 +136,46 @@ static int sum_section(const struct ble_part *part, const struct mamplus_ble_vie
 	return 0;
 }
 
-int mamplus_ble_root(const struct mamplus_ble_piece *list, unsigned char *root, struct mamplus_ble_fault *fault)
+/* Window by window: what is read stays in the processor's cache from the check to the sum, and no longer in memory. */
+static int sum_section(const struct ble_part *part, const struct mamplus_ble_view *view, int is_checked, struct kept *kept, struct sum *root, struct mamplus_ble_fault *fault)
+{
+	for (uint64_t first = 0, end; first < view->count; first = end) {
+		end = first + WINDOW < view->count ? first + WINDOW : view->count;
+		if (!is_checked &&
+		    ble_check_entries(part->data, &part->file, view, (uint32_t)first, (uint32_t)end, fault))
+			return -1;
+		if (sum_entries(part, view, (uint32_t)first, (uint32_t)end, kept, root, fault))
+			return -1;
+		ble_give_back_entries(part, view, first, end);
+	}
+	return 0;
+}
+
+static int sum_all(const struct mamplus_ble_piece *list, int is_checked, unsigned char *root, struct mamplus_ble_fault *fault)
 {
 	struct kept *kept = calloc(KEPT, sizeof(*kept));
 	struct sum sum = { { 0 } };
 	struct ble_part part;
 	int result = kept ? ble_open_part(list, &part, fault) : ble_fail(fault, "memory", 0, 0);
 
+	if (!result && !is_checked)
+		result = ble_check_head(part.data, &part.file, fault);
 	for (uint32_t i = 0; !result && i < part.file.sections; i++)
-		result = sum_section(&part, &part.file.view[i], kept, &sum, fault);
+		result = sum_section(&part, &part.file.view[i], is_checked, kept, &sum, fault);
 	if (!result)
 		write_sum(&sum, root);
 	free(kept);
 	return result;
+}
+
+int mamplus_ble_check_and_sum(const struct mamplus_ble_piece *list, unsigned char *root, struct mamplus_ble_fault *fault)
+{
+	return sum_all(list, 0, root, fault);
+}
+
+int mamplus_ble_root(const struct mamplus_ble_piece *list, unsigned char *root, struct mamplus_ble_fault *fault)
+{
+	return sum_all(list, 1, root, fault);
 }
 
 /* What stands under the key of `wanted` now: the newest part that mentions it. NULL: nothing, or it was withdrawn. */

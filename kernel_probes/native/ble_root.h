@@ -18,7 +18,13 @@ struct mamplus_ble_piece {
 	uint32_t is_mapped;
 };
 
-/* Compute the state root of a whole list into `root`, 32 bytes. 0, or -1 and *fault. */
+/*
+ * Check a list or a delta as mamplus_ble_check() does and sum its entries into `root`, 32 bytes, in
+ * one reading; of a delta the sum says nothing. 0, or -1 and *fault.
+ */
+int mamplus_ble_check_and_sum(const struct mamplus_ble_piece *list, unsigned char *root, struct mamplus_ble_fault *fault);
+
+/* Compute the state root of a checked list into `root`, 32 bytes. 0, or -1 and *fault. */
 int mamplus_ble_root(const struct mamplus_ble_piece *list, unsigned char *root, struct mamplus_ble_fault *fault);
 
 /*

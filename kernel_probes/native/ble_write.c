@@ -95,23 +95,6 @@ static void put_texts(const struct ble_part *part, const struct mamplus_ble_view
 	}
 }
 
-static void give_back(const struct ble_part *part, const struct mamplus_ble_view *view, const struct ble_run *run)
-{
-	uint64_t first = run->first, end = first + run->count;
-
-	ble_give_back(part, view->keys + first * view->key_size, view->keys + end * view->key_size);
-	ble_give_back(part, view->groups + first * 4, view->groups + end * 4);
-	ble_give_back(part, view->ids + first * 8, view->ids + end * 8);
-	ble_give_back(part, view->ends + first * 4, view->ends + end * 4);
-	if (view->texts) {
-		uint64_t from = part->file.strings + get32(part->data + view->texts + first * 4);
-		uint64_t to = part->file.strings + get32(part->data + view->texts + (end - 1) * 4);
-
-		ble_give_back(part, from, to < part->size ? to : 0);
-		ble_give_back(part, view->texts + first * 4, view->texts + end * 4);
-	}
-}
-
 static void put_run(struct writer *writer, struct stream *columns, struct stream *strings, uint64_t strings_begin, const struct mamplus_ble_view *view, const struct ble_run *run)
 {
 	const struct ble_part *part = &writer->plan->parts[run->part];
@@ -129,7 +112,7 @@ static void put_run(struct writer *writer, struct stream *columns, struct stream
 	}
 	if (view->texts)
 		put_texts(part, view, run, &columns[4], strings, strings_begin);
-	give_back(part, view, run);
+	ble_give_back_entries(part, view, run->first, (uint64_t)run->first + run->count);
 }
 
 static int put_section(struct writer *writer, struct stream *columns, struct stream *strings, uint64_t strings_begin, uint32_t section)

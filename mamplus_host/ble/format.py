@@ -163,10 +163,10 @@ class Generation:
         same, each value once and in its canonical spelling. Of a delta the root is that of what it
         makes of another list: `native.after` tells.
         """
-        native.check(self._data)
+        root = native.check(self._data)
         for section in FEW_SECTIONS & self.sections.keys():
             self._check_spelling(section)
-        if not self.is_delta and native.state_root(self._data) != self.root:
+        if not self.is_delta and root != self.root:
             raise BleInvalid("the list is damaged: its entries do not make the state root that it names")
 
     def _check_spelling(self, section: Section) -> None:

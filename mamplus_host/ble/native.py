@@ -48,17 +48,20 @@ def pieces(files: Sequence[Buffer]) -> Iterator["ffi.CData"]:
         yield array
 
 
-def check(data: Buffer) -> None:
-    """Read everything once: order and form of keys, groups, numbers, texts."""
-    with pieces([data]) as array:
-        call(lib.mamplus_ble_check, array[0].data, len(data))
+def check(data: Buffer) -> bytes:
+    """Read everything once: order and form of keys, groups, numbers, texts; return the state root of the entries."""
+    return _sum(lib.mamplus_ble_check_and_sum, data)
 
 
 def state_root(data: Buffer) -> bytes:
     """Return the state root that the entries of a checked list make."""
+    return _sum(lib.mamplus_ble_root, data)
+
+
+def _sum(function: Callable[..., int], data: Buffer) -> bytes:
     root = ffi.new("unsigned char[]", ROOT_SIZE)
     with pieces([data]) as array:
-        call(lib.mamplus_ble_root, array, root)
+        call(function, array, root)
     return bytes(root)
 
 

@@ -156,8 +156,11 @@ class BleStore:
             return change
         if held is None:
             raise DeltaMisfit(f"deltas of layer {offer.layer.word} came, and there is no list that they change")
-        with ExitStack() as opened:
-            changes = check_deltas(offer, self._opened(held, opened))
+        try:
+            with ExitStack() as opened:
+                changes = check_deltas(offer, self._opened(held, opened))
+        except (OSError, BleInvalid) as error:  # the deltas were checked: it is what they change that is damaged
+            raise DeltaMisfit(str(error)) from None
         return msgspec.structs.replace(change, changes=changes, is_delta=True)
 
     def _placed(self, offer: Offer, held: LayerRecord | None) -> LayerRecord:
