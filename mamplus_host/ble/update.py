@@ -35,6 +35,7 @@ class FetchResult(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int = 0  # that it cost on the network, metadata included; of a carrier, what was read
     layers: dict[str, int] = {}  # number of each layer
     patched: list[str] = []  # the delta files that came on top of what was installed, when nothing else changed
+    verified_ns: int = 0  # CLOCK_MONOTONIC, when what is installed had earned trust
     is_long: bool = False  # so many deltas lie on a list that `compact` has work
 
 

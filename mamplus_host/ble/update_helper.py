@@ -55,6 +55,7 @@ def update_here(
         trust = Trust(state, device_id=enterprise.device_id)
         with _source(enterprise, source, work, total_s) as opened:
             offered = trust.verify(opened, work / "1", _held(before), now_s=clock.accept_s())
+            verified_ns = time.monotonic_ns()
             try:
                 record = _prepared(store, offered, before, source or "network", enterprise)
             except DeltaMisfit as misfit:  # what is installed is not what the record says of it: the list mends it
@@ -70,7 +71,8 @@ def update_here(
         generation=record.number, entries=record.entries, new=offered.is_new,
         took_s=round(time.monotonic() - began, 3), note=store.note, bytes=offered.bytes,
         layers={layer.layer: layer.number for layer in record.layers},
-        patched=[part.name for part in _added(record, before)], is_long=any(map(is_long, record.layers)),
+        patched=[part.name for part in _added(record, before)], verified_ns=verified_ns,
+        is_long=any(map(is_long, record.layers)),
     )  # fmt: skip
 
 
