@@ -240,4 +240,7 @@ def _kind(error: MamplusError) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the agent waits for this process's end, and taking modules down in order takes longer than installing
