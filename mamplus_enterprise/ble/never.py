@@ -5,7 +5,7 @@ Devices hold the same set above the list (mamplus_host/ble/guard.py); an entry a
 overruled there, so here it is not even taken.
 
     the enterprise's address    `init --url`, where it was served, the names of its certificate
-    the published policy        never_block.addresses and never_block.names
+    the policy                  never_block.addresses and never_block.names
     DIR/never-block.txt         one address, network or name a line; `#` begins a comment
 """
 
@@ -13,23 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import msgspec
 from cryptography import x509
 
+from mamplus_enterprise import policy
 from mamplus_enterprise.ble.ranges import Ranges, Span, span
 from mamplus_enterprise.home import Home
 from mamplus_host.ble.endpoint import split
 from mamplus_host.ble.entry import Kind, canonical
 from mamplus_host.errors import ConfigInvalid
-
-
-class _NeverBlock(msgspec.Struct):
-    addresses: list[str] = []
-    names: list[str] = []
-
-
-class _Policy(msgspec.Struct):
-    never_block: _NeverBlock = msgspec.field(default_factory=_NeverBlock)
 
 
 class Never:
@@ -87,14 +78,7 @@ def _certified(path: Path) -> list[str]:
 
 
 def _of_policy(home: Home) -> Iterator[tuple[str, str]]:
-    """The published one: the newest file among the repository's targets."""
-    files = sorted((home.targets / "policy").glob("*.policy.json"), key=lambda path: path.stat().st_mtime)
-    if not files:
-        return
-    try:
-        said = msgspec.json.decode(files[-1].read_bytes(), type=_Policy).never_block
-    except msgspec.MsgspecError as error:
-        raise ConfigInvalid(f"the policy {files[-1].name!r} cannot be read: {error}; publish it again") from None
+    said = policy.current(home).never_block
     for text in (*said.addresses, *said.names):
         yield text, "never_block of the policy"
 

@@ -58,8 +58,8 @@ class Staging:
             " (SELECT kind, value FROM staged WHERE is_exception = 1)"
         )
         self._run(
-            "UPDATE staged SET fate = 1 WHERE fate = 0 AND number IN (SELECT number FROM (SELECT number, row_number()"
-            " OVER (PARTITION BY kind, value ORDER BY number) AS nth FROM staged WHERE fate = 0) AS n WHERE nth > 1)"
+            "UPDATE staged SET fate = 1 WHERE fate = 0 AND EXISTS (SELECT 1 FROM staged AS t WHERE t.kind = staged.kind"
+            " AND t.value = staged.value AND t.number < staged.number AND t.fate = 0)"
         )
 
     def merge(self, place: Mapping[str, Any]) -> None:
@@ -69,29 +69,23 @@ class Staging:
         self._run(
             "UPDATE entries SET removed_at = :now WHERE id IN (SELECT entry_id FROM staged WHERE fate = 4)", place
         )
+        # By value: the pages of the largest index are then filled one after the other.
         self._run(
             "INSERT INTO entries (layer, kind, value, verdict, severity, confidence, valid_until, source, reason,"
             " message, link, feed_id, added_at) SELECT :layer, kind, value, verdict, severity, confidence, valid_until,"
-            " :source, reason, message, link, :feed, :now FROM staged WHERE fate IN (0, 4) ORDER BY number",
+            " :source, reason, message, link, :feed, :now FROM staged WHERE fate IN (0, 4) ORDER BY kind, value",
             place,
         )
 
     def _decided(self, place: Mapping[str, Any]) -> None:
         """What people decided stays; what the feed itself put into the enterprise's layer is its own to renew."""
-        self._run(
-            f"UPDATE staged SET entry_id = (SELECT e.id FROM entries e WHERE e.layer = 1 AND {_SAME} AND {_LIVE}"
-            " AND (:layer <> 1 OR e.feed_id IS NULL OR e.feed_id <> :feed)) WHERE fate = 0",
-            place,
-        )
+        others = "(:layer <> 1 OR e.feed_id IS NULL OR e.feed_id <> :feed)"
+        self._find(f"e.layer = 1 AND {_SAME} AND {_LIVE} AND {others}", place)
         self._run("UPDATE staged SET fate = 2 WHERE entry_id IS NOT NULL")
 
     def _known(self, place: Mapping[str, Any]) -> None:
         """A row is renewed when half of its time is over, not at every import: each renewal goes to every device."""
-        self._run(
-            f"UPDATE staged SET entry_id = (SELECT e.id FROM entries e WHERE e.layer = :layer AND {_SAME})"
-            " WHERE fate = 0",
-            place,
-        )
+        self._find(f"e.layer = :layer AND {_SAME}", place)
         self._run(
             "UPDATE staged SET fate = CASE WHEN EXISTS (SELECT 1 FROM entries e WHERE e.id = staged.entry_id AND ("
             f" NOT {_LIVE} OR (e.valid_until > 0 AND (staged.valid_until = 0"
@@ -101,6 +95,11 @@ class Staging:
             " THEN 4 ELSE 3 END WHERE fate = 0 AND entry_id IS NOT NULL",
             place,
         )
+
+    def _find(self, wanted: str, place: Mapping[str, Any]) -> None:
+        """Note the entry of the list that is `wanted` for each row; rows without one are not written."""
+        found = f"SELECT e.id FROM entries e WHERE {wanted}"
+        self._run(f"UPDATE staged SET entry_id = ({found}) WHERE fate = 0 AND EXISTS ({found})", place)
 
     def missing(self, feed: int) -> tuple[int, int]:
         """Return (how many entries the feed has in force, how many of them the import does not name)."""

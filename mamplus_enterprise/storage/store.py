@@ -17,6 +17,7 @@ from mamplus_enterprise.errors import NotAnEnterprise
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.storage.schema import Audit
 
+_STAGING_CACHE_KIB = 64 << 10
 _BUSY_MS = 30_000  # how long a writer waits for another one, as an import of a million lines
 
 
@@ -82,10 +83,19 @@ class Store:
         """Yield a connection for two transactions: one fills temporary tables, one (see `for_writing`) uses them."""
         with self.engine.connect() as connection:
             connection.detach()  # its temporary tables end with it
+            _enlarge(connection)
             yield connection
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _enlarge(connection: Connection) -> None:
+    """A million rows with their indexes need more than SQLite's usual 2 MB of cache: each page would be read often."""
+    cursor = connection.connection.cursor()
+    for schema in ("main", "temp"):
+        cursor.execute(f"PRAGMA {schema}.cache_size = -{_STAGING_CACHE_KIB}")
+    cursor.close()
 
 
 def for_writing(connection: Connection) -> Connection:

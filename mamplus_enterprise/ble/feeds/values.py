@@ -41,6 +41,14 @@ def kind_of(text: str) -> Kind | None:
     return None if slash and rest else Kind.DOMAIN
 
 
+def _is_ipv4(text: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET, text)
+    except (OSError, UnicodeError, ValueError):
+        return False
+    return True
+
+
 def is_address(text: str) -> bool:
     try:
         socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
@@ -54,6 +62,9 @@ def canonical_values(text: str, kind: Kind | None) -> Iterator[tuple[Kind, str, 
 
     Dropped or ConfigInvalid says why it means nothing.
     """
+    if kind in (None, Kind.IP) and _is_ipv4(text):  # the commonest by far, and canonical when it is one
+        yield Kind.IP, text, False
+        return
     seen = kind or kind_of(text)
     if kind is None and seen is Kind.DOMAIN and len(text) in (32, 40, 128) and _HEX.fullmatch(text):
         raise Dropped("hash", f"a hash of {len(text)} hex digits names no program here; want SHA-256")
