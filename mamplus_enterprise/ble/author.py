@@ -101,6 +101,14 @@ def parse_until(text: str, now_s: float) -> int:
     return int(moment.timestamp())
 
 
+def check_layer(draft: Draft) -> None:
+    """Raise ConfigInvalid when the layer of `draft` may not say what it says; devices would refuse the whole list."""
+    if draft.layer is not Layer.ENTERPRISE and draft.verdict is Verdict.ALLOW:
+        raise ConfigInvalid(f"layer {draft.layer.name.lower()} blocks and suspects only; say --layer enterprise")
+    if draft.layer is Layer.FEEDS and not draft.valid_until:
+        raise ConfigInvalid("an entry of layer feeds has an end; say --until DATE, at most 90 days ahead")
+
+
 def add(session: Session, draft: Draft, *, who: str) -> tuple[EntryRow, EntryRow | None]:
     """Store `draft`; return its row and the one that it replaces."""
     replaced = in_force(session, draft.kind, draft.value, draft.layer)
@@ -170,7 +178,7 @@ def compiled(session: Session, now_s: float) -> list[Entry]:
 
 def state_at(session: Session, layer: Layer, when: float) -> Iterator[Entry]:
     """Yield what `layer` held at `when`, by id. Read to the end, or close, before the session ends."""
-    wanted = _in(layer).where(_alive(when)).order_by(EntryRow.id).execution_options(yield_per=10_000)
+    wanted = _in(layer).where(alive(when)).order_by(EntryRow.id).execution_options(yield_per=10_000)
     return (_entry(*row) for row in session.execute(wanted))
 
 
@@ -182,19 +190,27 @@ def changes_since(
     Withdrawn entries are given as they were; a value whose entry was replaced is an upsert alone.
     """
     end = time.time() if until_s is None else until_s
-    added = _in(layer).where(EntryRow.added_at > since_s, _alive(end)).order_by(EntryRow.id)
+    upserts, gone = changed_rows(session, layer, since_s, end)
+    still = {(entry.kind, entry.value) for entry in upserts}
+    return upserts, [entry for entry in gone if (entry.kind, entry.value) not in still]
+
+
+def changed_rows(session: Session, layer: Layer, since_s: float, until_s: float) -> tuple[list[Entry], list[Entry]]:
+    """Return (what is in the state of `until_s` alone, what is in that of `since_s` alone), each by id.
+
+    `since_s` is the earlier one. An entry that was replaced is in both lists, as it is and as it was.
+    """
+    added = _in(layer).where(EntryRow.added_at > since_s, alive(until_s)).order_by(EntryRow.id)
     upserts = [_entry(*row) for row in session.execute(added)]
-    removed = EntryRow.removed_at.between(since_s, end)
-    expired = and_(EntryRow.valid_until > literal_column("0"), EntryRow.valid_until.between(int(since_s), end))
+    removed = EntryRow.removed_at.between(since_s, until_s)
+    expired = and_(EntryRow.valid_until > literal_column("0"), EntryRow.valid_until.between(int(since_s), until_s))
     # Two statements, each with its index: SQLite reads the whole layer for the two joined by OR.
     gone = {
         row.id: row
         for why in (removed, expired)
-        for row in session.execute(_in(layer).where(why, _alive(since_s), ~_alive(end)))
+        for row in session.execute(_in(layer).where(why, alive(since_s), ~alive(until_s)))
     }
-    still = {(entry.kind, entry.value) for entry in upserts}
-    before = (_entry(*gone[number]) for number in sorted(gone))
-    return upserts, [entry for entry in before if (entry.kind, entry.value) not in still]
+    return upserts, [_entry(*gone[number]) for number in sorted(gone)]
 
 
 def published_at(session: Session, layer: Layer, number: int) -> float | None:
@@ -212,7 +228,7 @@ def _in(layer: Layer) -> Any:
     return select(*_COLUMNS).where(EntryRow.layer == int(layer))
 
 
-def _alive(when: float) -> ColumnElement[bool]:
+def alive(when: float) -> ColumnElement[bool]:
     """The claim that a row was part of its layer at `when`."""
     return and_(
         EntryRow.added_at <= when,
@@ -253,7 +269,7 @@ def waiting(session: Session, layer: Layer) -> int:
     never_out = EntryRow.added_at > last
     now_s = time.time()
     expired = and_(
-        EntryRow.valid_until > literal_column("0"), EntryRow.valid_until.between(int(last), now_s), _alive(last)
+        EntryRow.valid_until > literal_column("0"), EntryRow.valid_until.between(int(last), now_s), alive(last)
     )
     counted = (
         and_(never_out, EntryRow.removed_at.is_(None)),

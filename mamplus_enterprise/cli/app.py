@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mamplus_enterprise.cli import alerts, ble, ble_import, devices, init, keys, policy, root, serve, token, upgrade
+from mamplus_enterprise.cli import alerts, ble, devices, init, keys, policy, root, serve, token, upgrade
 from mamplus_enterprise.cli.shared import Where
 
 app = typer.Typer(
@@ -40,7 +40,6 @@ app.command("serve")(serve.serve)
 app.command("upgrade")(upgrade.upgrade)
 app.command("renew")(root.renew)
 app.command("devices")(devices.devices)
-ble_import.add_to(ble.commands)
 app.add_typer(ble.commands, name="ble")
 app.add_typer(alerts.commands, name="alerts")
 app.add_typer(policy.commands, name="policy")

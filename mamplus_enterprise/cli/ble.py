@@ -3,16 +3,15 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mamplus_enterprise.cli.shared import home_of, keys_of, opened, passphrase_of, print_json, print_table, remark, who
-from mamplus_enterprise.times import clock
-from mamplus_host.errors import ConfigInvalid
+from mamplus_enterprise.cli import ble_import, ble_look, ble_states
+from mamplus_enterprise.cli.shared import home_of, keys_of, opened, passphrase_of, remark, who
 
 if TYPE_CHECKING:
-    from mamplus_host.ble.layer import Layer
+    pass
 
 commands = typer.Typer(help="Write, import, publish and carry the list.", no_args_is_help=True)
 Until = Annotated[str, typer.Option(metavar="DATE", help="End of validity: 2031-12-31, or a time.")]
@@ -30,19 +29,29 @@ def add(
     reason: Annotated[str, typer.Option(help="For administrators.")] = "",
     message: Annotated[str, typer.Option(help="Shown to the person who carries the device.")] = "",
     severity: Annotated[str, typer.Option(metavar="informational|low|medium|high|critical")] = "high",
+    confidence: Annotated[int, typer.Option(min=0, max=100, help="How sure it is.")] = 100,
+    link: Annotated[str, typer.Option(help="Where more is written.")] = "",
+    layer: Annotated[str, typer.Option(metavar="enterprise|emergency|feeds")] = "enterprise",
 ) -> None:
     """Add an entry; it replaces an earlier one about the same value. Devices have it after `ble publish`."""
     from mamplus_enterprise.ble import author
+    from mamplus_enterprise.ble.feeds.values import settled
+    from mamplus_enterprise.ble.gate import Gate
+    from mamplus_enterprise.ble.never import never
     from mamplus_host.ble.entry import canonical, parse_kind
+    from mamplus_host.verdicts import Verdict
 
-    parsed = parse_kind(kind)
+    parsed, stored = settled(parse_kind(kind), canonical(parse_kind(kind), value))
     draft = author.Draft(
-        kind=parsed, value=canonical(parsed, value), verdict=author.parse_verdict(verdict),
-        severity=author.parse_severity(severity), valid_until=author.parse_until(until, time.time()) if until else 0,
-        source=who(), reason=reason, message=message,
+        kind=parsed, value=stored, verdict=author.parse_verdict(verdict), severity=author.parse_severity(severity),
+        valid_until=author.parse_until(until, time.time()) if until else 0, source=who(), reason=reason,
+        message=message, confidence=confidence, link=link, layer=author.parse_layer(layer),
     )  # fmt: skip
-    with opened(context) as (_home, store), store.writing() as session:
+    author.check_layer(draft)
+    with opened(context) as (home, store), store.writing() as session:
         row, replaced = author.add(session, draft, who=who())
+    if draft.verdict is not Verdict.ALLOW and (refusal := Gate(never(home), None).ask(parsed, stored).refusal):
+        remark(f"the gate would not take that from a feed: {refusal.reason}")
     if replaced is not None:
         remark(f"replaces entry {replaced.id}")
     print(f"entry {row.id}: {draft.verdict.name.lower()} {parsed.name.lower()} {draft.value}")
@@ -64,46 +73,6 @@ def _not_published() -> None:
     remark("not published yet; devices have it after: mamplus-enterprise ble publish")
 
 
-@commands.command("list")
-def list_(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the entries, and how many changes wait for a generation."""
-    from mamplus_enterprise.ble import author, repository
-
-    with opened(context) as (home, store), store.reading() as session:
-        published = repository.current(home)
-        rows = [_shown(row) for row in author.listed(session)]
-        waiting = author.unpublished(session)
-    if as_json:
-        return print_json({"generation": published.generation, "unpublished": waiting, "entries": rows})
-    columns = ("ID", "KIND", "VALUE", "VERDICT", "SEVERITY", "UNTIL", "SOURCE", "REASON")
-    cells = [
-        (row["id"], row["kind"], row["value"], row["verdict"], row["severity"],
-         _until(row), row["source"], row["reason"])
-        for row in rows
-    ]  # fmt: skip
-    print_table(columns, cells)
-    remark(f"generation {published.generation} with {published.entries} entries is published; {waiting} changes wait")
-    return None
-
-
-def _shown(row: Any) -> dict[str, Any]:
-    from mamplus_enterprise.ble.author import entry_of
-
-    entry = entry_of(row)
-    return {
-        "id": entry.id, "kind": entry.kind.name.lower(), "value": entry.value, "verdict": entry.verdict.name.lower(),
-        "severity": entry.severity.name.lower(), "confidence": entry.confidence, "valid_until": entry.valid_until,
-        "expired": 0 < entry.valid_until <= time.time(), "source": entry.source, "reason": entry.reason,
-        "message": entry.message, "added_at": row.added_at,
-    }  # fmt: skip
-
-
-def _until(row: dict[str, Any]) -> str:
-    if not row["valid_until"]:
-        return "-"
-    return clock(row["valid_until"]) + (" expired" if row["expired"] else "")
-
-
 @commands.command("publish")
 def publish(
     context: typer.Context,
@@ -112,26 +81,21 @@ def publish(
     layer: Annotated[
         list[str] | None, typer.Option(metavar="enterprise|emergency|feeds", help="Repeatable; else what has changed.")
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would be; sign and change nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: JSON for machines.")] = False,
 ) -> None:
     """Make the entries the next generation, signed; devices are told at once."""
+    chosen = ble_states.layers_of(layer) if layer else ()
+    if dry_run:
+        return ble_states.dry_run(context, chosen, as_json=as_json)
     from mamplus_enterprise.ble.keys import load_signers
     from mamplus_enterprise.ble.publish import Request
     from mamplus_enterprise.ble.publish import publish as publish_now
 
     with opened(context) as (home, store):
         signers = load_signers(home, passphrase_of(context), elsewhere=keys_of(context))
-        done = publish_now(home, store, signers, Request(who(), why, allow_shrink, _layers(layer)))
-    print(f"published generation {done.generation} with {done.entries} entries")
-
-
-def _layers(names: list[str] | None) -> "tuple[Layer, ...]":
-    from mamplus_host.ble.layer import Layer
-
-    known = {layer.name.lower(): layer for layer in Layer}
-    unknown = [name for name in names or () if name not in known]
-    if unknown:
-        raise ConfigInvalid(f"there is no layer {unknown[0]!r}; want one of {', '.join(known)}")
-    return tuple(dict.fromkeys(known[name] for name in names or ()))
+        done = publish_now(home, store, signers, Request(who(), why, allow_shrink, chosen))
+    return print(f"published generation {done.generation} with {done.entries} entries")
 
 
 @commands.command("export")
@@ -149,3 +113,7 @@ def export(
     signers = load_signers(home, passphrase_of(context), (CARRIER,), keys_of(context))
     done = export_now(home, signers, out, device=device)
     print(f"exported generation {done.generation} with {done.entries} entries to {out}")
+
+
+for part in (ble_import, ble_look, ble_states):
+    part.add_to(commands)

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ble history`, `diff`, `revert` and the dry run of `publish`: generations beside each other, and back to one."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mamplus_enterprise.cli.shared import keys_of, opened, passphrase_of, print_json, print_table, remark, who
+from mamplus_enterprise.times import clock
+from mamplus_host.errors import ConfigInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mamplus_host.ble.entry import Entry
+    from mamplus_host.ble.layer import Layer
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON for machines.")]
+LayerNames = Annotated[
+    list[str] | None, typer.Option("--layer", metavar="enterprise|emergency|feeds", help="Repeatable; else all.")
+]
+
+
+def add_to(commands: typer.Typer) -> None:
+    commands.command("history")(history)
+    commands.command("diff")(diff)
+    commands.command("revert")(revert)
+
+
+def layers_of(names: list[str] | None) -> "tuple[Layer, ...]":
+    """Return the layers of these names, all when there are none; ConfigInvalid lists them."""
+    from mamplus_enterprise.ble.author import parse_layer
+    from mamplus_host.ble.layer import Layer
+
+    return tuple(dict.fromkeys(parse_layer(name) for name in names)) if names else tuple(Layer)
+
+
+def history(
+    context: typer.Context,
+    kind: Annotated[str, typer.Argument(metavar="[KIND VALUE]", help="Of one value; else of the list.")] = "",
+    value: Annotated[str, typer.Argument(hidden=True)] = "",
+    limit: Annotated[int, typer.Option(min=1, help="At most so many generations.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List the generations, newest first; or everything that was ever written about a value."""
+    from mamplus_enterprise.ble import listing, states
+    from mamplus_host.ble.entry import canonical, parse_kind
+
+    if bool(kind) != bool(value):
+        raise ConfigInvalid("say KIND and VALUE, or neither")
+    with opened(context) as (_home, store), store.reading() as session:
+        if kind:
+            parsed = parse_kind(kind)
+            rows = list(listing.history_of(session, parsed, canonical(parsed, value)))
+        else:
+            rows = states.generations(session, limit)
+    if as_json:
+        return print_json(rows)
+    return _entries(rows) if kind else _generations(rows)
+
+
+def _entries(rows: list[dict[str, Any]]) -> None:
+    cells = [
+        (row["id"], row["layer"], row["verdict"], clock(row["added_at"]), clock(row["removed_at"]),
+         clock(row["valid_until"]), row["source"], row["reason"])
+        for row in rows
+    ]  # fmt: skip
+    print_table(("ID", "LAYER", "VERDICT", "ADDED", "REMOVED", "UNTIL", "SOURCE", "REASON"), cells)
+
+
+def _generations(rows: list[dict[str, Any]]) -> None:
+    cells = [
+        (row["number"], clock(row["created_at"]), row["entries"], _layers(row), row["why"]) for row in rows
+    ]  # fmt: skip
+    print_table(("GENERATION", "PUBLISHED", "ENTRIES", "CHANGED", "WHY"), cells)
+
+
+def _layers(row: dict[str, Any]) -> str:
+    changed = [name for name, one in row["layers"].items() if one["number"] == row["number"]]
+    return ", ".join(changed) or ("-" if row["layers"] else "all")
+
+
+def diff(
+    context: typer.Context,
+    earlier: Annotated[str, typer.Argument(metavar="[A]", help="A generation; else the newest.")] = "",
+    later: Annotated[str, typer.Argument(metavar="[B]", help="Another; else what is written now.")] = "working",
+    layer: LayerNames = None,
+    limit: Annotated[int, typer.Option(min=0, help="Show at most so many a layer; 0: all.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Say what makes B out of A: entries added (+), changed (~) and removed (-)."""
+    from mamplus_enterprise.ble import states
+
+    with opened(context) as (_home, store), store.reading() as session:
+        earlier = earlier or str(states.newest(session))
+        found = [states.difference(session, one, earlier, later) for one in layers_of(layer)]
+    if as_json:
+        return print_json([_difference(one) for one in found])
+    for one in found:
+        lines = [
+            *(f"+ {_said(entry)}" for entry in one.added),
+            *(f"~ {_said(entry)}, was {_opinion(was)}" for was, entry in one.changed),
+            *(f"- {_said(entry)}" for entry in one.removed),
+        ]
+        for line in lines[: limit or None]:
+            print(f"{one.layer.name.lower()} {line}")
+        if limit and len(lines) > limit:
+            remark(f"... and {len(lines) - limit} more in layer {one.layer.name.lower()}; --limit 0 shows all")
+    counts = [sum(len(getattr(one, part)) for one in found) for part in ("added", "changed", "removed")]
+    remark(f"{earlier} to {later}: {counts[0]} added, {counts[1]} changed, {counts[2]} removed")
+    return None
+
+
+def _difference(one: Any) -> dict[str, Any]:
+    return {
+        "layer": one.layer.name.lower(), "added": [_shown(entry) for entry in one.added],
+        "changed": [{"was": _shown(was), "is": _shown(entry)} for was, entry in one.changed],
+        "removed": [_shown(entry) for entry in one.removed],
+    }  # fmt: skip
+
+
+def _shown(entry: "Entry") -> dict[str, Any]:
+    return {
+        "id": entry.id, "kind": entry.kind.name.lower(), "value": entry.value, "verdict": entry.verdict.name.lower(),
+        "severity": entry.severity.name.lower(), "confidence": entry.confidence, "valid_until": entry.valid_until,
+        "source": entry.source,
+    }  # fmt: skip
+
+
+def _said(entry: "Entry") -> str:
+    return f"{entry.kind.name.lower()} {_printable(entry.value)} {_opinion(entry)}"
+
+
+def _opinion(entry: "Entry") -> str:
+    until = f" until {clock(entry.valid_until)}" if entry.valid_until else ""
+    return f"{entry.verdict.name.lower()}{until} (entry {entry.id}, {_printable(entry.source)})"
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+def revert(
+    context: typer.Context,
+    number: Annotated[int, typer.Argument(metavar="N", help="The generation whose state is wanted.")],
+    layer: LayerNames = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change; change nothing.")] = False,
+    no_publish: Annotated[bool, typer.Option("--no-publish", help="Write it, and publish later.")] = False,
+    allow_shrink: Annotated[bool, typer.Option("--allow-shrink", help="The list is meant to be that small.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the list as it was in generation N, and publish that as a new generation."""
+    from mamplus_enterprise.ble import states
+
+    chosen = layers_of(layer)
+    with opened(context) as (_home, store), store.reading() if dry_run else store.writing() as session:
+        done = [states.revert(session, one, str(number), who=who(), really=not dry_run) for one in chosen]
+    if as_json:
+        print_json([
+            {"layer": one.layer.name.lower(), "withdrawn": one.withdrawn, "restored": one.restored,
+             "expired": one.expired}
+            for one in done
+        ])  # fmt: skip
+    else:
+        for one in done:
+            print(
+                f"{one.layer.name.lower()}: {one.withdrawn} withdrawn, {one.restored} restored,"
+                f" {one.expired} have ended since"
+            )
+    if dry_run or not any(one.withdrawn or one.restored for one in done):
+        return remark("nothing was changed")
+    if no_publish:
+        return remark("not published yet; devices have it after: mamplus-enterprise ble publish")
+    return _publish(context, chosen, f"reverts to generation {number}", allow_shrink)
+
+
+def _publish(context: typer.Context, layers: "Sequence[Layer]", why: str, allow_shrink: bool) -> None:
+    from mamplus_enterprise.ble import author
+    from mamplus_enterprise.ble.keys import load_signers
+    from mamplus_enterprise.ble.publish import Request
+    from mamplus_enterprise.ble.publish import publish as publish_now
+
+    with opened(context) as (home, store):
+        with store.reading() as session:
+            changed = tuple(layer for layer in layers if author.waiting(session, layer))
+        signers = load_signers(home, passphrase_of(context), elsewhere=keys_of(context))
+        done = publish_now(home, store, signers, Request(who(), why, allow_shrink, changed))
+    remark(f"published generation {done.generation} with {done.entries} entries")
+
+
+def dry_run(context: typer.Context, layers: "Sequence[Layer]", *, as_json: bool) -> None:
+    """Print what `publish` would do."""
+    import msgspec
+
+    from mamplus_enterprise.ble import imports
+    from mamplus_enterprise.ble.candidate import candidate
+
+    with opened(context) as (home, store):
+        found = candidate(home, store, imports.gate_of(home), layers)
+    if as_json:
+        return print_json(msgspec.to_builtins(found))
+    print_table(
+        ("LAYER", "GENERATION", "ENTRIES", "ADDED", "CHANGED", "REMOVED", "LIST BYTES", "DELTA BYTES"),
+        [
+            (one.layer, one.number, one.entries, one.added, one.changed, one.removed, one.full_bytes,
+             one.delta_bytes or "-")
+            for one in found.layers
+        ],
+    )  # fmt: skip
+    for hit in found.hits:
+        print(f"would block {hit.kind} {_printable(hit.value)} ({hit.what}): {_printable(hit.why)}")
+    if found.hit_count > len(found.hits):
+        remark(f"... and {found.hit_count - len(found.hits)} more")
+    return remark("nothing was published" if found.layers else "nothing has changed")
