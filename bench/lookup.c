@@ -3,7 +3,7 @@
  * The table benchmark's hands: fills the kernel's own maps, and runs lookups against them or ours.
  *
  *   lookup OBJECT PINS ours|networks COUNT REPEAT
- *   lookup OBJECT PINS hash|hash_no_prealloc|trie|trie_networks COUNT REPEAT [CHANGES] <NETWORKS
+ *   lookup OBJECT PINS hash|hash_no_prealloc|trie|trie_networks COUNT REPEAT [CHANGES] [<NETWORKS]
  *
  * PINS: directory with our maps. NETWORKS, of trie_networks: records of prefix (u32) and address (u32,
  * network order). Prints one line: name=value ..., times in nanoseconds, memory in bytes.
@@ -136,57 +136,72 @@ static int quiet(enum libbpf_print_level level, const char *format, va_list argu
 	return level == LIBBPF_WARN ? vfprintf(stderr, format, arguments) : 0;
 }
 
+/* What the command line asks for. */
+struct task {
+	const char *object, *pins, *kind;
+	uint32_t count, repeat, changes;
+	int is_trie, is_peer;
+};
+
+/* Create and fill the peer's map, and let the programs use it. */
+static void fill_peer(const struct task *task, struct bpf_map *map)
+{
+	uint32_t key_size = bpf_map__key_size(map), entries = task->count + task->changes;
+	void *keys = strcmp(task->kind, "trie_networks") ? hosts(task->is_trie, task->count, 0) : networks(task->count);
+	LIBBPF_OPTS(bpf_map_create_opts, opts, .map_flags = bpf_map__map_flags(map));
+	double begin = now_ns();
+	int fd = bpf_map_create(bpf_map__type(map), "peer", key_size, 4, entries, &opts);
+
+	if (fd < 0)
+		fail("create");
+	update(fd, keys, key_size, task->count);
+	printf("load=%.0f memory=%.0f ", now_ns() - begin, memory_of(fd));
+	free(keys);
+	bpf_map__reuse_fd(map, fd);
+	if (!task->changes)
+		return;
+	keys = hosts(task->is_trie, task->count, 2);
+	begin = now_ns();
+	update(fd, keys, key_size, task->changes);
+	printf("patch=%.0f ", now_ns() - begin);
+	free(keys);
+}
+
+static void ask(const struct task *task, struct bpf_object *object)
+{
+	const char *program = task->is_trie ? "ask_trie" : task->is_peer ? "ask_hash" :
+			      strcmp(task->kind, "ours") ? "ask_networks" : "ask_ours";
+	double found[3];
+
+	printf("nothing=%.2f ", cost(object, "ask_nothing", task->count, 0, task->repeat, &found[0]));
+	printf("hit=%.2f ", cost(object, program, task->count, 0, task->repeat, &found[1]));
+	printf("miss=%.2f ", cost(object, program, task->count, 1, task->repeat, &found[2]));
+	printf("hits_found=%.4f misses_found=%.4f\n", found[1], found[2]);
+}
+
 int main(int argc, char **argv)
 {
-	LIBBPF_OPTS(bpf_object_open_opts, opts, .pin_root_path = argc > 2 ? argv[2] : "");
-	const char *kind = argc > 5 ? argv[3] : "";
-	int is_trie = !strncmp(kind, "trie", 4), is_peer = is_trie || !strncmp(kind, "hash", 4), map_fd;
-	const char *program = is_trie ? "ask_trie" : is_peer ? "ask_hash" : !strcmp(kind, "ours") ? "ask_ours" : "ask_networks";
-	uint32_t count, repeat, changes;
 	struct bpf_object *object;
 	struct bpf_map *map;
-	double found[3], spent[3], begin;
-	unsigned char *keys;
+	struct task task;
 
 	if (argc < 6)
 		return 2;
+	task = (struct task){ argv[1], argv[2], argv[3], (uint32_t)atol(argv[4]), (uint32_t)atol(argv[5]),
+			      argc > 6 ? (uint32_t)atol(argv[6]) : 0, !strncmp(argv[3], "trie", 4), 0 };
+	task.is_peer = task.is_trie || !strncmp(task.kind, "hash", 4);
 	libbpf_set_print(quiet);
-	count = (uint32_t)atol(argv[4]);
-	repeat = (uint32_t)atol(argv[5]);
-	changes = argc > 6 ? (uint32_t)atol(argv[6]) : 0;
-	object = bpf_object__open_file(argv[1], &opts);
+	LIBBPF_OPTS(bpf_object_open_opts, opts, .pin_root_path = task.pins);
+	object = bpf_object__open_file(task.object, &opts);
 	if (!object)
 		fail("open");
-	map = bpf_object__find_map_by_name(object, is_trie ? "peer_trie" : "peer_hash");
-	if (is_peer)
-		bpf_map__set_max_entries(map, count + changes);
-	if (!strcmp(kind, "hash_no_prealloc"))
+	map = bpf_object__find_map_by_name(object, task.is_trie ? "peer_trie" : "peer_hash");
+	if (!strcmp(task.kind, "hash_no_prealloc"))
 		bpf_map__set_map_flags(map, BPF_F_NO_PREALLOC);
-	keys = !is_peer ? NULL : !strcmp(kind, "trie_networks") ? networks(count) : hosts(is_trie, count, 0);
-	if (is_peer) {	/* once without the rest of the object: what its creation costs */
-		LIBBPF_OPTS(bpf_map_create_opts, create, .map_flags = bpf_map__map_flags(map));
-
-		begin = now_ns();
-		map_fd = bpf_map_create(bpf_map__type(map), "peer", bpf_map__key_size(map), 4, count + changes, &create);
-		if (map_fd < 0)
-			fail("create");
-		update(map_fd, keys, bpf_map__key_size(map), count);
-		printf("load=%.0f memory=%.0f ", now_ns() - begin, memory_of(map_fd));
-		bpf_map__reuse_fd(map, map_fd);
-		if (changes) {
-			free(keys);
-			keys = hosts(is_trie, count, 2);
-			begin = now_ns();
-			update(map_fd, keys, bpf_map__key_size(map), changes);
-			printf("patch=%.0f ", now_ns() - begin);
-		}
-	}
+	if (task.is_peer)
+		fill_peer(&task, map);
 	if (bpf_object__load(object))
 		fail("load");
-	spent[0] = cost(object, "ask_nothing", count, 0, repeat, &found[0]);
-	spent[1] = cost(object, program, count, 0, repeat, &found[1]);
-	spent[2] = cost(object, program, count, 1, repeat, &found[2]);
-	printf("nothing=%.2f hit=%.2f miss=%.2f hits_found=%.4f misses_found=%.4f\n", spent[0], spent[1], spent[2],
-	       found[1], found[2]);
+	ask(&task, object);
 	return 0;
 }

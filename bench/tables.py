@@ -28,6 +28,7 @@ from mamplus_host.kernel import pins
 from mamplus_host.kernel.objects import Kernel
 
 PEER = "hash map"
+NETWORKS_MAX = 1_000_000
 METRICS = {  # of Taken: title, unit, factor
     "load_ms": ("list in force", "ms", 1.0),
     "patch_ms": (f"{CHANGES} more in force", "ms", 1.0),
@@ -167,6 +168,13 @@ def whole_process(bench: Bench, directory: Path, count: int, rounds: int) -> Non
     path.unlink()
 
 
+def keep_networks(count: int, series: Series) -> None:
+    for metric, what, unit in (("miss_ns", "a lookup among", "ns"), ("load_ms", "in force:", "ms")):
+        values = {name: [getattr(one, metric) for one in taken] for name, taken in series.items()}
+        title = f"{what} {count} networks of {len(lists.LENGTHS)} lengths"
+        report.write(f"tables_networks_{metric}_{count}", title=title, unit=unit, values=values, peer="LPM trie")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000])
@@ -180,15 +188,10 @@ def main() -> None:
             series = measure(bench, count, arguments.rounds, last)
             last |= {name: (count, taken) for name, taken in series.items()}
             keep(count, series)
-            networks = [bench.networks(min(count, 1_000_000)) for _ in range(min(arguments.rounds, 5))]
-            keep_networks(count, {name: [one[name] for one in networks] for name in networks[0]})
+            if count <= NETWORKS_MAX:
+                networks = [bench.networks(count) for _ in range(arguments.rounds)]
+                keep_networks(count, {name: [one[name] for one in networks] for name in networks[0]})
             whole_process(bench, directory, count, min(arguments.rounds, 5))
-
-
-def keep_networks(count: int, series: Series) -> None:
-    values = {name: [one.miss_ns for one in taken] for name, taken in series.items()}
-    title = f"a lookup among {min(count, 1_000_000)} networks of {len(lists.LENGTHS)} lengths"
-    report.write(f"tables_networks_{count}", title=title, unit="ns", values=values, peer="LPM trie")
 
 
 if __name__ == "__main__":

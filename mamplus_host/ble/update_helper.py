@@ -243,4 +243,6 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # the agent waits for this process's end, and taking modules down in order takes longer than installing
+    os._exit(
+        code
+    )  # the agent waits for this process's end, and taking modules down in order takes longer than installing

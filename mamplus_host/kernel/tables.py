@@ -39,6 +39,7 @@ from mamplus_host.kernel.filling import (
 )
 from mamplus_host.kernel.sides import Sides
 
+ENTRIES_A_SECOND = 20_000  # of building anew because entries end: a thousandth of a core
 RESPONDER_STALE_MS = 3000  # three heartbeats
 _FIRST = bytes(4)  # key of a one-element array
 _COUNTERS = {
@@ -61,7 +62,7 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     unprobed: int = 0  # not enforced: IPv6 networks of too many lengths and qualifiers
     table_bytes: int = 0  # kernel memory that they have
     took_ns: int  # until the kernel asked them
-    next_end_s: int = 0  # when the first loaded entry ends: load again then; 0: none ends
+    next_end_s: int = 0  # load again then, for entries will have ended; 0: none ends
     is_patch: bool = False  # made from what was loaded before
 
     @property
@@ -85,6 +86,7 @@ class _Loaded(NamedTuple):
     salt: bytes
     tables: list[Filled]
     names: tuple[str, ...]
+    now_s: float  # entries that had ended by then are left out
 
 
 def file_of(descriptor: int) -> File:
@@ -144,7 +146,7 @@ class Tables:
         with self._sides.installing(empty) as side:
             made = [fill(table, stack, parts, names, salt, int(now_s)) for table in empty]
         self._sides.replace(side, empty, made)
-        return self._ask(stack, side, _Loaded(stack.number << 1 | side, salt, made, names), started_ns)
+        return self._ask(stack, side, _Loaded(stack.number << 1 | side, salt, made, names, now_s), started_ns)
 
     def patch(
         self, stack: Stack, changes: Sequence[Generation], now_s: float, *, guarded_names: Sequence[str] = (),
@@ -166,7 +168,7 @@ class Tables:
                 for old, new in zip(loaded.tables, into, strict=True)
             ]
         self._sides.replace(side, into, made)
-        now = _Loaded(stack.number << 1 | side, loaded.salt, made, loaded.names)
+        now = _Loaded(stack.number << 1 | side, loaded.salt, made, loaded.names, now_s)
         return self._ask(stack, side, now, started_ns, is_patch=True)
 
     def set_guard(self, addresses: Iterable[tuple[str | IPv4Address | IPv6Address, int]]) -> None:
@@ -246,7 +248,7 @@ class Tables:
             unprobed=sum(table.unprobed for table in now.tables),
             table_bytes=sum(table.bytes for table in now.tables),
             took_ns=took_ns,
-            next_end_s=min((table.next_end_s for table in now.tables if table.next_end_s), default=0),
+            next_end_s=_next_end_s(now),
             is_patch=is_patch,
         )
 
@@ -284,6 +286,17 @@ def _can_patch(
         and not any(table.over_budget for table in loaded.tables)
         and (not budget_bytes or words * BYTES_AN_ENTRY <= budget_bytes)
     )
+
+
+def _next_end_s(now: _Loaded) -> int:
+    """Return when to load again because entries end, 0 when none does.
+
+    Of a feed with ten million entries some end every second. So building anew for them waits, the longer the
+    larger the list: eight minutes then, five seconds for a hundred thousand, not at all for a few.
+    """
+    first = min((table.next_end_s for table in now.tables if table.next_end_s), default=0)
+    earliest = int(now.now_s) + sum(table.words for table in now.tables) // ENTRIES_A_SECOND
+    return max(first, earliest) if first else 0
 
 
 def _idle(stack: Stack) -> dict[str, int]:

@@ -138,6 +138,16 @@ def test_above_the_budget_nothing_is_left_out_silently(agent: Agent) -> None:
     assert _talk(agent, OTHER) == errno.ECONNREFUSED
 
 
+def test_a_long_list_waits_a_little_before_it_is_built_anew_for_what_ended(agent: Agent) -> None:
+    now_s = int(time.time())
+    soon = Entry(id=1, kind=Kind.IP, value=BLOCKED, verdict=Verdict.BLOCK, valid_until=now_s + 1)
+
+    few = agent.kernel.tables.load(_stack([soon]), now_s)
+    many = agent.kernel.tables.load(_stack([*_many(60_000), soon]), now_s)
+
+    assert (few.next_end_s, many.next_end_s) == (now_s + 1, now_s + 3)
+
+
 def test_a_load_that_fails_leaves_the_old_generation_and_no_memory(
     agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

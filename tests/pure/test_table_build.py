@@ -218,6 +218,20 @@ def test_what_the_budget_leaves_out_is_counted() -> None:
     assert table.build.over_budget == 4
 
 
+def test_setting_notes_ends_and_leaves_out_what_has_no_budget() -> None:
+    entries = [
+        (key, group) for (key, _), group in zip(ip4_entries(4), (BLOCK, OVER_BUDGET, SUSPECT, BLOCK), strict=True)
+    ]
+    table = Table(1, 4)
+    assert table.fill(columns(Section.IP4, ip4_entries(2))) == 0
+
+    assert table.set(columns(Section.IP4, entries), bytes([ALLOW, ALLOW, SUSPECT, 0]), [0, 300, 200, 100]) == 0
+
+    assert asked(table, entries) == [ALLOW, 0, SUSPECT, 0]
+    counted = table.build.entries, table.build.over_budget, table.build.expired, table.build.next_end_s
+    assert counted == (2, 1, 1, 200)
+
+
 def test_a_length_that_is_skipped_is_counted() -> None:
     key = NET.pack(bytes(range(16)), 64, 0, 0)
     table = Table(1, 4)
