@@ -44,7 +44,7 @@ _WORDS = {
     "kind": "a kind that feeds may not have; want sha256, ip, cidr or domain",
     "end": f"no end, or one more than {FEED_DAYS} days after the list was made",
     "size of network": "a port, or a network shorter than /8 (IPv6: /16)",
-    "number of entries": f"more than {EMERGENCY_ENTRIES} entries",
+    "number of entries": "more entries than it may",
 }
 
 
@@ -53,6 +53,8 @@ def check_limits(part: Generation, layer: Layer) -> None:
     limits = LIMITS.get(layer)
     if limits is None:
         return
+    if part.total > limits.entries:  # a delta's is what stands after it; installing holds it to that
+        raise BleInvalid(f"{layer.role} holds {part.total} entries, want at most {limits.entries}")
     wanted = ffi.new("struct mamplus_ble_limits *")
     wanted.entries, wanted.life_s, wanted.prefix4, wanted.prefix6 = (
         limits.entries, limits.life_s, limits.prefix4, limits.prefix6,

@@ -54,13 +54,13 @@ def update_here(
         before = _before(store, enterprise)
         trust = Trust(state, device_id=enterprise.device_id)
         with _source(enterprise, source, work, total_s) as opened:
-            offered = trust.verify(opened, work / "1", _held(before), now_s=clock.accept_s())
+            offered = trust.verify(opened, work / "1", held_of(before), now_s=clock.accept_s())
             verified_ns = time.monotonic_ns()
             try:
                 record = _prepared(store, offered, before, source or "network", enterprise)
             except DeltaMisfit as misfit:  # what is installed is not what the record says of it: the list mends it
                 store.note = f"{misfit}; took the whole list"
-                offered = trust.verify(opened, work / "2", _held(before), now_s=clock.accept_s(), lists_only=True)
+                offered = trust.verify(opened, work / "2", held_of(before), now_s=clock.accept_s(), lists_only=True)
                 record = _prepared(store, offered, before, source or "network", enterprise)
         trust.remember()
         clock.confirm(offered.signed_at_s)  # the enterprise's time: the device's clock cannot be before it
@@ -89,7 +89,8 @@ def _before(store: BleStore, enterprise: Enterprise) -> Installed | None:
     return installed if installed and installed.enterprise_id in ("", enterprise.enterprise_id) else None
 
 
-def _held(before: Installed | None) -> dict[Layer, Held]:
+def held_of(before: Installed | None) -> dict[Layer, Held]:
+    """Return what is installed of each layer, as `trust` asks for it."""
     layers = before.layers if before else ()
     return {
         one.which: Held(one.number, one.entries, bytes.fromhex(one.root), one.created_s) for one in layers
