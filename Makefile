@@ -2,12 +2,13 @@
 # One verb a line; `make help` lists them. What each needs, `packaging/build` installs.
 
 PYTHON := .venv/bin/python
-SHELL_SCRIPTS := .ci/run packaging/build packaging/check-machine packaging/lock packaging/install-completion
+SHELL_SCRIPTS := .ci/run packaging/build packaging/check-machine packaging/lock packaging/install-completion tests/fuzz/build-list-fuzz
 TEST_JOBS ?= 2
 ONCE ?=
+RUNS ?= 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-quick lint bench wheel lock clean
+.PHONY: help build run test test-quick lint fuzz bench wheel lock clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -30,6 +31,9 @@ lint: build ## ruff, mypy, shellcheck
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@shellcheck $(SHELL_SCRIPTS)
+
+fuzz: build ## feed RUNS=1000000 mutated lists and bundles to all that reads them
+	@$(PYTHON) -m tests.fuzz.run $(RUNS)
 
 bench: build ## measure against the peers; results in bench/results
 	@$(PYTHON) -m bench

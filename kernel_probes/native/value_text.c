@@ -86,8 +86,10 @@ static enum mamplus_path_item escaped_byte(const unsigned char *text, uint32_t l
 	high = hex_digit(text[*at]);
 	low = hex_digit(text[*at + 1]);
 	*at += 2;
+	if (high < 0 || low < 0)
+		return MAMPLUS_PATH_BAD;
 	*byte = (unsigned char)(high << 4 | low);
-	return high < 0 || low < 0 || !*byte ? MAMPLUS_PATH_BAD : MAMPLUS_PATH_BYTE;
+	return *byte ? MAMPLUS_PATH_BYTE : MAMPLUS_PATH_BAD;
 }
 
 static enum mamplus_path_item plain_byte(unsigned char seen, unsigned char *byte)
