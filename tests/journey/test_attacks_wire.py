@@ -65,6 +65,16 @@ def test_other_bytes_in_any_file_are_refused_or_change_nothing(device: Device, r
             assert said.number == repository.version
 
 
+def test_a_list_with_another_remark_is_refused_by_its_hash(device: Device, repository: Repository) -> None:
+    """The format holds it for a list, and its header names the signed root: only length and hash tell."""
+    repository.publish(entries(201, reason="honest"))
+    name = next(name for name, data in repository.files.items() if name.endswith(".mble") and b"honest" in data)
+    forged = repository.files[name].replace(b"honest", b"forged")
+
+    with pytest.raises(BleInvalid, match="does not belong to the others"):
+        device.verify(Files({**repository.files, name: forged}))
+
+
 @pytest.mark.parametrize("content", [b"no zlib", zlib.compress(b"no list"), b""], ids=["noise", "no list", "empty"])
 def test_a_signed_delta_that_is_no_delta_is_refused(device: Device, repository: Repository, content: bytes) -> None:
     repository.publish(entries(201))

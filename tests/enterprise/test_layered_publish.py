@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Publishing by layer: one counter, what a key may say, deltas that are kept, and a server without all keys."""
+
+import hashlib
+import time
+from pathlib import Path
+
+import pytest
+
+from mamplus_enterprise.ble import author, repository, shelf
+from mamplus_enterprise.ble.keys import load_signers
+from mamplus_enterprise.ble.publish import Request, publish
+from mamplus_enterprise.ble.roles import ONLINE, SIGNING
+from mamplus_enterprise.home import Home
+from mamplus_enterprise.storage.store import Store
+from mamplus_host.ble.entry import Kind
+from mamplus_host.ble.layer import Layer
+from mamplus_host.ble.update_helper import update_here
+from mamplus_host.verdicts import Verdict
+from tests.enterprise.company import Company
+from tests.journey.repository import Repository
+
+DAY_S = 86_400
+
+
+def add(company: Company, value: str, layer: Layer, *, until: int = 0, verdict: Verdict = Verdict.BLOCK) -> None:
+    store = Store(Home.open(company.dir))
+    draft = author.Draft(kind=Kind.DOMAIN, value=value, verdict=verdict, valid_until=until, layer=layer)
+    with store.writing() as session:
+        author.add(session, draft, who="test")
+    store.close()
+
+
+def draft(value: str) -> author.Draft:
+    return author.Draft(kind=Kind.DOMAIN, value=value, verdict=Verdict.BLOCK)
+
+
+def numbers(company: Company) -> dict[str, int]:
+    return {layer.word: state.number for layer, state in repository.layers(Home.open(company.dir)).items()}
+
+
+def in_days(days: float) -> int:
+    return int(time.time() + days * DAY_S)
+
+
+class Device:
+    """A device that is enrolled with a company, and reads its repository as a directory."""
+
+    def __init__(self, company: Company, state: Path) -> None:
+        self.company, self.state = company, state
+        (state / "trust").mkdir(parents=True)
+        (state / "identity").mkdir()
+        (state / "trust" / "root.json").write_bytes(repository.first_root(Home.open(company.dir)))
+        Repository.belong(state, "https://127.0.0.1:1", "0" * 64)
+
+    def update(self) -> list[str]:
+        """Return the deltas that an update took; the list's name when it took that."""
+        return list(update_here(self.state, str(self.company.dir / "repository")).patched)
+
+
+def test_each_layer_that_changed_takes_the_next_number_and_no_other(quiet: Company) -> None:
+    add(quiet, "a.example", Layer.ENTERPRISE)
+    quiet.run("ble", "publish")
+    add(quiet, "b.example", Layer.FEEDS, until=in_days(10))
+    add(quiet, "c.example", Layer.EMERGENCY)
+    said = quiet.run("ble", "publish")
+
+    assert said == "published generation 4 with 3 entries\n"
+    assert numbers(quiet) == {"enterprise": 2, "emergency": 3, "feeds": 4}
+
+
+def test_one_layer_can_be_published_alone(quiet: Company) -> None:
+    add(quiet, "a.example", Layer.ENTERPRISE)
+    add(quiet, "b.example", Layer.FEEDS, until=in_days(10))
+
+    quiet.run("ble", "publish", "--layer", "feeds")
+
+    assert numbers(quiet) == {"enterprise": 1, "emergency": 1, "feeds": 2}
+
+
+@pytest.mark.parametrize(
+    ("layer", "fields", "words"),
+    [
+        (Layer.FEEDS, {}, "no end"),
+        (Layer.FEEDS, {"until": in_days(200)}, "no end, or one more than 90 days"),
+        (Layer.FEEDS, {"until": in_days(10), "verdict": Verdict.ALLOW}, "other than block and suspect"),
+        (Layer.EMERGENCY, {"verdict": Verdict.ALLOW}, "other than block and suspect"),
+    ],
+)
+def test_what_a_layers_key_may_not_say_is_refused_before_it_signs(
+    quiet: Company, layer: Layer, fields: dict[str, object], words: str
+) -> None:
+    add(quiet, "shop.example", layer, **fields)  # type: ignore[arg-type]
+
+    refused = quiet.attempt("ble", "publish")
+
+    assert refused.returncode == 1
+    assert words in refused.stderr
+    assert "'shop.example'" in refused.stderr
+    assert set(numbers(quiet).values()) == {1}
+
+
+def test_the_newest_deltas_are_kept_and_a_device_follows_them(quiet: Company, tmp_path: Path) -> None:
+    home = Home.open(quiet.dir)
+    store, signers = Store(home), load_signers(home, None)
+    with store.writing() as session:
+        for number in range(300):
+            author.add(
+                session, author.Draft(kind=Kind.DOMAIN, value=f"n{number}.example", verdict=Verdict.BLOCK), who="t"
+            )
+    publish(home, store, signers, Request("test", "many"))
+    device = Device(quiet, tmp_path / "device")
+    device.update()
+    for number in range(shelf.KEPT_DELTAS + 3):
+        with store.writing() as session:
+            author.add(
+                session, author.Draft(kind=Kind.DOMAIN, value=f"x{number}.example", verdict=Verdict.BLOCK), who="t"
+            )
+        publish(home, store, signers, Request("test", "one more"))
+        if number == 2:
+            assert device.update() == [f"enterprise-{at}-{at + 1}.delta.mble" for at in (2, 3, 4)]
+    store.close()
+
+    folder = home.targets / "ble-enterprise"
+    role = repository.read(home).delegated["ble-enterprise"]
+    assert len([name for name in role.targets if name.endswith(".delta")]) == shelf.KEPT_DELTAS
+    assert len(list(folder.glob("*.delta"))) <= shelf.KEPT_DELTAS + repository.KEPT_VERSIONS
+    assert len(list(folder.glob("*.list.mble"))) == shelf.KEPT_LISTS
+    assert not [path for path in folder.iterdir() if path.suffix not in (".mble", ".delta")]
+    assert len(device.update()) == shelf.KEPT_DELTAS
+
+
+def test_a_publisher_that_died_before_its_row_is_followed_by_a_list_without_a_delta(
+    quiet: Company, tmp_path: Path
+) -> None:
+    add(quiet, "a.example", Layer.ENTERPRISE)
+    quiet.run("ble", "publish")
+    quiet.change("DELETE FROM generations WHERE number = 2")
+    device = Device(quiet, tmp_path / "device")
+    device.update()
+    add(quiet, "b.example", Layer.ENTERPRISE)
+    quiet.run("ble", "publish")
+
+    assert device.update() == []
+    assert numbers(quiet)["enterprise"] == 3
+
+
+def test_a_server_without_the_administrators_key_blocks_at_once_and_says_how(company: Company) -> None:
+    for key in (company.dir / "keys").glob("ble-enterprise.*"):
+        key.rename(company.dir / key.name)
+    company.stop()
+    company.serve()
+    value = hashlib.sha256(b"tool").hexdigest()
+    alert = company.device().sent(indicator={"kind": "sha256", "value": value})
+
+    answer = company.admin("POST", f"/alerts/{alert}/confirm", {"reason": "seen"})
+
+    assert (answer.status, answer.body["layer"], answer.body["generation"]) == (200, "emergency", 2)
+    assert numbers(company) == {"enterprise": 1, "emergency": 2, "feeds": 1}
+
+
+def test_a_server_without_the_administrators_key_allows_nothing_but_keeps_the_answer(company: Company) -> None:
+    for key in (company.dir / "keys").glob("ble-enterprise.*"):
+        key.rename(company.dir / key.name)
+    company.stop()
+    company.serve()
+    value = hashlib.sha256(b"tool").hexdigest()
+    alert = company.device().sent(indicator={"kind": "sha256", "value": value})
+
+    answer = company.admin("POST", f"/alerts/{alert}/dismiss", {"reason": "ours"})
+    for key in company.dir.glob("ble-enterprise.*"):
+        key.rename(company.dir / "keys" / key.name)
+    company.run("ble", "publish")
+
+    assert answer.status == 500
+    assert "role ble-enterprise wants 1 of its 1 keys" in answer.body["detail"]
+    assert numbers(company) == {"enterprise": 2, "emergency": 1, "feeds": 1}
+
+
+def test_a_block_is_not_hidden_below_an_allow_of_the_administrators(company: Company) -> None:
+    """Below an `allow` the emergency layer's block would count for nothing: the answer waits for the key."""
+    value = hashlib.sha256(b"tool").hexdigest()
+    company.run("ble", "add", "sha256", value, "--verdict", "allow")
+    company.run("ble", "publish")
+    for key in (company.dir / "keys").glob("ble-enterprise.*"):
+        key.rename(company.dir / key.name)
+    company.stop()
+    company.serve()
+    alert = company.device().sent(indicator={"kind": "sha256", "value": value})
+
+    answer = company.admin("POST", f"/alerts/{alert}/confirm", {"reason": "seen"})
+
+    assert answer.status == 500
+    assert "role ble-enterprise" in answer.body["detail"]
+
+
+def test_every_role_is_renewed_before_it_ends(quiet: Company, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home.open(quiet.dir)
+    signers = load_signers(home, None, SIGNING)
+    every = ["root", "targets", "snapshot", "timestamp", "policy", *(layer.role for layer in Layer)]
+    assert repository.aged(home) == []
+    monkeypatch.setattr("mamplus_enterprise.ble.roles.is_aged", lambda _role, _expires: True)
+
+    online = repository.renew(home, {role: signers[role] for role in ONLINE})
+    all_of_them = repository.renew(home, signers)
+
+    assert (online, all_of_them) == ([role for role in every if role not in ("root", "targets")], every)
+    assert repository.read(home).root.version == 2
+
+
+def test_a_carrier_for_one_device_says_so_in_its_timestamp(quiet: Company, tmp_path: Path) -> None:
+    quiet.run("ble", "export", tmp_path / "c.tar", "--device", "ab" * 32)
+    refused = quiet.attempt("ble", "export", tmp_path / "d.tar", "--device", "someone")
+
+    assert b'"device":"' + b"ab" * 32 in (tmp_path / "c.tar").read_bytes()
+    assert (refused.returncode, "64 hex digits" in refused.stderr) == (2, True)
