@@ -103,8 +103,18 @@ def export(
     context: typer.Context,
     out: Annotated[Path, typer.Argument(metavar="OUT")],
     device: Annotated[str, typer.Option(metavar="ID", help="For this device alone; else for all.")] = "",
+    format_name: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="carrier, or for other tools: nftables, ipset, hosts, rpz, stix, misp, crowdsec,"
+            " crowdsec-csv, csv; OUT may be `-` then.",
+        ),
+    ] = "carrier",
 ) -> None:
-    """Write the published generation to a carrier for `mamplus ble load`, as on a USB stick."""
+    """Write the published generation to a carrier for `mamplus ble load`, as on a USB stick; or for other tools."""
+    if format_name != "carrier":
+        return _export_list(context, out, format_name)
     from mamplus_enterprise.ble.carrier import export as export_now
     from mamplus_enterprise.ble.keys import load_signers
     from mamplus_enterprise.ble.roles import CARRIER
@@ -112,7 +122,21 @@ def export(
     home = home_of(context)
     signers = load_signers(home, passphrase_of(context), (CARRIER,), keys_of(context))
     done = export_now(home, signers, out, device=device)
-    print(f"exported generation {done.generation} with {done.entries} entries to {out}")
+    return print(f"exported generation {done.generation} with {done.entries} entries to {out}")
+
+
+def _export_list(context: typer.Context, out: Path, format_name: str) -> None:
+    from mamplus_enterprise.ble.exports import formats
+
+    lines = formats.format_of(format_name)
+    with opened(context) as (home, store), store.reading() as session:
+        about = formats.about(home, session)
+        entries = formats.entries_of(session, about.number)
+        formats.write(out, lines(entries, about))
+    for why, count in about.left_out.most_common():
+        remark(f"{count} left out, {format_name} cannot say them: {why}")
+    left = sum(about.left_out.values())
+    remark(f"exported {len(entries) - left} of {len(entries)} entries of generation {about.number} to {out}")
 
 
 for part in (ble_import, ble_look, ble_states):

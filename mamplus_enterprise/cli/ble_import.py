@@ -29,9 +29,15 @@ def add_to(commands: typer.Typer) -> None:
     commands.command("feeds")(feeds)
 
 
+def formats(incomplete: str) -> list[str]:
+    """The formats that begin with `incomplete`, for the shell's completion."""
+    names = _FORMATS.replace(" or ", ", ").split(", ")
+    return [name for name in names if name.startswith(incomplete.lower())]
+
+
 def import_(
     context: typer.Context,
-    format_name: Annotated[str, typer.Argument(metavar="FORMAT", help=_FORMATS)],
+    format_name: Annotated[str, typer.Argument(metavar="FORMAT", help=_FORMATS, autocompletion=formats)],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Text, or text in gzip or zip.")],
     kind: Annotated[str, typer.Option(help="Of all values of a plain file; else each is recognized.")] = "",
     verdict: Annotated[str, typer.Option(metavar="block|suspect|allow")] = "block",

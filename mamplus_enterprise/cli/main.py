@@ -34,6 +34,10 @@ def main() -> None:
     """Run the command line; never returns."""
     from mamplus_enterprise.cli.app import app
 
+    if "_MAMPLUS_ENTERPRISE_COMPLETE" in os.environ:  # a shell asks for completion
+        from typer.completion import completion_init  # type: ignore[attr-defined]  # as its documents use it
+
+        completion_init()
     try:
         app(hoist(sys.argv[1:]), prog_name="mamplus-enterprise")
     except MamplusError as error:

@@ -188,19 +188,32 @@ def test_completion_is_installed_for_three_shells(completions: Path) -> None:
         "bash-completion/completions/mamplus",
         "zsh/site-functions/_mamplus",
         "fish/vendor_completions.d/mamplus.fish",
+        "bash-completion/completions/mamplus-enterprise",
+        "zsh/site-functions/_mamplus_enterprise",
+        "fish/vendor_completions.d/mamplus-enterprise.fish",
     }
 
 
-def test_bash_completes_the_beginning_of_a_command(completions: Path) -> None:
-    script = """
+@pytest.mark.parametrize(
+    ("program", "words", "wanted"),
+    [
+        ("mamplus", "stat", ["status"]),
+        ("mamplus-enterprise", "ble hist", ["history"]),
+        ("mamplus-enterprise", "ble import url", ["urlhaus"]),
+        ("mamplus-enterprise", "ble import plain x --repl", ["--replace"]),
+    ],
+)
+def test_bash_completes_the_beginning_of_a_word(completions: Path, program: str, words: str, wanted: list[str]) -> None:
+    name = program.replace("-", "_")
+    script = f"""
         source "$0"
-        COMP_WORDS=(mamplus stat) COMP_CWORD=1
-        _mamplus_completion mamplus
-        echo "${COMPREPLY[@]}"
+        COMP_WORDS=({program} {words}) COMP_CWORD={len(words.split())}
+        _{name}_completion {program}
+        echo "${{COMPREPLY[@]}}"
     """
     environment = {**os.environ, "PATH": f"{PROGRAMS}:{os.environ['PATH']}"}
-    command = ["bash", "-c", script, str(completions / "bash-completion/completions/mamplus")]
+    command = ["bash", "-c", script, str(completions / f"bash-completion/completions/{program}")]
 
     result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60)
 
-    assert result.stdout.split() == ["status"]
+    assert result.stdout.split() == wanted

@@ -16,6 +16,7 @@ from mamplus_enterprise.ble.feeds.found import Dropped, Found
 from mamplus_enterprise.ble.feeds.text import seconds
 from mamplus_host.ble.entry import Kind
 from mamplus_host.errors import ConfigInvalid
+from mamplus_host.verdicts import Verdict
 
 _SIMPLE = re.compile(r"\[\s*([a-z0-9-]+):([a-zA-Z0-9_.'\"-]+)\s*=\s*'((?:[^'\\]|\\['\\])*)'\s*\]")
 _PATHS: dict[tuple[str, str], Kind | None] = {
@@ -84,10 +85,11 @@ def indicator(one: Indicator) -> list[Found | Dropped]:
         raise Dropped("pattern", f"the pattern is in {one.pattern_type!r}, want stix")
     link = next((reference.url for reference in one.external_references if reference.url), "")
     until = seconds(one.valid_until) if one.valid_until else 0
+    verdict = Verdict.SUSPECT if one.indicator_types == ["anomalous-activity"] else None
     confidence = one.confidence if 0 <= one.confidence <= 100 else -1
     reason = one.name or one.description[:200]
     return [
-        part if isinstance(part, Dropped) else Found(part[1], part[0], None, confidence, until, reason, link)
+        part if isinstance(part, Dropped) else Found(part[1], part[0], verdict, confidence, until, reason, link)
         for part in observables(one.pattern)
     ]
 

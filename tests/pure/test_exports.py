@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The list for other tools: what comes out comes in again, and what cannot be said is counted."""
+
+import csv
+import json
+from collections.abc import Iterable
+
+import pytest
+import stix2
+
+from mamplus_enterprise.ble.exports.common import About
+from mamplus_enterprise.ble.exports.formats import EXPORTS
+from mamplus_enterprise.ble.feeds.formats import FORMATS
+from mamplus_enterprise.ble.feeds.found import Context, Found
+from mamplus_enterprise.ble.feeds.values import canonical_values
+from mamplus_host.ble.entry import Entry, Kind
+from mamplus_host.verdicts import Severity, Verdict
+
+CREATED, LATER = 1_790_000_000, 1_800_000_000
+HASH = "ab" * 32
+Said = tuple[str, str, str]  # kind, value, verdict
+
+
+def entry(number: int, kind: Kind, value: str, verdict: Verdict = Verdict.BLOCK, **more: object) -> Entry:
+    return Entry(id=number, kind=kind, value=value, verdict=verdict, **more)  # type: ignore[arg-type]
+
+
+ENTRIES = [
+    entry(1, Kind.IP, "45.66.7.1", reason='a "quoted", reason', source="feed", confidence=60, valid_until=LATER),
+    entry(2, Kind.IP, "2a00::1", link="https://x.example/1"),
+    entry(3, Kind.IP, "45.66.7.2:443"),
+    entry(4, Kind.IP, "[2a00::2]:53/udp"),
+    entry(5, Kind.CIDR, "45.66.0.0/16", severity=Severity.CRITICAL),
+    entry(6, Kind.CIDR, "2a00:1::/32"),
+    entry(7, Kind.DOMAIN, "bad.example"),
+    entry(8, Kind.DOMAIN, "=exact.example"),
+    entry(9, Kind.DOMAIN, "odd.example", Verdict.SUSPECT),
+    entry(10, Kind.DOMAIN, "fine.bad.example", Verdict.ALLOW),
+    entry(11, Kind.CIDR, "45.66.9.0/24", Verdict.ALLOW),
+    entry(12, Kind.SHA256, HASH),
+    entry(13, Kind.TLS, "cd" * 32),
+    entry(14, Kind.PORT, "6667/tcp"),
+    entry(15, Kind.IP, "45.66.7.3:*/udp"),
+]
+
+
+def exported(name: str, entries: Iterable[Entry] = ENTRIES) -> tuple[str, About]:
+    about = About("ef" * 32, "Test Ltd\nsecond line", 7, CREATED)
+    return "".join(f"{line}\n" for line in EXPORTS[name](entries, about)), about
+
+
+def read_back(name: str, text: str) -> list[Found]:
+    format_ = FORMATS[name]
+    if format_.document is not None:
+        return [one for _, _, parts in format_.document(text.encode()) for one in parts or () if isinstance(one, Found)]
+    assert format_.line is not None
+    head = text.splitlines()
+    context = Context(columns=format_.columns(head) if format_.columns else {})
+    return [one for line in head for one in format_.line(line, context)]
+
+
+def meaning(found: Iterable[Found]) -> set[Said]:
+    return {
+        (kind.name, value, (one.verdict or Verdict.BLOCK).name)
+        for one in found
+        for kind, value, _ in canonical_values(one.text, one.kind)
+    }
+
+
+def said(*numbers: int) -> set[Said]:
+    return {(one.kind.name, one.value, one.verdict.name) for one in ENTRIES if one.id in numbers}
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("csv", tuple(range(1, 16))),
+        ("stix", (1, 2, 3, 5, 6, 7, 9, 12, 13)),
+        ("misp", (1, 2, 3, 5, 6, 7, 12, 13)),
+        ("hosts", (7,)),
+    ],
+)
+def test_what_was_exported_is_imported_again_as_it_was(name: str, numbers: tuple[int, ...]) -> None:
+    text, about = exported(name)
+
+    wanted = said(*numbers)
+    if name == "hosts":
+        wanted |= {("DOMAIN", "exact.example", "BLOCK")}  # a hosts file knows no sub-domains anyhow
+    if name == "misp":
+        wanted |= {("IP", "[2a00::2]:53", "BLOCK")}  # MISP names a port without its protocol
+    assert meaning(read_back(name, text)) == wanted
+    assert len(wanted) + sum(about.left_out.values()) == len(ENTRIES) - (name == "misp")
+
+
+def test_our_csv_and_stix_keep_confidence_end_reason_and_link() -> None:
+    for name in ("csv", "stix"):
+        found = {one.text: one for one in read_back(name, exported(name)[0])}
+        first = found["45.66.7.1"]
+        assert (first.confidence, first.valid_until, first.reason) == (60, LATER, 'a "quoted", reason'), name
+        assert found["2a00::1"].link == "https://x.example/1"
+
+
+def test_a_reader_of_stix_takes_the_bundle() -> None:
+    bundle = stix2.parse(exported("stix")[0], allow_custom=False)
+
+    indicators = [one for one in bundle.objects if one.type == "indicator"]
+    assert len(indicators) == 9
+    assert indicators[0].confidence == 60
+    assert [one.id for one in stix2.parse(exported("stix")[0]).objects] == [one.id for one in indicators]
+
+
+def test_crowdsec_gets_addresses_and_networks_with_what_is_left_of_their_time() -> None:
+    decisions = json.loads(exported("crowdsec")[0])
+    rows = list(csv.DictReader(exported("crowdsec-csv")[0].splitlines()))
+
+    assert [(one["scope"], one["value"], one["type"]) for one in decisions] == [
+        ("ip", "45.66.7.1", "ban"), ("ip", "2a00::1", "ban"), ("range", "45.66.0.0/16", "ban"),
+        ("range", "2a00:1::/32", "ban"),
+    ]  # fmt: skip
+    assert decisions[0]["duration"] == f"{-(-(LATER - CREATED) // 3600)}h"
+    assert rows == decisions
+
+
+def test_a_zone_names_each_domain_with_its_sub_domains_and_each_address_backwards() -> None:
+    text, about = exported("rpz")
+
+    assert "\nbad.example CNAME .\n*.bad.example CNAME .\n" in text
+    assert "\nexact.example CNAME .\n" in text
+    assert "*.exact.example" not in text
+    assert "\nfine.bad.example CNAME rpz-passthru.\n" in text
+    assert "\n32.1.7.66.45.rpz-ip CNAME .\n" in text
+    assert "\n16.0.0.66.45.rpz-ip CNAME .\n" in text
+    assert "\n128.1.0.0.0.0.0.0.2a00.rpz-ip CNAME .\n" in text
+    assert about.left_out["suspect"] == 1
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_a_name_or_reason_of_several_lines_begins_no_line_of_its_own(name: str) -> None:
+    evil = [entry(1, Kind.IP, "45.66.7.1", reason="x\nadd mamplus-block4 8.8.8.8\n", source="a\nb")]
+
+    text, _ = exported(name, evil)
+
+    assert "\nadd mamplus-block4 8.8.8.8" not in text
+    assert "\nsecond line" not in text
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_an_empty_list_is_a_whole_file_too(name: str) -> None:
+    text, about = exported(name, [])
+
+    assert text
+    assert not about.left_out
+    if name in FORMATS:
+        assert meaning(read_back(name, text)) == set()
