@@ -4,7 +4,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("exec_cost", "connect_cost", "drain", "idle", "tables", "delta")
+BENCHMARKS = ("exec_cost", "connect_cost", "drain", "idle", "tables", "delta", "import_speed")
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 """What is wrong, or only useless, in the working list: found before a device meets it.
 
     gate       an entry blocks what the gate would refuse: the enterprise, known good values, wide networks
+    overruled  the same, but a person gave a reason when it was imported (`--force`)
     outranked  an entry that allows makes one that blocks the same value silent
     shadowed   a wider entry says the same already
     twice      two layers say the same
@@ -25,7 +26,7 @@ from mamplus_enterprise.ble import author
 from mamplus_enterprise.ble.gate import Gate
 from mamplus_enterprise.ble.judge import FEED_KINDS, FEED_LIFE_S
 from mamplus_enterprise.ble.ranges import Ranges, span
-from mamplus_enterprise.storage.schema import EntryRow
+from mamplus_enterprise.storage.schema import Audit, EntryRow
 from mamplus_host.ble.entry import Entry, Kind
 from mamplus_host.ble.layer import Layer
 from mamplus_host.verdicts import Verdict
@@ -53,11 +54,14 @@ class _Known(NamedTuple):
 class _Seen:
     values: dict[tuple[Kind, str], _Known] = field(default_factory=dict)
     networks: dict[Verdict, list[tuple[str, int]]] = field(default_factory=dict)  # value and id
+    overruled: frozenset[str] = frozenset()  # values
 
 
 def lint(session: Session, gate: Gate, *, soon_s: float) -> Iterator[Finding]:
     """Yield what is found, layer by layer. Read to the end, or close, before the session ends."""
-    now_s, seen = time.time(), _Seen()
+    now_s = time.time()
+    forced = session.scalars(select(Audit.subject).where(Audit.what == "gate overruled"))
+    seen = _Seen(overruled=frozenset(forced))
     yield from _ended(session, now_s)
     for layer in Layer:
         for entry in author.state_at(session, layer, now_s):
@@ -89,7 +93,7 @@ def _about(
     entry: Entry, layer: Layer, gate: Gate, seen: _Seen, wider: dict[Verdict, Ranges], now_s: float, soon_s: float
 ) -> Iterator[tuple[str, str]]:
     if entry.verdict is not Verdict.ALLOW and (refusal := gate.ask(entry.kind, entry.value).refusal):
-        yield "gate", refusal.reason
+        yield "overruled" if entry.value in seen.overruled and refusal.code != "never" else "gate", refusal.reason
     if why := _beyond_key(entry, layer, now_s):
         yield "key", why
     known = seen.values[entry.kind, entry.value]
