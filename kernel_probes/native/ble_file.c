@@ -147,7 +147,8 @@ int mamplus_ble_open(const unsigned char *data, uint64_t size, struct mamplus_bl
 	if (file->strings != file->groups + (uint64_t)file->group_count * MAMPLUS_BLE_GROUP_SIZE || file->strings > size ||
 	    file->strings_size != size - file->strings || file->strings_size < 2 || file->strings_size >> 32)
 		return ble_fail(fault, "length", 0, 0);
-	return 0;
+	/* Who writes a list anew points all that is empty at offset 0. */
+	return get16(data + file->strings) ? ble_fail(fault, "first text, which is empty,", 0, 0) : 0;
 }
 
 /* RFC 3629: how many bytes the character at `at` has, 0 when it is none. */

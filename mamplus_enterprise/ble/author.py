@@ -17,10 +17,13 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, func, literal_column, or_, select
 from sqlalchemy.orm import Session
 
+from mamplus_enterprise.ble.rules import check_rule
 from mamplus_enterprise.errors import Unknown
 from mamplus_enterprise.storage.schema import EntryRow, GenerationRow
 from mamplus_enterprise.storage.store import note
+from mamplus_host.ble.encode import leaves_a_gap
 from mamplus_host.ble.entry import MAX_TEXT_BYTES, Entry, Kind
+from mamplus_host.ble.guard import is_system
 from mamplus_host.ble.layer import Layer
 from mamplus_host.errors import ConfigInvalid
 from mamplus_host.verdicts import Severity, Verdict
@@ -47,6 +50,12 @@ class Draft:
     def __post_init__(self) -> None:
         for name in ("source", "reason", "message", "link"):
             check_text(name, getattr(self, name))
+        check_rule(self.kind, self.value)
+        if self.verdict is not Verdict.ALLOW and is_system(self.kind, self.value):
+            raise ConfigInvalid(
+                f"{self.kind.name.lower()} {self.value} cannot be refused: without its programs there is no device;"
+                " name the programs instead, by sha256 or path"
+            )
 
 
 def check_text(name: str, text: str) -> None:
@@ -114,6 +123,7 @@ def add(session: Session, draft: Draft, *, who: str) -> tuple[EntryRow, EntryRow
     replaced = in_force(session, draft.kind, draft.value, draft.layer)
     now_s = moment(session)
     if replaced is not None:
+        _refuse_gap(draft, replaced)
         replaced.removed_at = now_s
         session.flush()  # its place must be free before the new row comes
     row = EntryRow(**fields_of(draft), added_at=now_s)
@@ -123,6 +133,16 @@ def add(session: Session, draft: Draft, *, who: str) -> tuple[EntryRow, EntryRow
     detail += "" if draft.layer is Layer.ENTERPRISE else f", layer {draft.layer.name.lower()}"
     note(session, who=who, what="entry added", subject=f"{draft.kind.name.lower()} {draft.value}", detail=detail)
     return row, replaced
+
+
+def _refuse_gap(draft: Draft, replaced: EntryRow) -> None:
+    """Raise ConfigInvalid when `draft` allows for a while what would be refused after that, and then no more."""
+    before = entry_of(replaced)
+    if leaves_a_gap(draft, before):
+        raise ConfigInvalid(
+            f"entry {before.id} says {before.verdict.name.lower()} for longer than this allow lasts, and would be gone"
+            f" for good; leave --until away and remove the allow when its time is over, or remove {before.id} first"
+        )
 
 
 def fields_of(draft: Draft) -> dict[str, Any]:

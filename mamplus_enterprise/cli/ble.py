@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mamplus_enterprise.cli import ble_import, ble_look, ble_states
+from mamplus_enterprise.cli.kinds import brief, kinds, text_of
 from mamplus_enterprise.cli.shared import home_of, keys_of, opened, passphrase_of, remark, who
+from mamplus_host.ble.entry import EXAMPLES, KIND_NAMES
 
 if TYPE_CHECKING:
     pass
@@ -22,8 +24,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON for machines.")]
 @commands.command("add")
 def add(
     context: typer.Context,
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="sha256, ip, cidr or domain.")],
-    value: Annotated[str, typer.Argument(metavar="VALUE")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"{', '.join(KIND_NAMES)}.", autocompletion=kinds)],
+    value: Annotated[str, typer.Argument(metavar="VALUE", help=f"{EXAMPLES} Of yara and sigma also @FILE.")],
     verdict: VerdictName,
     until: Until = "",
     reason: Annotated[str, typer.Option(help="For administrators.")] = "",
@@ -41,7 +43,8 @@ def add(
     from mamplus_host.ble.entry import canonical, parse_kind
     from mamplus_host.verdicts import Verdict
 
-    parsed, stored = settled(parse_kind(kind), canonical(parse_kind(kind), value))
+    named = parse_kind(kind)
+    parsed, stored = settled(named, canonical(named, text_of(named, value)))
     draft = author.Draft(
         kind=parsed, value=stored, verdict=author.parse_verdict(verdict), severity=author.parse_severity(severity),
         valid_until=author.parse_until(until, time.time()) if until else 0, source=who(), reason=reason,
@@ -54,7 +57,7 @@ def add(
         remark(f"the gate would not take that from a feed: {refusal.reason}")
     if replaced is not None:
         remark(f"replaces entry {replaced.id}")
-    print(f"entry {row.id}: {draft.verdict.name.lower()} {parsed.name.lower()} {draft.value}")
+    print(f"entry {row.id}: {draft.verdict.name.lower()} {parsed.name.lower()} {brief(draft.value)}")
     _not_published()
 
 
@@ -65,7 +68,7 @@ def remove(context: typer.Context, entry_id: Annotated[int, typer.Argument(metav
 
     with opened(context) as (_home, store), store.writing() as session:
         row = author.remove(session, entry_id, who=who())
-    print(f"removed entry {row.id}: {row.value}")
+    print(f"removed entry {row.id}: {brief(row.value)}")
     _not_published()
 
 

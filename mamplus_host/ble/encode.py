@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
+from typing import Protocol
 
 from mamplus_host.ble import native
 from mamplus_host.ble.endpoint import endpoint
@@ -143,7 +144,17 @@ def _winner(rivals: Sequence[Entry]) -> Entry:
     return max(lasting, key=lambda entry: (entry.verdict, entry.id))
 
 
-def leaves_a_gap(allow: Entry, other: Entry) -> bool:
+class Said(Protocol):
+    """What an entry, or a draft of one, says and until when."""
+
+    @property
+    def verdict(self) -> Verdict: ...
+
+    @property
+    def valid_until(self) -> int: ...
+
+
+def leaves_a_gap(allow: Said, other: Said) -> bool:
     """Say whether `allow` ends while `other`, about the same value, would still refuse or suspect it."""
     if allow.verdict is not Verdict.ALLOW or not allow.valid_until:
         return False

@@ -62,6 +62,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 KIND_NAMES = tuple(kind.name.lower() for kind in Kind)
+EXAMPLES = (  # of what a person types, for help texts
+    "As 203.0.113.7:443/tcp, 203.0.113.0/24, 53/udp, bad.example, /usr/bin/nc, /home/*/.cache/**, deb:openssl<3.0.11,"
+    " eve, uid:1001, 0781:5581:SERIAL, or a SHA-256."
+)
 
 
 def parse_kind(text: str) -> Kind:

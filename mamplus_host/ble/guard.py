@@ -46,12 +46,17 @@ def is_guarded(entry: Entry, never: Iterable[Guard], host: str = "") -> bool:
     if entry.kind in (Kind.IP, Kind.CIDR, Kind.PORT):
         at = endpoint(entry.kind, entry.value)
         return any(_covers(at, address, port) for address, port in never)
-    if entry.kind in (Kind.USER, Kind.GROUP):
-        return entry.value in _SYSTEM
+    if is_system(entry.kind, entry.value):
+        return True
     if entry.kind is Kind.DOMAIN and host:
         name, value = host.lower().rstrip("."), entry.value
         return name == value.removeprefix("=") or (not value.startswith("=") and name.endswith("." + value))
     return False
+
+
+def is_system(kind: Kind, value: str) -> bool:
+    """Say whether a canonical value is the user or group that the device itself runs by."""
+    return kind in (Kind.USER, Kind.GROUP) and value in _SYSTEM
 
 
 def _covers(at: Endpoint, address: IPv4Address | IPv6Address, port: int) -> bool:

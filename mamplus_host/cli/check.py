@@ -7,18 +7,13 @@ import typer
 
 from mamplus_host.analyzer.accounts import spellings
 from mamplus_host.analyzer.verify import Answer, verify, verify_text
-from mamplus_host.ble.entry import KIND_NAMES, Kind, canonical, parse_kind
+from mamplus_host.ble.entry import EXAMPLES, KIND_NAMES, Kind, canonical, parse_kind
 from mamplus_host.ble.stack import Stack
 from mamplus_host.ble.store import BleStore
 from mamplus_host.cli.state import CLI, print_json
 from mamplus_host.clock import DeviceClock
 from mamplus_host.jsonlines import to_builtins
 from mamplus_host.verdicts import Verdict
-
-EXAMPLES = (
-    "As 203.0.113.7:443/tcp, 203.0.113.0/24, 53/udp, bad.example, /usr/bin/nc, deb:openssl=3.0.9-1, eve, uid:1001, "
-    "0781:5581:SERIAL, or a SHA-256."
-)
 
 
 def kinds(incomplete: str) -> list[str]:
