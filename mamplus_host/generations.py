@@ -21,6 +21,7 @@ from mamplus_host.analyzer.matcher import in_user_space, places
 from mamplus_host.analyzer.verify import verify
 from mamplus_host.ble import guard, standing
 from mamplus_host.ble.entry import Kind
+from mamplus_host.ble.globs import Globs
 from mamplus_host.ble.shadow import Shadow, Use, shadow
 from mamplus_host.ble.stack import Stack
 from mamplus_host.ble.standing import Held, Standing, Watch
@@ -124,14 +125,14 @@ class Generations:
         newest = self.newest
         if newest == self.number:
             self._look_at_files()
-        if newest in (0, self.number) or self._is_kept_out(newest):
+        if newest in (0, self.number) or (self.ble is not None and self._is_kept_out(newest)):
             return False
-        ble = self._store.current()
+        ble = self._store.current() if self.ble is not None else self._anything()
         if self._store.note:
             LOG.warning("%s", self._store.note)
         if ble is None:
             return False
-        if ble.number == self.number or self._is_kept_out(ble.number) or self._holds(ble):
+        if self.ble is not None and (ble.number == self.number or self._is_kept_out(ble.number) or self._holds(ble)):
             ble.close()
             return False
         self._swap(ble)
@@ -183,10 +184,11 @@ class Generations:
         """Return what `ble` would newly block of what this device uses."""
         self._sample(self._clock.boot_ns())
         lifelines = self._around.lifelines(load_enterprise(self._config.state), self.policy)
-        return shadow(partial(self._ask, self.ble), partial(self._ask, ble), self._recent, lifelines)
+        old, new = (partial(self._ask, one, Globs(one.parts()) if one else None) for one in (self.ble, ble))
+        return shadow(old, new, self._recent, lifelines)
 
-    def _ask(self, ble: Stack | None, kind: Kind, value: str) -> Verdict:
-        verdict = verify(ble, kind, value, now_s=self._clock.list_s()).verdict
+    def _ask(self, ble: Stack | None, globs: Globs | None, kind: Kind, value: str) -> Verdict:
+        verdict = verify(ble, kind, value, now_s=self._clock.list_s(), globs=globs).verdict
         return Verdict.BLOCK if verdict is Verdict.SUSPECT and self.aging.now.suspect_as_block else verdict
 
     def _holds(self, ble: Stack) -> bool:
@@ -219,6 +221,13 @@ class Generations:
     def _sample(self, now_ns: int) -> None:
         self._sampled_ns = now_ns
         self._recent.sample(self._around.in_use())
+
+    def _anything(self) -> Stack | None:
+        """Return the newest generation that nothing speaks against; while none is in force, any is better than none."""
+        for record in self._store.records():
+            if not self._is_kept_out(record.number) and (ble := self._store.open_number(record.number)) is not None:
+                return ble
+        return self._store.current()
 
     # --- swap, and back --------------------------------------------------------------------------
 
@@ -313,7 +322,7 @@ class Generations:
         fill = self._tables.load if parts is None else partial(self._tables.patch, changes=parts)
         report = fill(
             ble, now_s=self._loaded_at_s, guarded_names=self._guarded_names(),
-            budget_bytes=self._config.limits.ble_table_bytes,
+            budget_bytes=self._budget_bytes(),
         )  # fmt: skip
         self.loaded = {
             "enforced": report.entries, "not_enforced": report.not_enforced - in_user_space(report.by_kind),
@@ -321,6 +330,11 @@ class Generations:
         }  # fmt: skip
         self.loaded |= places(report.by_kind, report.because)
         self._next_end_s = report.next_end_s
+
+    def _budget_bytes(self) -> int:
+        """Return the smaller of what this device and what its enterprise grants; 0: neither sets a bound."""
+        granted = (self._config.limits.ble_table_bytes, self.policy.table_bytes)
+        return min((most for most in granted if most), default=0)
 
     def _look_at_dates(self) -> None:
         """Let go of entries that have reached their date; take those back that a wrong clock had ended."""

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator
 
 from mamplus_host.analyzer.verify import asked
 from mamplus_host.ble.entry import Kind
+from mamplus_host.ble.paths import spelled_path
 from mamplus_host.ble.shadow import Use
 from mamplus_host.events import Connect, DnsQuery, Event, Exec
 from mamplus_host.verdicts import Indicator, Verdict
 
-MAX_VALUES = {Kind.SHA256: 1024, Kind.IP: 256, Kind.DOMAIN: 256}
+MAX_VALUES = {Kind.SHA256: 1024, Kind.PATH: 1024, Kind.IP: 256, Kind.DOMAIN: 256}
 _QUIET = (Verdict.NOTHING, Verdict.ALLOW)
 
 
@@ -42,6 +43,8 @@ class Recent:
         if isinstance(event, Exec):
             if event.sha256:
                 self._put(Use(Kind.SHA256, event.sha256, event.path))
+            if event.path.startswith("/"):
+                self._put(Use(Kind.PATH, spelled_path(event.path), event.path))
             return
         kind, value = asked(event)
         self._put(Use(kind, value, event.head.comm))
@@ -53,7 +56,7 @@ class Recent:
 
     def forget(self, indicator: Indicator | None) -> None:
         """Forget a value that has become suspicious, and every port of an address."""
-        if indicator is None or indicator.kind not in ("sha256", "ip", "domain"):
+        if indicator is None or indicator.kind not in ("sha256", "path", "ip", "domain"):
             return
         uses = self._uses[Kind[indicator.kind.upper()]]
         for value in [value for value in uses if _same(value, indicator.value)]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from mamplus_host.ble import guard
 from mamplus_host.ble.endpoint import Endpoint, endpoint_value
 from mamplus_host.ble.entry import PROTOCOLS, Kind, address_key
+from mamplus_host.ble.paths import spelled_path
 from mamplus_host.ble.shadow import Use
 from mamplus_host.collector import in_use
 from mamplus_host.enterprise import Enterprise
@@ -71,15 +72,16 @@ def lifelines(enterprise: Enterprise | None, never: NeverBlock) -> list[Use]:
 
 
 def _program(path: Path, tables: Tables) -> Iterator[Use]:
-    """Yield the program at a /proc path, when the kernel remembers its content."""
+    """Yield the program at a /proc path, by its path, and by its content when the kernel remembers that."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return  # ended meanwhile, or a kernel thread
     try:
-        sha256 = tables.known(file_of(descriptor))
-        if sha256:
-            yield Use(Kind.SHA256, sha256, os.readlink(path))
+        where = os.readlink(path)
+        yield Use(Kind.PATH, spelled_path(where), where)
+        if sha256 := tables.known(file_of(descriptor)):
+            yield Use(Kind.SHA256, sha256, where)
     except OSError:
         return
     finally:
@@ -90,7 +92,9 @@ def _own_programs() -> Iterator[Use]:
     for path in _PROGRAMS:
         try:
             with path.open("rb") as file:
-                yield Use(Kind.SHA256, _hashed(file.fileno()), os.path.realpath(path))
+                where = os.path.realpath(path)
+                yield Use(Kind.SHA256, _hashed(file.fileno()), where)
+                yield Use(Kind.PATH, spelled_path(where), where)
         except OSError as error:
             LOG.debug("a lifeline cannot be looked at: %s", error)
 

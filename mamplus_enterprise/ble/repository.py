@@ -129,7 +129,7 @@ def add(
 
 
 def renew(home: Home, signers: Signers) -> list[str]:
-    """Sign again what is past half of its lifetime and whose keys are at hand; return the roles.
+    """Sign again what is due (`roles.is_aged`) and whose keys are at hand; return the roles.
 
     The list stays what it is. Without this, an enterprise with nothing to publish would look
     dead after a week. `aged` tells what is left for keys that lie elsewhere.
@@ -146,7 +146,7 @@ def renew(home: Home, signers: Signers) -> list[str]:
 
 
 def aged(home: Home) -> list[str]:
-    """Return the roles whose time is more than half over."""
+    """Return the roles that are to be signed again."""
     return _aged(read(home))
 
 

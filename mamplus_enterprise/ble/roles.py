@@ -29,6 +29,7 @@ ONLINE = ("snapshot", "timestamp", CARRIER, *DELEGATED)  # what `serve` loads, a
 SIGNING = (*TOP_LEVEL, CARRIER, *DELEGATED)
 ALL = (*SIGNING, SEAL)
 FIELD = "x-mamplus"  # our own signed field, in root.json and timestamp.json
+RENEWED_AFTER = {"timestamp": timedelta(days=1)}  # devices call their list stale by it; others: half of their time
 LIFETIME = {
     "root": timedelta(days=730),
     "targets": timedelta(days=365),
@@ -56,8 +57,8 @@ def expiry(role: str) -> datetime:
 
 
 def is_aged(role: str, expires: datetime) -> bool:
-    """Whether more than half of the role's time is over."""
-    return expires < datetime.now(UTC) + LIFETIME[role] / 2
+    """Whether it is time to sign the role again."""
+    return expires < datetime.now(UTC) + LIFETIME[role] - RENEWED_AFTER.get(role, LIFETIME[role] / 2)
 
 
 def delegations(keys: Mapping[str, Key]) -> Delegations:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """`alerts`: what devices ask, and the answers."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mamplus_enterprise.cli.shared import keys_of, opened, passphrase_of, print_json, print_table, who
+from mamplus_enterprise.cli.shared import keys_of, opened, passphrase_of, print_json, print_table, remark, who
 from mamplus_enterprise.times import clock
 from mamplus_host.errors import ConfigInvalid
 
@@ -56,6 +57,30 @@ def confirm(context: typer.Context, alert: Id, reason: Reason = "", as_json: AsJ
 def dismiss(context: typer.Context, alert: Id, reason: Reason = "", as_json: AsJson = False) -> None:
     """Allow the alert's indicator on every device, in a new generation."""
     _answer(context, alert, reason, confirmed=False, as_json=as_json)
+
+
+@commands.command("import")
+def import_(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="As `mamplus outbox export` wrote it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take in alerts that came on a stick; each is checked and stored once, as from the network."""
+    from mamplus_enterprise.alerts.carried import MAX_FILE_BYTES, import_file
+    from mamplus_enterprise.ble.keys import load_seals
+
+    with opened(context) as (home, store):
+        try:
+            with file.open("rb") as opened_file:
+                data = opened_file.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise ConfigInvalid(f"cannot read {str(file)!r}: {error.strerror}; want a device's export") from None
+        done = import_file(store, data, load_seals(home, passphrase_of(context), keys_of(context)), who=who())
+    if as_json:
+        return print_json(done)
+    if done.refused:
+        remark(f"{done.refused} refused; the first: {done.refusal}")
+    return print(f"{done.stored} alerts of {done.device} stored, {done.known} were here already")
 
 
 def _answer(context: typer.Context, alert: str, reason: str, *, confirmed: bool, as_json: bool) -> None:

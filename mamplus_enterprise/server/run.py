@@ -111,6 +111,6 @@ async def _renew_now_and_then(context: Context) -> None:
 def _renew(home: Home, signers: Signers) -> None:
     with locked(home.publish_lock):
         for role in repository.renew(home, signers):
-            _log.warning("signed %s again: more than half of its time was over", role)
+            _log.warning("signed %s again", role)
         for role in repository.aged(home):
-            _log.error("more than half of %s's time is over and its keys are not here; say: renew --keys DIR", role)
+            _log.error("it is time to sign %s again, and its keys are not here; say: renew --keys DIR", role)

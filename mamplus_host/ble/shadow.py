@@ -16,6 +16,7 @@ from mamplus_host.ble.entry import Kind
 from mamplus_host.verdicts import Verdict
 
 MAX_EXAMPLES = 20
+_PROGRAM = ("sha256", "path")
 Ask = Callable[[Kind, str], Verdict]
 
 
@@ -75,10 +76,12 @@ def shadow(old: Ask, new: Ask, uses: Iterable[Use], lifelines: Iterable[Use]) ->
             seen.add((use.kind, use.value))
             asked += 1
             if new(use.kind, use.value) is Verdict.BLOCK and old(use.kind, use.value) is not Verdict.BLOCK:
-                found.append(Would(kind=use.kind.name.lower(), value=use.value, by=use.by, is_lifeline=is_lifeline))
+                by = use.by.encode("utf-8", "backslashreplace").decode()  # a path may be no Unicode, JSON must be
+                found.append(Would(kind=use.kind.name.lower(), value=use.value, by=by, is_lifeline=is_lifeline))
     others = [would for would in found if not would.is_lifeline]
-    programs = sum(would.kind == "sha256" for would in others)
+    programs = len({would.by for would in others if would.kind in _PROGRAM})  # by content and by path: one program
+    destinations = sum(would.kind not in _PROGRAM for would in others)
     return Shadow(
-        asked=asked, lifelines=len(found) - len(others), programs=programs, destinations=len(others) - programs,
+        asked=asked, lifelines=len(found) - len(others), programs=programs, destinations=destinations,
         examples=tuple(found[:MAX_EXAMPLES]),
     )  # fmt: skip

@@ -193,6 +193,12 @@ def read(state: Path) -> tuple[Standing, str]:
         return Standing(), f"{str(path)!r} is damaged ({error}): what was held or rolled back is judged anew"
 
 
+def needed(state: Path) -> frozenset[int]:
+    """Return the generations that must stay in the store: what is in force, and what the timer may go back to."""
+    kept, _fault = read(state)
+    return frozenset({kept.number, kept.watch.previous if kept.watch else 0} - {0})
+
+
 def write(state: Path, standing: Standing) -> None:
     """Keep `standing`; NotPossible when there is no room."""
     write_whole(path_of(state), msgspec.json.encode(standing))

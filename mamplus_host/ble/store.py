@@ -14,12 +14,13 @@ generation never stops being enforced.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 
+from mamplus_host.ble import standing
 from mamplus_host.ble.apply import DeltaMisfit, Offer, check_deltas, check_list
 from mamplus_host.ble.compile import merge
 from mamplus_host.ble.entry import Entry
@@ -117,10 +118,15 @@ class BleStore:
         )  # fmt: skip
 
     def install(self, record: Installed) -> None:
-        """Make what was prepared the installed generation, and forget what is older than the history."""
-        kept = [record, *(known for known in self.records() if known.number != record.number)][:HISTORY]
+        """Make what was prepared the installed generation, and forget what is older than the history.
+
+        What is in force stays: newer generations may be held for long (`standing.py`).
+        """
+        needed = standing.needed(self.folder.parent)
+        known = [record, *(known for known in self.records() if known.number != record.number)]
+        kept = [one for age, one in enumerate(known) if age < HISTORY or one.number in needed]
         write_whole(self.folder / "installed.json", msgspec.json.encode(Book(kept)))
-        names = _kept_names(kept)
+        names = _kept_names(kept, needed)
         for path in self.folder.glob("*.mble"):
             if path.name not in names:
                 path.unlink(missing_ok=True)
@@ -234,12 +240,13 @@ def _delta_name(layer: Layer, path: Path) -> str:
         return f"{layer.word}-{delta.from_number}-{delta.number}.delta.mble"
 
 
-def _kept_names(records: Sequence[Installed]) -> set[str]:
+def _kept_names(records: Sequence[Installed], needed: Container[int]) -> set[str]:
     """Return the files that stay: of the newest generations all, of older ones as long as there is room."""
     sizes = dict[str, int]()
+    has_room = True
     for age, record in enumerate(records):
         more = {part.name: part.seen[1] for part in record.parts}
-        if age >= ALWAYS_KEPT and sum({**sizes, **more}.values()) > HISTORY_BYTES:
-            break
-        sizes |= more
+        has_room = has_room and (age < ALWAYS_KEPT or sum({**sizes, **more}.values()) <= HISTORY_BYTES)
+        if has_room or record.number in needed:
+            sizes |= more
     return set(sizes)

@@ -36,7 +36,7 @@ def run(
         colour = _COLOURS.get(alert["finding"], "default")
         table.add_row(
             alert["id"][-8:],
-            _when(alert["at"])[5:],
+            when(alert["at"])[5:],
             f"[{colour}]{alert['finding']}[/{colour}]",
             str(alert["repeats"] + 1),
             f"{safe(_HASH.sub(_short, alert['summary']))} [dim]{safe(_done(alert))}[/dim]",
@@ -53,7 +53,7 @@ def explain(
     if as_json:
         print_json(alert)
         return
-    tree = Tree(f"[bold]{alert['id']}[/bold]  {_when(alert['at'])}")
+    tree = Tree(f"[bold]{alert['id']}[/bold]  {when(alert['at'])}")
     tree.add(f"{alert['finding']}: {safe(alert['summary'])}")
     tree.add(f"rule {safe(alert['rule'])}, decided in {alert['decided_in']}, generation {alert['generation']}")
     if alert.get("entry"):
@@ -88,5 +88,5 @@ def _short(digest: "re.Match[str]") -> str:
     return f"{digest[0][:12]}…"
 
 
-def _when(at: float) -> str:
+def when(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from mamplus_host.cli import alerts, ble, check, detach, doctor, enroll, events, protect, status, undo, vault
+from mamplus_host.cli import alerts, ble, check, detach, doctor, enroll, events, outbox, protect, status, undo, vault
 from mamplus_host.cli.state import CLI
 from mamplus_host.errors import MamplusError
 
@@ -39,6 +39,7 @@ app.command("protect")(protect.run)
 app.command("unprotect")(protect.unprotect)
 app.add_typer(vault.app, name="vault")
 app.command("restore")(vault.restore)
+app.add_typer(outbox.app, name="outbox")
 app.command("enroll")(enroll.run)
 app.command("detach")(detach.run)
 

@@ -9,12 +9,14 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from mamplus_host.age import in_words
 from mamplus_host.ble import update
 from mamplus_host.ble.entry import Entry
 from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.record import Change
 from mamplus_host.ble.stack import Stack
 from mamplus_host.ble.store import BleStore
+from mamplus_host.cli import standing
 from mamplus_host.cli.state import CLI, ERR, OUT, print_json, safe
 from mamplus_host.clock import DeviceClock
 from mamplus_host.control import client
@@ -49,11 +51,13 @@ def refresh() -> None:
 @app.command("show")
 def show(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    limit: Annotated[int, typer.Option(help="Entries to show; 0: all. Default: 200, all with --json.", min=0)] = -1,
+    limit: Annotated[
+        int | None, typer.Option(help="Entries to show; 0: all. Default: 200, all with --json.", min=0)
+    ] = None,
 ) -> None:
     """Show the installed generation, its layers and its entries."""
     with _current() as ble:
-        count = limit if limit >= 0 else 0 if as_json else _SHOWN
+        count = limit if limit is not None else 0 if as_json else _SHOWN
         entries = islice(ble.entries(), count or None)
         if as_json:
             for layer, entry in entries:
@@ -81,7 +85,9 @@ def history(as_json: Annotated[bool, typer.Option("--json", help="One JSON objec
 
 def _print_layers(ble: Stack) -> None:
     age_s = max(0.0, DeviceClock(CLI.config.state).list_s() - ble.created_s)
-    OUT.print(f"generation {ble.number}, {ble.count} entries, made {_when(ble.created_s)} ({_age(age_s)} ago)")
+    OUT.print(f"generation {ble.number}, {ble.count} entries, made {_when(ble.created_s)} ({in_words(age_s)} ago)")
+    for line in standing.lines(standing.facts(CLI.config.state), ble.number):
+        OUT.print(safe(line), style="yellow")
     for files in ble.layers:
         on_top = f", {len(files.deltas)} deltas on generation {files.base.number}" if files.deltas else ""
         OUT.print(f"  {files.layer.word}: generation {files.number}, {files.count} entries{on_top}")
@@ -114,6 +120,9 @@ def _changed(change: Change) -> str:
     return f"{change.layer} {since}{change.number}: {how}, {counts}"
 
 
+app.command("accept")(standing.accept)
+
+
 def _install(source: str | None) -> None:
     with ERR.status("fetching and verifying ..."):
         result = update.update(CLI.config.state, source=source)
@@ -129,6 +138,8 @@ def _install(source: str | None) -> None:
     try:
         swapped = client.call(CLI.config.control_socket, "reload")
         OUT.print(f"enforcing generation {swapped['generation']}")
+        for line in standing.lines(standing.facts(CLI.config.state), swapped["newest"]):
+            ERR.print(safe(line), style="yellow")
         if result.is_long and update.compact(CLI.config.state):
             client.call(CLI.config.control_socket, "reload")  # so that it lets go of the files that were merged
     except AgentUnreachable:
@@ -144,10 +155,3 @@ def _current() -> Stack:
 
 def _when(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _age(seconds: float) -> str:
-    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} seconds"

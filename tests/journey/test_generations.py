@@ -154,6 +154,26 @@ def test_the_first_generation_is_never_held(tmp_path: Path) -> None:
     assert device.generations.number == 1
 
 
+def test_what_is_in_force_outlives_the_history_of_what_is_held(device: Device) -> None:
+    device.uses = in_use(LIMIT + 1)
+    for number in range(2, 15):
+        device.take(number, BAD, *PROGRAMS)
+
+    device.reboot()
+
+    assert (device.generations.number, device.tables.number) == (1, 1)
+
+
+def test_when_what_was_in_force_is_damaged_something_is_enforced_all_the_same(device: Device) -> None:
+    device.uses = in_use(LIMIT + 1)
+    device.take(2, BAD, *PROGRAMS)
+    (device.state / "ble" / "enterprise-1.mble").write_bytes(b"damaged")
+
+    device.reboot()
+
+    assert device.tables.number == 2, "the held one: any list is better than none"
+
+
 # --- dead-man timer ----------------------------------------------------------------------------
 
 

@@ -107,6 +107,21 @@ def test_a_suspected_address_is_let_go_on_and_told(agent: Agent) -> None:
     assert (record.verdict, record.flags) == (Verdict.SUSPECT, 0)
 
 
+def test_with_a_list_so_old_that_doubt_is_refused_a_suspected_address_is(agent: Agent) -> None:
+    agent.publish((Kind.IP, "127.66.0.1", Verdict.SUSPECT), (Kind.DOMAIN, "odd.example", Verdict.SUSPECT))
+    agent.kernel.tables.set_posture(agent.config, suspect_as_block=True)
+
+    assert agent.run(agent.programs / "talk", "tcp", "127.66.0.1", PORT) == errno.EPERM
+    assert agent.run(agent.programs / "talk", "udp", "127.66.0.1", PORT) == errno.EPERM
+    assert agent.run(agent.programs / "talk", "dns", "127.0.0.1", "odd.example") == errno.EPERM
+    assert agent.run(agent.programs / "talk", "tcp", "127.66.0.2", PORT) == errno.ECONNREFUSED
+
+    record = agent.wait_for("connect")
+    assert (record.verdict, record.flags) == (Verdict.SUSPECT, layout.F_REFUSED), "the list's own verdict is told"
+    agent.kernel.tables.set_posture(agent.config)
+    assert agent.run(agent.programs / "talk", "tcp", "127.66.0.1", PORT) == errno.ECONNREFUSED
+
+
 def test_an_allowed_connect_is_told_only_when_asked_for(agent: Agent) -> None:
     agent.run(agent.programs / "talk", "tcp", "127.0.0.1", PORT)
     assert agent.count("connect") == 0

@@ -44,6 +44,22 @@ def test_a_listed_program_copied_to_a_new_name_runs_no_instruction(
     assert agent.kernel.tables.counters()["refused"] == COPIES
 
 
+def test_with_a_list_so_old_that_doubt_is_refused_a_suspected_program_is(
+    agent: Agent, fresh: Callable[..., Path], tmp_path: Path
+) -> None:
+    odd = fresh()
+    agent.publish((Kind.SHA256, sha256(odd), Verdict.SUSPECT))
+    assert agent.run(odd, tmp_path / "first") == MARK_EXIT
+
+    agent.kernel.tables.set_posture(agent.config, suspect_as_block=True)
+
+    with agent.start(odd, tmp_path / "second") as process:
+        assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "second").exists()
+    record = agent.wait_for("held", lambda record: record.tgid == process.pid)
+    assert (record.verdict, record.flags & layout.F_REFUSED) == (Verdict.SUSPECT, layout.F_REFUSED)
+
+
 def test_a_listed_program_that_is_known_is_killed_at_once(
     agent: Agent, fresh: Callable[..., Path], tmp_path: Path
 ) -> None:

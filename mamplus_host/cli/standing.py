@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mamplus ble accept`, and what `mamplus ble show` says above the list: held, rolled back, age."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mamplus_host import age, policy
+from mamplus_host.ble import standing
+from mamplus_host.ble.store import BleStore
+from mamplus_host.cli.state import CLI, ERR, OUT
+from mamplus_host.clock import DeviceClock
+from mamplus_host.control import client
+from mamplus_host.errors import AgentUnreachable
+
+
+def accept(
+    number: Annotated[
+        int, typer.Argument(metavar="N", help="The newest generation, which is held or was rolled back.")
+    ],
+) -> None:
+    """Take generation N although the shadow load held it, or the dead-man timer rolled it back.
+
+    The dead-man timer runs for it all the same.
+    """
+    try:
+        done = client.call(CLI.config.control_socket, "accept", number=number)
+        OUT.print(f"enforcing generation {done['generation']}")
+    except AgentUnreachable:
+        state = CLI.config.state
+        newest = next((record.number for record in BleStore(state).records()), 0)
+        standing.accept_offline(state, number, newest=newest)
+        ERR.print("No agent runs: the next one enforces it.", style="dim")
+
+
+def facts(state: Path) -> dict[str, Any]:
+    """Return what is held, rolled back and proved, as plain values."""
+    kept, fault = standing.read(state)
+    clock = DeviceClock(state)
+    chosen, policy_fault = policy.load(state)
+    clock.ahead_s = float(chosen.clock_ahead_s)
+    proved_s = clock.age_s()
+    return {
+        "in_force": kept.number,
+        "held": {"generation": kept.held.number, "why": kept.held.why, "at": kept.held.at_s} if kept.held else None,
+        "rolled_back": list(kept.bad),
+        "age": age.aged(proved_s, chosen.age).step.label if clock.signed_s else "unknown",
+        "proved_s_ago": round(proved_s),
+        "policy": chosen.version,
+        "fault": fault or policy_fault,
+    }
+
+
+def lines(found: dict[str, Any], newest: int) -> list[str]:
+    """Return `facts` as sentences; none where everything is as it should be."""
+    said = []
+    if found["age"] not in ("fresh", "unknown"):
+        said.append(f"{found['age']}: last proved to be the newest {age.in_words(found['proved_s_ago'])} ago")
+    held = found["held"]
+    if held:
+        when = datetime.fromtimestamp(held["at"], UTC).strftime("%Y-%m-%d %H:%M:%S")
+        number = held["generation"]
+        said.append(f"generation {number} is held since {when}: {held['why']}; to take it: mamplus ble accept {number}")
+    if newest in found["rolled_back"]:
+        said.append(f"generation {newest} was rolled back: the enterprise was not reached after it")
+    if found["in_force"] not in (0, newest):
+        said.append(f"in force: generation {found['in_force']}")
+    if found["fault"]:
+        said.append(found["fault"])
+    return said
