@@ -81,7 +81,7 @@ def test_the_later_answer_about_a_value_wins(company: Company) -> None:
 
 
 @pytest.mark.parametrize(
-    "named", [None, {"kind": "sha256", "value": "nothing"}, {"kind": "path", "value": "/bin/sh"}], ids=repr
+    "named", [None, {"kind": "sha256", "value": "nothing"}, {"kind": "serial", "value": "4711"}], ids=repr
 )
 def test_an_alert_without_a_value_for_the_list_is_kept_but_cannot_be_confirmed(company: Company, named: Any) -> None:
     alert = company.device().sent(indicator=named)
