@@ -4,7 +4,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("exec_cost", "connect_cost", "drain", "idle", "tables", "delta", "import_speed")
+BENCHMARKS = ("exec_cost", "connect_cost", "drain", "idle", "tables", "delta", "import_speed", "path_patterns")
 
 
 def main() -> int:
