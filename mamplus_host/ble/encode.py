@@ -7,7 +7,9 @@ Pure: entries in, bytes out. The same entries make the same bytes, in whatever o
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
+from itertools import accumulate
+from operator import attrgetter
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import Protocol
 
 from mamplus_host.ble import native
@@ -45,6 +47,7 @@ from mamplus_host.verdicts import Severity, Verdict
 _OF_KIND = {kind: section for section, kind in TEXT_KINDS.items()}
 Buffer = bytes | bytearray | memoryview
 Keyed = tuple[bytes, Entry]
+_SHARED = attrgetter("verdict", "severity", "confidence", "source", "reason", "message", "link")
 
 
 @dataclass(slots=True)
@@ -86,6 +89,19 @@ class Strings:
         self.blob += LENGTH.pack(len(data)) + data
         return offset
 
+    def add_all(self, texts: Sequence[str]) -> "array[int]":
+        """Add values, and return where each stands."""
+        encoded = [text.encode() for text in texts]
+        sizes = [len(data) for data in encoded]
+        if max(sizes) > MAX_VALUE_BYTES:
+            raise BleInvalid(f"a value has {max(sizes)} bytes, want at most {MAX_VALUE_BYTES}")
+        ends = list(accumulate([size + LENGTH.size for size in sizes], initial=len(self.blob)))
+        lengths = {size: LENGTH.pack(size) for size in set(sizes)}
+        self.blob += b"".join([part for data in encoded for part in (lengths[len(data)], data)])
+        if len(self.blob) >> 32:
+            raise BleInvalid(f"the texts have {len(self.blob)} bytes, want less than 4 GiB: shorten the list")
+        return array("I", ends[:-1])
+
 
 @dataclass(slots=True)
 class _Groups:
@@ -94,26 +110,31 @@ class _Groups:
     _numbers: dict[tuple[object, ...], int] = field(default_factory=dict)
 
     def number(self, entry: Entry) -> int:
-        key = (
-            entry.verdict, entry.severity, entry.confidence, entry.source, entry.reason, entry.message, entry.link
-        )  # fmt: skip
-        if key not in self._numbers:
-            self._numbers[key] = len(self._numbers)
+        key = _SHARED(entry)
+        number = self._numbers.get(key)
+        if number is None:
+            number = self._numbers[key] = len(self._numbers)
             remarks = (self.strings.shared(text) for text in key[3:])
-            self.table += GROUP.pack(entry.verdict, entry.severity, entry.confidence, *remarks)
-        return self._numbers[key]
+            self.table += GROUP.pack(*key[:3], *remarks)
+        return number
 
 
 def place_of(kind: Kind, value: str) -> tuple[Section, bytes]:
     """Return the section and the key of a canonical value."""
+    if kind is Kind.SHA256:  # most values are hashes, names and addresses
+        return Section.SHA256, bytes.fromhex(value)
+    if kind is Kind.DOMAIN:
+        return Section.DOMAIN, domain_key(value).to_bytes(8, "little")
+    if kind is Kind.IP and value[0] != "[":
+        colons = value.count(":")
+        if colons != 1:  # a host without a port
+            family, section = (AF_INET6, Section.IP6) if colons else (AF_INET, Section.IP4)
+            return section, inet_pton(family, value)
     if kind in _OF_KIND:
-        key = domain_key(value) if kind is Kind.DOMAIN else (package_key if kind is Kind.PACKAGE else text_hash)(value)
+        key = package_key(value) if kind is Kind.PACKAGE else text_hash(value)
         return _OF_KIND[kind], key.to_bytes(8, "little")
-    if kind in (Kind.SHA256, Kind.TLS):
-        return Section.SHA256 if kind is Kind.SHA256 else Section.TLS, bytes.fromhex(value)
-    if kind is Kind.IP and value[0] != "[" and (value.count(":") != 1):  # a host without a port
-        packed = ip_address(value).packed
-        return (Section.IP4 if len(packed) == 4 else Section.IP6), packed
+    if kind is Kind.TLS:
+        return Section.TLS, bytes.fromhex(value)
     at = endpoint(kind, value)
     return Section.NET, NET_KEY.pack(at.addr, at.prefix, at.protocol, at.port)
 
@@ -123,20 +144,23 @@ def winners(entries: Iterable[Entry]) -> dict[Section, list[Keyed]]:
 
     But an `allow` gives way to what outlasts it: past its end nothing would be left of the other.
     """
-    best: dict[tuple[Section, bytes, str], Entry] = {}
-    rivals: dict[tuple[Section, bytes, str], list[Entry]] = {}
+    found: dict[Section, list[Keyed]] = {}
     for entry in entries:
         section, key = place_of(entry.kind, entry.value)
-        place = (section, key, entry.value if section in TEXT_KINDS else "")
-        if place in best:
-            rivals.setdefault(place, [best[place]]).append(entry)
-            best[place] = _winner(rivals[place])
-        else:
-            best[place] = entry
-    chosen: dict[Section, list[Keyed]] = {}
-    for section, key, text in sorted(best, key=lambda place: (place[0], place[1], place[2].encode())):
-        chosen.setdefault(section, []).append((key, best[section, key, text]))
-    return chosen
+        if section not in found:
+            found[section] = []
+        found[section].append((key, entry))
+    return {section: _chosen(section, found[section]) for section in sorted(found)}
+
+
+def _chosen(section: Section, keyed: list[Keyed]) -> list[Keyed]:
+    order, is_twice = native.order(b"".join([key for key, _entry in keyed]), KEY_SIZE[section])
+    if not is_twice:
+        return [keyed[index] for index in order]
+    rivals: dict[tuple[bytes, bytes], list[Entry]] = {}
+    for key, entry in keyed:
+        rivals.setdefault((key, entry.value.encode() if section in TEXT_KINDS else b""), []).append(entry)
+    return [(place[0], _winner(rivals[place])) for place in sorted(rivals)]
 
 
 def _winner(rivals: Sequence[Entry]) -> Entry:
@@ -216,30 +240,33 @@ def _require_few(section: Section, count: int) -> None:
 
 
 def _columns(section: Section, keyed: Sequence[Keyed], groups: _Groups) -> Columns:
+    entries = [entry for _key, entry in keyed]
     columns = Columns(
-        section,
-        b"".join(key for key, _entry in keyed),
-        array("I", [groups.number(entry) for _key, entry in keyed]),
-        array("Q", [_number(entry) for _key, entry in keyed]),
-        array("I", [_end(entry) for _key, entry in keyed]),
-    )
+        section, b"".join([key for key, _entry in keyed]), array("I", [groups.number(entry) for entry in entries]),
+        _numbers(entries), _ends(entries),
+    )  # fmt: skip
     if section in TEXT_KINDS:
-        columns.texts = array("I", [groups.strings.add(entry.value, MAX_VALUE_BYTES) for _key, entry in keyed])
+        columns.texts = groups.strings.add_all([entry.value for entry in entries])
     return columns
 
 
-def _number(entry: Entry) -> int:
-    if entry.verdict is Verdict.NOTHING and entry.id == 0:
-        return 0
-    if not 1 <= entry.id <= MAX_NUMBER:
-        raise BleInvalid(f"entry id {entry.id}, want 1 to {MAX_NUMBER}")
-    return entry.id
+def _numbers(entries: Sequence[Entry]) -> "array[int]":
+    ids = [entry.id for entry in entries]
+    if not 1 <= min(ids) <= max(ids) <= MAX_NUMBER:
+        bad = (
+            one for one in entries if not 1 <= one.id <= MAX_NUMBER and (one.id or one.verdict is not Verdict.NOTHING)
+        )
+        if (entry := next(bad, None)) is not None:
+            raise BleInvalid(f"entry id {entry.id}, want 1 to {MAX_NUMBER}")
+    return array("Q", ids)
 
 
-def _end(entry: Entry) -> int:
-    if not 0 <= entry.valid_until <= MAX_END:
+def _ends(entries: Sequence[Entry]) -> "array[int]":
+    ends = [entry.valid_until for entry in entries]
+    if not 0 <= min(ends) <= max(ends) <= MAX_END:
+        entry = next(one for one in entries if not 0 <= one.valid_until <= MAX_END)
         raise BleInvalid(f"entry {entry.id} ends at {entry.valid_until}, want a time before 2106 or 0 for no end")
-    return entry.valid_until
+    return array("I", ends)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ Every fault raises BleInvalid and says what does not fit, and where.
 
 import mmap
 import os
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -40,12 +41,12 @@ def call(function: Callable[..., int], *arguments: object) -> int:
 @contextmanager
 def pieces(files: Sequence[Buffer]) -> Iterator["ffi.CData"]:
     """Yield `files` as an array of struct mamplus_ble_piece, good until the end of the block."""
-    array = ffi.new("struct mamplus_ble_piece[]", len(files) + 1)
+    made = ffi.new("struct mamplus_ble_piece[]", len(files) + 1)
     with ExitStack() as held:
-        for place, data in zip(array, files, strict=False):
+        for place, data in zip(made, files, strict=False):
             place.data = held.enter_context(ffi.from_buffer(data))
             place.size, place.is_mapped = len(data), isinstance(data, mmap.mmap)
-        yield array
+        yield made
 
 
 def check(data: Buffer) -> bytes:
@@ -60,8 +61,8 @@ def state_root(data: Buffer) -> bytes:
 
 def _sum(function: Callable[..., int], data: Buffer) -> bytes:
     root = ffi.new("unsigned char[]", ROOT_SIZE)
-    with pieces([data]) as array:
-        call(function, array, root)
+    with pieces([data]) as files:
+        call(function, files, root)
     return bytes(root)
 
 
@@ -71,8 +72,8 @@ def after(parts: Sequence[Buffer], root: bytes, total: int, delta: Buffer) -> tu
     `root` and `total` are those before. All files were checked.
     """
     state, entries = ffi.new("unsigned char[]", list(root)), ffi.new("int64_t *", total)
-    with pieces([*parts, delta]) as array:
-        call(lib.mamplus_ble_after, array, len(parts), array + len(parts), state, entries)
+    with pieces([*parts, delta]) as files:
+        call(lib.mamplus_ble_after, files, len(parts), files + len(parts), state, entries)
     return bytes(state), int(entries[0])
 
 
@@ -86,23 +87,23 @@ def verdicts(
     """
     said, ends = ffi.new("unsigned char[]", count), ffi.new("uint32_t[]", count)
     layers = ffi.new("uint32_t[]", [layer for layer, _data in parts])
-    with pieces([*(data for _layer, data in parts), asked]) as array:
-        stack = ffi.new("struct mamplus_ble_stack *", (array, layers, len(parts), now_s))
-        call(lib.mamplus_ble_verdicts, stack, array + len(parts), section, said, ends)
+    with pieces([*(data for _layer, data in parts), asked]) as files:
+        stack = ffi.new("struct mamplus_ble_stack *", (files, layers, len(parts), now_s))
+        call(lib.mamplus_ble_verdicts, stack, files + len(parts), section, said, ends)
     return bytes(ffi.buffer(said)), bytes(ffi.buffer(ends))
 
 
 def find_id(data: Buffer, entry_id: int) -> int | None:
     """Return the slot of the entry with this id, None when there is none."""
-    with pieces([data]) as array:
-        slot = int(lib.mamplus_ble_find_id(array, entry_id))
+    with pieces([data]) as files:
+        slot = int(lib.mamplus_ble_find_id(files, entry_id))
     return slot if slot >= 0 else None
 
 
 def merge(parts: Sequence[Buffer], descriptor: int) -> None:
     """Write the whole list that `parts` make, the base first, then deltas by age, to an empty open file."""
-    with pieces(parts) as array:
-        call(lib.mamplus_ble_merge, array, len(parts), descriptor)
+    with pieces(parts) as files:
+        call(lib.mamplus_ble_merge, files, len(parts), descriptor)
 
 
 def diff(before: Buffer, after_: Buffer) -> bytes:
@@ -117,7 +118,16 @@ def trimmed(base: Buffer, delta: Buffer) -> bytes:
 
 def _in_memory(function: Callable[..., int], one: Buffer, two: Buffer) -> bytes:
     descriptor = os.memfd_create("delta", os.MFD_CLOEXEC)
-    with os.fdopen(descriptor, "r+b") as file, pieces([one, two]) as array:
-        call(function, array, descriptor)
+    with os.fdopen(descriptor, "r+b") as file, pieces([one, two]) as files:
+        call(function, files, descriptor)
         file.seek(0)
         return file.read()
+
+
+def order(keys: bytes, key_size: int) -> tuple[Sequence[int], bool]:
+    """Return the indexes of `keys` (one after the other) as they rise by their bytes, and whether any comes twice."""
+    indexes = array("I", bytes(len(keys) // key_size * 4))
+    with ExitStack() as held:
+        out = held.enter_context(ffi.from_buffer("uint32_t[]", indexes, require_writable=True))
+        is_twice = call(lib.mamplus_ble_order, keys, key_size, len(indexes), out)
+    return indexes, bool(is_twice)
