@@ -8,7 +8,7 @@ from typing import Any, cast
 import msgspec
 
 from mamplus_host import policy
-from mamplus_host.ble.encode import encode
+from mamplus_host.ble.encode import encode, encode_delta
 from mamplus_host.ble.entry import Entry, Kind, canonical
 from mamplus_host.ble.format import Generation
 from mamplus_host.ble.shadow import Use
@@ -25,7 +25,7 @@ from mamplus_host.ledger import Ledger
 from mamplus_host.policy import Policy
 from mamplus_host.recent import Recent
 from mamplus_host.verdicts import Escalation, Verdict
-from tests.journey.offers import whole
+from tests.journey.offers import chain, whole
 
 START_S = 1_800_000_000.0
 _NS = 1_000_000_000
@@ -161,6 +161,23 @@ class Device:
             self.store.prepare([whole(staged)], before, source="network", enterprise_id=self.enterprise_id)
         )
         self.clock.confirm(self.clock.wall)
+
+    def install_delta(self, number: int, *lines: tuple[Kind, str]) -> None:
+        """Install a delta that adds `lines` to what is installed."""
+        before = self.store.installed()
+        assert before is not None
+        entries = [
+            Entry(id=1000 * number + nth, kind=kind, value=canonical(kind, value), verdict=Verdict.BLOCK)
+            for nth, (kind, value) in enumerate(lines)
+        ]
+        with self.store.open(before) as stack:
+            parts = stack.layers[0].parts
+            data = encode_delta(entries, parts, generation=number, created_s=int(self.clock.wall))
+        staged = self.state / "staged"
+        staged.write_bytes(data)
+        self.store.install(
+            self.store.prepare([chain(staged)], before, source="network", enterprise_id=self.enterprise_id)
+        )
 
     def take(self, number: int, *lines: tuple[Kind, str]) -> None:
         """Install a generation and have the agent take it."""
