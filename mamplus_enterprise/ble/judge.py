@@ -14,13 +14,16 @@ from mamplus_enterprise.ble.feeds.found import Context, Dropped, Found
 from mamplus_enterprise.ble.feeds.values import canonical_values
 from mamplus_enterprise.ble.gate import Gate
 from mamplus_enterprise.ble.reading import MAX_LINE_CHARS, Line
+from mamplus_host.ble.endpoint import split
 from mamplus_host.ble.entry import Kind
+from mamplus_host.ble.format import MAX_END
 from mamplus_host.ble.layer import Layer
+from mamplus_host.ble.limits import FEED_DAYS, LIMITS
 from mamplus_host.errors import ConfigInvalid
 from mamplus_host.verdicts import Severity, Verdict
 
 FEED_KINDS = frozenset({Kind.SHA256, Kind.IP, Kind.CIDR, Kind.DOMAIN})  # all that the key of ble-feeds may sign
-FEED_LIFE_S = 90 * 86_400  # the longest; devices refuse more
+FEED_LIFE_S = FEED_DAYS * 86_400  # the longest; devices refuse more
 _MAX_REASON_CHARS = 1000
 # line, kind, value, verdict, severity, confidence, valid_until, whether the feed or a person said that end,
 # reason, message, link, whether it is an exception
@@ -113,7 +116,7 @@ class Judge:
         confidence = self._wish.confidence if one.confidence < 0 else one.confidence
         severity = one.severity or self._wish.severity
         for kind, value, is_host in canonical_values(one.text, one.kind or self._wish.kind):
-            self._check_layer(kind, verdict, one.is_exception)
+            self._check_layer(kind, value, verdict, one.is_exception)
             if verdict is not Verdict.ALLOW:
                 self._pass(judged, kind, value, is_host)
             judged.rows.append((
@@ -131,15 +134,17 @@ class Judge:
             raise Dropped("expired", "its validity has ended")
         if wish.layer is Layer.FEEDS and not 0 < end <= wish.now_s + FEED_LIFE_S:
             return wish.now_s + FEED_LIFE_S, False
-        return end, is_said
+        return (end, is_said) if end <= MAX_END else (0, is_said)  # "9999-12-31" means no end
 
-    def _check_layer(self, kind: Kind, verdict: Verdict, is_exception: bool) -> None:
+    def _check_layer(self, kind: Kind, value: str, verdict: Verdict, is_exception: bool) -> None:
         if is_exception or self._wish.layer is Layer.ENTERPRISE:
             return
         if verdict is Verdict.ALLOW:
             raise Dropped("layer", f"layer {self._wish.layer.name.lower()} allows nothing; say --layer enterprise")
         if self._wish.layer is Layer.FEEDS and kind not in FEED_KINDS:
             raise Dropped("layer", f"layer feeds holds no {kind.name.lower()}; say --layer enterprise")
+        if self._wish.layer is Layer.FEEDS and kind is Kind.CIDR and is_too_wide_for_feeds(value):
+            raise Dropped("wide", f"layer feeds holds no network as wide as {value}; say --layer enterprise")
 
     def _pass(self, judged: Judged, kind: Kind, value: str, is_host: bool) -> None:
         if is_host and self._wish.urls == "drop":
@@ -151,6 +156,12 @@ class Judge:
             judged.forced.append((value, answer.refusal.reason))
         elif answer.note:
             judged.notes[answer.note] += 1
+
+
+def is_too_wide_for_feeds(value: str) -> bool:
+    """Whether the key of layer feeds may not sign for a canonical network of this width."""
+    where, limits = split(value)[0], LIMITS[Layer.FEEDS]
+    return int(where.partition("/")[2]) < (limits.prefix6 if ":" in where else limits.prefix4)
 
 
 def _drop(judged: Judged, number: int, text: str, error: ConfigInvalid) -> None:

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 from mamplus_enterprise.ble import author
 from mamplus_enterprise.ble.gate import Gate
-from mamplus_enterprise.ble.judge import FEED_KINDS, FEED_LIFE_S
+from mamplus_enterprise.ble.judge import FEED_KINDS, FEED_LIFE_S, is_too_wide_for_feeds
 from mamplus_enterprise.ble.ranges import Ranges, span
 from mamplus_enterprise.storage.schema import Audit, EntryRow
 from mamplus_host.ble.entry import Entry, Kind
@@ -122,6 +122,8 @@ def _beyond_key(entry: Entry, layer: Layer, now_s: float) -> str:
         return ""
     if entry.kind not in FEED_KINDS:
         return f"layer feeds may not hold a {entry.kind.name.lower()}"
+    if entry.kind is Kind.CIDR and is_too_wide_for_feeds(entry.value):
+        return "layer feeds may not hold a network so wide"
     return "" if 0 < entry.valid_until <= now_s + FEED_LIFE_S + 60 else "an entry of layer feeds ends within 90 days"
 
 

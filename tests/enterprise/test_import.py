@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from mamplus_enterprise.ble import author, imports
-from mamplus_enterprise.ble.gate import Gate
+from mamplus_enterprise.ble.gate import Gate, Widest
 from mamplus_enterprise.ble.import_report import Report
 from mamplus_enterprise.ble.judge import Wish
 from mamplus_enterprise.ble.never import Never
@@ -40,17 +40,18 @@ def store(quiet: Company) -> Iterator[Store]:
 @pytest.fixture
 def take(quiet: Company, store: Store, tmp_path: Path) -> Import:
     """Import lines of a format, with a gate that knows no warninglists."""
-    home, gate = Home.open(quiet.dir), Gate(Never([("never.example", "us")]), None)
+    home = Home.open(quiet.dir)
 
     def run(
         lines: list[str] | bytes, format_: str = "plain", wish: dict[str, Any] | None = None, **order: Any
     ) -> Report:
         path = tmp_path / "feed.txt"
+        gate = Gate(Never([("never.example", "us")]), None, order.get("widest", Widest()))
         path.write_bytes(lines if isinstance(lines, bytes) else "".join(line + "\n" for line in lines).encode())
         report = Report(feed="feed", format=format_, layer="")
         asked = imports.Order(
-            path=path, format=format_, feed="feed", who="test", gate=gate,
-            wish=Wish(now_s=int(time.time()), **(wish or {})), **order,
+            path=path, format=format_, who="test", gate=gate, wish=Wish(now_s=int(time.time()), **(wish or {})),
+            **{"feed": "feed"} | order,
         )  # fmt: skip
         imports.import_file(home, store, asked, report, lambda _bytes: None)
         return report
@@ -171,6 +172,21 @@ def test_what_does_not_fit_the_layer_of_feeds_is_dropped_and_said(take: Import) 
         ["kind,value,verdict", "domain,bad.example,allow", f"tls,{'ab' * 32},block"], "csv", layer=Layer.FEEDS
     )
     assert report.reasons == {"layer": 2}
+
+
+def test_what_a_layer_could_not_publish_is_not_taken(take: Import, store: Store) -> None:
+    """A single such entry would keep the whole layer from being published."""
+    endless = {"pattern": "[domain-name:value = 'bad.example']", "valid_until": "9999-12-31T00:00:00Z"}
+    bundle = {"type": "bundle", "objects": [{"type": "indicator"} | endless]}
+
+    wide = take(["45.0.0.0/7"], widest=Widest(v4=1))
+    take([json.dumps(bundle)], "stix")
+    with_end = entries(store)["bad.example"].valid_until
+    take([json.dumps(bundle).replace("bad", "worse")], "stix", layer=Layer.ENTERPRISE, feed="other")
+
+    assert wide.reasons == {"wide": 1}
+    assert 89 * DAY_S < with_end - time.time() <= 90 * DAY_S
+    assert entries(store, Layer.ENTERPRISE)["worse.example"].valid_until == 0
 
 
 def test_our_own_csv_goes_to_the_layer_of_administrators_without_an_end(take: Import, store: Store) -> None:
