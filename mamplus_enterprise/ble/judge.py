@@ -14,9 +14,11 @@ from mamplus_enterprise.ble.feeds.found import Context, Dropped, Found
 from mamplus_enterprise.ble.feeds.values import canonical_values
 from mamplus_enterprise.ble.gate import Gate
 from mamplus_enterprise.ble.reading import MAX_LINE_CHARS, Line
+from mamplus_enterprise.ble.rules import check_rule
 from mamplus_host.ble.endpoint import split
 from mamplus_host.ble.entry import Kind
 from mamplus_host.ble.format import MAX_END
+from mamplus_host.ble.guard import is_system
 from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.limits import FEED_DAYS, LIMITS
 from mamplus_host.errors import ConfigInvalid
@@ -117,6 +119,8 @@ class Judge:
         severity = one.severity or self._wish.severity
         for kind, value, is_host in canonical_values(one.text, one.kind or self._wish.kind):
             self._check_layer(kind, value, verdict, one.is_exception)
+            if kind not in FEED_KINDS:
+                _check_meaning(kind, value, verdict)
             if verdict is not Verdict.ALLOW:
                 self._pass(judged, kind, value, is_host)
             judged.rows.append((
@@ -156,6 +160,15 @@ class Judge:
             judged.forced.append((value, answer.refusal.reason))
         elif answer.note:
             judged.notes[answer.note] += 1
+
+
+def _check_meaning(kind: Kind, value: str, verdict: Verdict) -> None:
+    """What `ble add` refuses, an import drops: rules that do not compile, the users that a device runs by."""
+    check_rule(kind, value)
+    if verdict is not Verdict.ALLOW and is_system(kind, value):
+        raise Dropped(
+            "never", f"{kind.name.lower()} {value} cannot be refused: without its programs there is no device"
+        )
 
 
 def is_too_wide_for_feeds(value: str) -> bool:

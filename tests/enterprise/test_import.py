@@ -200,6 +200,13 @@ def test_our_own_csv_goes_to_the_layer_of_administrators_without_an_end(take: Im
     assert kept["45.66.7.1"].valid_until == until
 
 
+def test_what_ble_add_refuses_an_import_drops(take: Import, store: Store) -> None:
+    report = take(["kind,value", "user,root", "user,mallory", "sigma,no rule", "path,/opt/bad/**"], "csv")
+
+    assert report.reasons == {"never": 1, "malformed": 1}
+    assert set(entries(store, Layer.ENTERPRISE)) == {"mallory", "/opt/bad/**"}
+
+
 def test_an_exception_takes_a_name_out_and_allows_only_when_asked(take: Import, store: Store) -> None:
     lines = ["||bad.example^", "||fine.example^", "@@||fine.example^"]
 
