@@ -18,11 +18,8 @@ import msgspec
 from mamplus_host import age, policy
 from mamplus_host.aging import Aging
 from mamplus_host.analyzer.matcher import in_user_space, places
-from mamplus_host.analyzer.verify import verify
 from mamplus_host.ble import guard, standing
-from mamplus_host.ble.entry import Kind
-from mamplus_host.ble.globs import Globs
-from mamplus_host.ble.shadow import Shadow, Use, shadow
+from mamplus_host.ble.shadow import Shadow, Use
 from mamplus_host.ble.stack import Stack
 from mamplus_host.ble.standing import Held, Standing, Watch
 from mamplus_host.ble.store import BleStore
@@ -33,7 +30,8 @@ from mamplus_host.kernel.tables import Tables
 from mamplus_host.ledger import Ledger
 from mamplus_host.policy import Policy
 from mamplus_host.recent import Recent
-from mamplus_host.verdicts import Severity, Verdict
+from mamplus_host.trying import Situation, try_out
+from mamplus_host.verdicts import Severity
 
 LOG = logging.getLogger("mamplus")
 CLOCK_STEP_S = 60.0  # a clock set back by more than this may have ended entries too early
@@ -180,23 +178,22 @@ class Generations:
 
     # --- shadow load -----------------------------------------------------------------------------
 
-    def try_out(self, ble: Stack) -> Shadow:
-        """Return what `ble` would newly block of what this device uses."""
+    def situation(self) -> Situation:
+        """Return what this device uses, and what it would ask a new generation by."""
         self._sample(self._clock.boot_ns())
         lifelines = self._around.lifelines(load_enterprise(self._config.state), self.policy)
-        old, new = (partial(self._ask, one, Globs(one.parts()) if one else None) for one in (self.ble, ble))
-        return shadow(old, new, self._recent, lifelines)
-
-    def _ask(self, ble: Stack | None, globs: Globs | None, kind: Kind, value: str) -> Verdict:
-        verdict = verify(ble, kind, value, now_s=self._clock.list_s(), globs=globs).verdict
-        return Verdict.BLOCK if verdict is Verdict.SUSPECT and self.aging.now.suspect_as_block else verdict
+        return Situation(
+            uses=tuple(self._recent), lifelines=tuple(lifelines), limit=self.policy.shadow_limit,
+            suspect_as_block=self.aging.now.suspect_as_block, in_force=self.number,
+        )  # fmt: skip
 
     def _holds(self, ble: Stack) -> bool:
         """Keep `ble` out when it would newly block too much of what is in use; say so once."""
         is_free = self.ble is None or ble.number < self.number or self._config.agent.mode == "monitor"
         if is_free or self._ledger.standing.is_let_in(ble.number, self.policy.forced_generation):
             return False
-        tried, limit = self.try_out(ble), self.policy.shadow_limit
+        limit = self.policy.shadow_limit
+        tried = try_out(self.ble, ble, self.situation(), now_s=self._clock.list_s())
         if not tried.is_too_much(limit):
             return False
         self._hold(ble.number, tried, f"it would newly block {tried.in_words()}; at most {limit}, and no lifeline")

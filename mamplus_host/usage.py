@@ -35,7 +35,8 @@ _PROGRAMS = (Path("/proc/1/exe"), Path("/proc/self/exe"), pins.RESPONDER)
 class Usage:
     """What the tasks of a cgroup use, and what the device cannot do without."""
 
-    def __init__(self, cgroup: Path, tables: Tables) -> None:
+    def __init__(self, cgroup: Path, tables: Tables | None) -> None:
+        """`tables`: of the agent, which knows programs by their content; None: they are named by their path alone."""
         self._cgroup, self._tables = cgroup, tables
 
     def in_use(self) -> Iterator[Use]:
@@ -71,7 +72,7 @@ def lifelines(enterprise: Enterprise | None, never: NeverBlock) -> list[Use]:
     return found
 
 
-def _program(path: Path, tables: Tables) -> Iterator[Use]:
+def _program(path: Path, tables: Tables | None) -> Iterator[Use]:
     """Yield the program at a /proc path, by its path, and by its content when the kernel remembers that."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -80,7 +81,7 @@ def _program(path: Path, tables: Tables) -> Iterator[Use]:
     try:
         where = os.readlink(path)
         yield Use(Kind.PATH, spelled_path(where), where)
-        if sha256 := tables.known(file_of(descriptor)):
+        if tables is not None and (sha256 := tables.known(file_of(descriptor))):
             yield Use(Kind.SHA256, sha256, where)
     except OSError:
         return

@@ -131,6 +131,12 @@ class BleStore:
             if path.name not in names:
                 path.unlink(missing_ok=True)
 
+    def discard(self, names: Iterable[str]) -> None:
+        """Take away files that were prepared and are not to be installed; those that are in use stay."""
+        used = {part.name for record in self.records() for part in record.parts}
+        for name in set(names) - used:
+            (self.folder / name).unlink(missing_ok=True)
+
     def compact(self) -> bool:
         """Merge each layer that has too many deltas into one list; False when none has.
 

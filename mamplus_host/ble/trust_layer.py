@@ -10,12 +10,14 @@ also its number, counts no longer.
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]  # re-exported in its public documents
 
+from mamplus_host.ble.carrier import Missing
 from mamplus_host.ble.format import Generation
 from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.limits import check_limits
@@ -95,7 +97,8 @@ class Offering:
             )
         chain = [] if held is None or self._lists_only else _cheapest(layer, targets, held, custom.generation)
         if chain and sum(delta.length for delta in chain) < listed.length:
-            return self._by_deltas(layer, chain, custom, held)
+            with suppress(Missing):  # a carrier has no deltas: it serves devices of any age
+                return self._by_deltas(layer, chain, custom, held)
         return self._by_list(layer, listed, custom, held)
 
     def _by_list(self, layer: Layer, listed: TargetFile, custom: _Custom, held: Held | None) -> LayerOffer:

@@ -16,6 +16,7 @@ import msgspec
 
 import mamplus_host
 from mamplus_host import errors
+from mamplus_host.ble.record import Installed
 from mamplus_host.errors import MamplusError, NotPossible, UplinkFailed
 
 TOTAL_S = 600.0  # one update, everything included
@@ -39,6 +40,16 @@ class FetchResult(msgspec.Struct, frozen=True, kw_only=True):
     is_long: bool = False  # so many deltas lie on a list that `compact` has work
 
 
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """What was verified and could be installed."""
+
+    record: Installed
+    new: bool  # False: it is installed
+    fresh: list[str] = []  # files in the store that only this record names: `BleStore.discard` them
+    bytes: int = 0
+    note: str = ""
+
+
 class _Failed(msgspec.Struct, frozen=True):
     error: str
     kind: str
@@ -56,6 +67,12 @@ def update(state: Path, *, source: str | None = None, total_s: float = TOTAL_S) 
     """
     where = ["--network"] if source is None else ["--source", source]
     return _ask([*where, "--total-s", str(total_s)], state, total_s, FetchResult)
+
+
+def prepare(state: Path, *, source: str | None = None, total_s: float = TOTAL_S) -> Prepared:
+    """Do what `update` does up to the installation, for a dry run: nothing is remembered. Raises as `update`."""
+    where = ["--network"] if source is None else ["--source", source]
+    return _ask([*where, "--prepare", "--total-s", str(total_s)], state, total_s, Prepared)
 
 
 def compact(state: Path, *, total_s: float = TOTAL_S) -> bool:

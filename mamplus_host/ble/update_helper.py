@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -28,7 +29,7 @@ from mamplus_host.ble.network import Network
 from mamplus_host.ble.record import Installed, Part
 from mamplus_host.ble.store import BleStore, is_long
 from mamplus_host.ble.trust import Held, Offered, Trust
-from mamplus_host.ble.update import TOTAL_S, FetchResult
+from mamplus_host.ble.update import TOTAL_S, FetchResult, Prepared
 from mamplus_host.clock import DeviceClock
 from mamplus_host.enterprise import Enterprise, load_enterprise
 from mamplus_host.errors import ConfigInvalid, EnrollRefused, MamplusError, NotPossible, UplinkFailed
@@ -41,11 +42,22 @@ REPOSITORY = "/repo/"
 _LOCK_POLL_S = 0.05
 
 
-def update_here(
-    state: Path, source: str | None, *, total_s: float = TOTAL_S, lock_wait_s: float = LOCK_WAIT_S
-) -> FetchResult:
-    """What `update` does, in this process."""
-    began = time.monotonic()
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """What earned trust, checked and ready to be installed."""
+
+    store: BleStore
+    clock: DeviceClock
+    trust: Trust
+    offered: Offered
+    before: Installed | None
+    record: Installed
+    verified_ns: int  # CLOCK_MONOTONIC
+
+
+@contextmanager
+def _verified(state: Path, source: str | None, total_s: float, lock_wait_s: float) -> Iterator[_Verified]:
+    """Fetch, verify and check what is offered, and hold the lock of all updates meanwhile."""
     enterprise = load_enterprise(state)
     if enterprise is None:
         raise EnrollRefused("this device is not enrolled; run: mamplus enroll URL --token TOKEN")
@@ -62,8 +74,18 @@ def update_here(
                 store.note = f"{misfit}; took the whole list"
                 offered = trust.verify(opened, work / "2", held_of(before), now_s=clock.accept_s(), lists_only=True)
                 record = _prepared(store, offered, before, source or "network", enterprise)
-        trust.remember()
-        clock.confirm(offered.signed_at_s)  # the enterprise's time: the device's clock cannot be before it
+        yield _Verified(store, clock, trust, offered, before, record, verified_ns)
+
+
+def update_here(
+    state: Path, source: str | None, *, total_s: float = TOTAL_S, lock_wait_s: float = LOCK_WAIT_S
+) -> FetchResult:
+    """What `update` does, in this process."""
+    began = time.monotonic()
+    with _verified(state, source, total_s, lock_wait_s) as found:
+        store, offered, record = found.store, found.offered, found.record
+        found.trust.remember()
+        found.clock.confirm(offered.signed_at_s)  # the enterprise's time: the device's clock cannot be before it
         store.note = _keep_policy(state, offered.policy) or store.note
         if offered.is_new:
             store.install(record)
@@ -71,9 +93,22 @@ def update_here(
         generation=record.number, entries=record.entries, new=offered.is_new,
         took_s=round(time.monotonic() - began, 3), note=store.note, bytes=offered.bytes,
         layers={layer.layer: layer.number for layer in record.layers},
-        patched=[part.name for part in _added(record, before)], verified_ns=verified_ns,
+        patched=[part.name for part in _added(record, found.before)], verified_ns=found.verified_ns,
         is_long=any(map(is_long, record.layers)),
     )  # fmt: skip
+
+
+def prepare_here(
+    state: Path, source: str | None, *, total_s: float = TOTAL_S, lock_wait_s: float = LOCK_WAIT_S
+) -> Prepared:
+    """What `prepare` does, in this process."""
+    with _verified(state, source, total_s, lock_wait_s) as found:
+        known = {part.name for record in found.store.records() for part in record.parts}
+        fresh = [part.name for part in found.record.parts if part.name not in known]
+        return Prepared(
+            record=found.record, new=found.offered.is_new, fresh=fresh, bytes=found.offered.bytes,
+            note=found.store.note,
+        )  # fmt: skip
 
 
 def compact_here(state: Path, *, lock_wait_s: float = LOCK_WAIT_S) -> bool:
@@ -209,6 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
     where.add_argument("--network", action="store_true", help="from the enterprise")
     where.add_argument("--source", help="from a carrier file, a directory or an address")
     where.add_argument("--compact", action="store_true", help="fetch nothing; merge long chains of deltas")
+    parser.add_argument("--prepare", action="store_true", help="install nothing; say what could be")
     parser.add_argument("--total-s", type=float, default=TOTAL_S)
     parser.add_argument("--json", action="store_true", help="answer with one JSON object, errors too")
     options = parser.parse_args(arguments)
@@ -230,6 +266,9 @@ def _done(options: argparse.Namespace) -> tuple[bytes, str]:
     if options.compact:
         is_merged = compact_here(options.state)
         return msgspec.json.encode({"merged": is_merged}), "merged" if is_merged else "nothing to merge"
+    if options.prepare:
+        prepared = prepare_here(options.state, options.source, total_s=options.total_s)
+        return msgspec.json.encode(prepared), f"generation {prepared.record.number} could be installed"
     result = update_here(options.state, options.source, total_s=options.total_s)
     state = "installed" if result.new else "already installed"
     return msgspec.json.encode(result), f"generation {result.generation} is {state}"

@@ -16,7 +16,7 @@ from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.record import Change
 from mamplus_host.ble.stack import Stack
 from mamplus_host.ble.store import BleStore
-from mamplus_host.cli import standing
+from mamplus_host.cli import dry_run, standing
 from mamplus_host.cli.state import CLI, ERR, OUT, print_json, safe
 from mamplus_host.clock import DeviceClock
 from mamplus_host.control import client
@@ -28,6 +28,8 @@ _LOAD_HELP = """Load a generation from SRC: a carrier file, a directory (USB sti
 Exit codes: 0 installed, or nothing newer; 11 invalid; 12 expired; 13 rollback; 14 wrong device;
 15 emptied or shrunk."""
 _SHOWN = 200  # entries, where nobody said how many
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Install nothing; say what it would newly block here.")]
+DryJson = Annotated[bool, typer.Option("--json", help="With --dry-run: one JSON object.")]
 app = typer.Typer(no_args_is_help=True, help="Look at the black list (BLE), and bring it up to date.")
 
 
@@ -37,15 +39,23 @@ def group() -> None:
 
 
 @app.command("load", help=_LOAD_HELP)
-def load(source: Annotated[str, typer.Argument(metavar="SRC")]) -> None:
+def load(
+    source: Annotated[str, typer.Argument(metavar="SRC")], is_dry: DryRun = False, as_json: DryJson = False
+) -> None:
     """Verify and install a generation from a carrier."""
-    _install(source)
+    if is_dry:
+        dry_run.run(source, as_json=as_json)
+    else:
+        _install(source)
 
 
 @app.command("refresh")
-def refresh() -> None:
+def refresh(is_dry: DryRun = False, as_json: DryJson = False) -> None:
     """Ask the enterprise for a newer generation now."""
-    _install(None)
+    if is_dry:
+        dry_run.run(None, as_json=as_json)
+    else:
+        _install(None)
 
 
 @app.command("show")

@@ -36,6 +36,7 @@ class Commands:
             "restore": self.restore,
             "reload": service.reload,
             "accept": service.accept,
+            "situation": service.generations.situation,
             "identity-changed": service.identity_changed,
         }
 

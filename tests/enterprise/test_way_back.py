@@ -99,6 +99,29 @@ def test_a_file_that_cannot_be_imported_is_one_clear_line(
     assert reader.json("alerts") == []
 
 
+def test_a_dry_run_verifies_asks_and_leaves_nothing_behind(
+    company: Company, handheld: Handheld, tmp_path: Path
+) -> None:
+    company.run("ble", "add", "ip", "203.0.113.1", "--verdict", "block")
+    company.run("ble", "publish")
+    handheld.run("ble", "refresh")
+    before = {path: path.read_bytes() for path in handheld.state.rglob("*") if path.is_file()}
+    company.run("ble", "add", "cidr", "127.0.0.0/8", "--verdict", "block")  # the enterprise's own address
+    company.run("ble", "publish")
+    company.run("ble", "export", tmp_path / "stick")
+
+    by_network = json.loads(handheld.run("ble", "refresh", "--dry-run", "--json"))
+    by_stick = handheld.run("ble", "load", "--dry-run", tmp_path / "stick")
+
+    assert (by_network["new"], by_network["generation"], by_network["entries"]) == (True, 3, 2)
+    assert by_network["would_block"]["lifelines"] >= 1
+    assert {f"127.0.0.1:{company.port}/tcp"} <= {one["value"] for one in by_network["would_block"]["examples"]}
+    assert "lifeline  ip 127.0.0.1" in by_stick
+    after = {path: path.read_bytes() for path in handheld.state.rglob("*") if path.is_file()}
+    assert after == before, "not even what trust has learnt"
+    assert "installed generation 3" in handheld.run("ble", "load", tmp_path / "stick"), "one behind: no delta is on it"
+
+
 def test_a_policy_reaches_the_device_with_the_next_publication_and_proves_the_time(
     company: Company, handheld: Handheld, tmp_path: Path
 ) -> None:
