@@ -21,10 +21,11 @@ from mamplus_host.analyzer.matcher import in_user_space, places
 from mamplus_host.ble import guard, standing
 from mamplus_host.ble.shadow import Shadow, Use
 from mamplus_host.ble.stack import Stack
-from mamplus_host.ble.standing import Held, Standing, Watch
+from mamplus_host.ble.standing import Held, Standing
 from mamplus_host.ble.store import BleStore
 from mamplus_host.clock import DeviceClock
 from mamplus_host.config import Config
+from mamplus_host.deadman import DeadMan, Reach
 from mamplus_host.enterprise import Enterprise, load_enterprise
 from mamplus_host.kernel.tables import Tables
 from mamplus_host.ledger import Ledger
@@ -36,20 +37,7 @@ from mamplus_host.verdicts import Severity
 LOG = logging.getLogger("mamplus")
 CLOCK_STEP_S = 60.0  # a clock set back by more than this may have ended entries too early
 SAMPLE_EVERY_S = 300.0  # looks at what the scope's tasks use
-SPENT_EVERY_S = 30.0  # writes of a running dead-man timer
-GRACE_S = 30.0  # for the uplink to try again, after a suspend or a start, before the timer may act
-_GAP_S = 30.0  # between two ticks: the device slept
 _NS = 1_000_000_000
-
-
-class Reach(Protocol):
-    """What is asked of the uplink."""
-
-    def is_reachable(self) -> bool:
-        """Whether the enterprise answered when it was asked last."""
-
-    def reached_ns(self) -> int:
-        """Return when the newest connection that brought an answer was made, CLOCK_BOOTTIME; 0: none did."""
 
 
 class Surroundings(Protocol):
@@ -71,15 +59,15 @@ class Generations:
     ) -> None:  # fmt: skip
         """`use` gives a generation whose tables are loaded to the analyzer."""
         self._config, self._clock, self._tables, self._ledger = config, clock, tables, ledger
-        self._recent, self._around, self._use, self._reach = recent, around, use, reach
+        self._recent, self._around, self._use = recent, around, use
         self._store = BleStore(config.state, is_thorough=True)
+        self._dead_man = DeadMan(clock=clock, ledger=ledger, reach=reach)
         self.aging = Aging(config, clock=clock, tables=tables, ledger=ledger)
         self.policy, self.policy_fault = policy.load(config.state)
         self.ble: Stack | None = None
         self.loaded: dict[str, Any] = {}  # what came of loading it, for `status`
         self._next_end_s = 0  # when the first enforced entry ends; 0: none ends
         self._loaded_at_s = 0.0  # by the time that entries end by
-        self._awake_ns = self._ticked_ns = self._spent_ns = clock.boot_ns()
         self._sampled_ns = 0
 
     @property
@@ -150,15 +138,13 @@ class Generations:
 
     def tick(self) -> None:
         """Do what time asks for: dated entries, dead-man timer, age, samples, alerts that wait."""
-        now_ns = self._clock.boot_ns()
-        if now_ns - self._ticked_ns > _GAP_S * _NS:
-            self._awake_ns = now_ns
-        self._ticked_ns = now_ns
         self._align()
         self._look_at_dates()
-        self._look_at_watch(now_ns)
+        if self._dead_man.look():
+            self._align()
         if self.number:
             self.aging.look(self.number, self.policy.age)
+        now_ns = self._clock.boot_ns()
         if now_ns - self._sampled_ns >= SAMPLE_EVERY_S * _NS:
             self._sample(now_ns)
         self._ledger.hand_on()
@@ -230,7 +216,9 @@ class Generations:
 
     def _swap(self, ble: Stack) -> None:
         ledger = self._ledger
-        ledger.keep(standing.before_swap(ledger.standing, self._watch_of(ble.number)))
+        previous = 0 if self._config.agent.mode == "monitor" else self.number  # monitor mode refuses nothing
+        watch = self._dead_man.watch(ble.number, previous, self.policy.dead_man_s)
+        ledger.keep(standing.before_swap(ledger.standing, watch))
         try:
             self._enforce(ble)
         except BaseException:
@@ -259,45 +247,6 @@ class Generations:
             self._replace(ble)
         else:
             ble.close()
-
-    def _watch_of(self, number: int) -> Watch | None:
-        """Return the timer of this swap; None where there is nothing to go back to, or no contact to lose."""
-        reach = self._reach()
-        has_contact = (reach is not None and reach.is_reachable()) or self._ledger.standing.watch is not None
-        if self.ble is None or not has_contact or self._config.agent.mode == "monitor":
-            return None
-        now_ns = self._clock.boot_ns()
-        return Watch(
-            number=number, previous=self.number, limit_s=self.policy.dead_man_s, boot_id=self._clock.boot_id,
-            since_ns=now_ns, swapped_ns=now_ns,
-        )  # fmt: skip
-
-    def _look_at_watch(self, now_ns: int) -> None:
-        ledger, reach = self._ledger, self._reach()
-        watch = ledger.standing.watch
-        if watch is None:
-            return
-        if reach is not None and reach.reached_ns() > watch.swapped_ns:
-            ledger.keep(standing.safe(ledger.standing))
-        elif watch.elapsed_s(now_ns) >= watch.limit_s and now_ns - self._awake_ns >= GRACE_S * _NS:
-            self._roll_back(watch)
-        elif now_ns - self._spent_ns >= SPENT_EVERY_S * _NS:
-            self._spent_ns = now_ns
-            ledger.keep(standing.spent(ledger.standing, now_ns))
-
-    def _roll_back(self, watch: Watch) -> None:
-        ledger = self._ledger
-        why = (
-            f"the enterprise was reached before generation {watch.number} was swapped in, and not within"
-            f" {watch.limit_s} s after it; generation {watch.previous} is in force again"
-        )
-        way_out = f"publish a newer generation; on the device: mamplus ble accept {watch.number}"
-        evidence = {"rolled_back": watch.number, "way_out": way_out}
-        telling = ledger.telling("dead-man", Severity.HIGH, why, watch.previous, evidence)
-        ledger.keep(standing.rolled_back(ledger.standing, telling))
-        ledger.note("rolled back", generation=watch.number, in_force=watch.previous, why=why)
-        self._align()
-        ledger.hand_on()
 
     def _align(self) -> None:
         """Enforce what the standing says is in force: after a start, a rollback, or a crash in the middle of one."""
