@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -110,10 +110,12 @@ class Bench:
         return path
 
 
-def measure(bench: Bench, count: int, rounds: int, last: dict[str, tuple[int, list[Taken]]]) -> Series:
+def measure(
+    bench: Bench, count: int, rounds: int, wanted: Sequence[str], last: dict[str, tuple[int, list[Taken]]]
+) -> Series:
     """Load each subject once in every round, each round beginning with another one; slow ones in fewer rounds."""
     values: Series = {}
-    subjects = bench.subjects()
+    subjects = {name: subject for name, subject in bench.subjects().items() if not wanted or name in wanted}
     for name in list(subjects):
         if reason := too_large(count, last.get(name)):
             print(f"  {name} is left out at {count}: {reason}")
@@ -180,12 +182,13 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000])
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--repeat", type=int, default=1_000_000, help="lookups a measurement")
+    parser.add_argument("--subjects", nargs="+", default=[], help="as they are printed; default: all")
     arguments = parser.parse_args()
     last: dict[str, tuple[int, list[Taken]]] = {}
     with attached() as (directory, kernel, pinned):
         bench = Bench(directory, kernel, pinned, arguments.repeat)
         for count in arguments.sizes:
-            series = measure(bench, count, arguments.rounds, last)
+            series = measure(bench, count, arguments.rounds, arguments.subjects, last)
             last |= {name: (count, taken) for name, taken in series.items()}
             keep(count, series)
             if count <= NETWORKS_MAX:

@@ -5,7 +5,6 @@ Prints when the kernel asked the new tables (nanoseconds of the monotonic clock)
 there are, and the largest resident size of the process in bytes.
 """
 
-import resource
 import sys
 import time
 from pathlib import Path
@@ -21,8 +20,13 @@ def main() -> None:
             generation.check()
         begin_ns = time.monotonic_ns()
         report = Tables(directory).load(generation, time.time())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(begin_ns + report.took_ns, report.entries, peak)
+    print(begin_ns + report.took_ns, report.entries, _peak_bytes())
+
+
+def _peak_bytes() -> int:
+    """Return VmHWM; ru_maxrss would be that of the process before exec, where it was larger."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 if __name__ == "__main__":

@@ -218,14 +218,16 @@ static __always_inline int judge_name(struct __sk_buff *skb, struct packet *pack
 	if (refused)
 		count(MAMPLUS_C_REFUSED);
 	event = reserve(sizeof(*event));
-	if (event) {
-		fill_head_of(&event->head, MAMPLUS_KIND_DNS, sizeof(*event), bpf_skb_cgroup_id(skb));
-		take_judgement(&event->head, &head);
-		__builtin_memcpy(event->server, packet->daddr, MAMPLUS_ADDR_LEN);
-		__builtin_memcpy(event->name, name + 1, MAMPLUS_NAME_LEN - 1);
-		event->name[MAMPLUS_NAME_LEN - 1] = 0;
-		submit(event, sizeof(*event), true);
+	if (!event) {
+		count(MAMPLUS_C_LOST);
+		return refused ? 0 : 1;
 	}
+	fill_head_of(&event->head, MAMPLUS_KIND_DNS, sizeof(*event), bpf_skb_cgroup_id(skb));
+	take_judgement(&event->head, &head);
+	__builtin_memcpy(event->server, packet->daddr, MAMPLUS_ADDR_LEN);
+	__builtin_memcpy(event->name, name + 1, MAMPLUS_NAME_LEN - 1);
+	event->name[MAMPLUS_NAME_LEN - 1] = 0;
+	submit(event, sizeof(*event), true);
 	return refused ? 0 : 1;
 }
 

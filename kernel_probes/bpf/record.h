@@ -80,17 +80,16 @@ static __always_inline void emit(void *record, __u32 size, bool urgent)
 	count(error ? MAMPLUS_C_LOST : MAMPLUS_C_PRODUCED);
 }
 
-/* As emit(), for a record that is too large for the stack: fill what reserve() returns, then submit() it. */
-#define reserve(size) __reserve(bpf_ringbuf_reserve(&events, size, 0))
-
-static __always_inline void *__reserve(void *record)
-{
-	count(record ? MAMPLUS_C_PRODUCED : MAMPLUS_C_LOST);
-	return record;
-}
+/*
+ * As emit(), for a record that is too large for the stack: fill what reserve() returns and submit() it, or
+ * count it as lost. Compare it with NULL once: Linux 6.1 does not remember that such a pointer is none,
+ * and takes a second comparison for a way on which the record is not given back.
+ */
+#define reserve(size) bpf_ringbuf_reserve(&events, size, 0)
 
 static __always_inline void submit(void *record, __u32 size, bool urgent)
 {
+	count(MAMPLUS_C_PRODUCED);
 	bpf_ringbuf_submit(record, wake_flag(size + 8, urgent));
 }
 
