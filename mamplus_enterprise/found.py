@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 
 from mamplus_enterprise.ble import repository
-from mamplus_enterprise.ble.keys import Signers, make_seal, make_signer
-from mamplus_enterprise.ble.roles import OFFLINE, SIGNING, Quorum
+from mamplus_enterprise.ble.keys import Signers, make_seal, make_signer, places
+from mamplus_enterprise.ble.roles import SIGNING, Quorum
 from mamplus_enterprise.ble.shelf import LayerChange
 from mamplus_enterprise.errors import EnterpriseError
 from mamplus_enterprise.home import Home, Settings
@@ -37,7 +37,7 @@ class Wishes:
     dev: bool = False
     passphrase: bytes | None = None
     quorums: Mapping[str, Quorum] = field(default_factory=dict)  # of root and targets; one key each where missing
-    offline: Path | None = None  # where the keys of root and targets go; None: DIR/keys
+    offline: Sequence[Path] = ()  # where the keys of root and targets go, in turn; none: DIR/keys
 
 
 def found(directory: Path, wishes: Wishes) -> Home:
@@ -94,9 +94,9 @@ def _fill(directory: Path, wishes: Wishes) -> Home:
 def _make_signers(keys: Path, wishes: Wishes) -> Signers:
     signers: Signers = {}
     for role in SIGNING:
-        folder = wishes.offline if wishes.offline is not None and role in OFFLINE else keys
+        where = places(role, [keys, *wishes.offline])
         count = wishes.quorums.get(role, Quorum()).keys
-        signers[role] = [make_signer(folder, role, wishes.passphrase) for _ in range(count)]
+        signers[role] = [make_signer(where[at % len(where)], role, wishes.passphrase) for at in range(count)]
     return signers
 
 

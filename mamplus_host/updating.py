@@ -26,6 +26,7 @@ class Updater:
         self._thread: threading.Thread | None = None
         self._asked_ns = 0
         self.fault = ""  # why the newest generation is not taken; "": it is
+        self.last_bytes = self.total_bytes = 0  # that the last update cost on the network, and all since the start
 
     def start(self) -> None:
         """Fetch, verify and install what is newer, unless that is being done already."""
@@ -43,6 +44,7 @@ class Updater:
         try:
             result = update.update(self._state)
             self.fault = ""
+            self.last_bytes, self.total_bytes = result.bytes, self.total_bytes + result.bytes
             self._on_done()
             if result.note:
                 LOG.warning("%s", result.note)

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from mamplus_enterprise.api.news import News
-from mamplus_enterprise.ble.keys import Signers
+from mamplus_enterprise.ble.keys import Keyring, Signers
 from mamplus_enterprise.errors import Malformed, TooLarge
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.storage.store import Store
@@ -27,8 +27,12 @@ _P = ParamSpec("_P")
 class Context:
     home: Home
     store: Store
-    signers: Signers
+    keyring: Keyring
     news: News
+
+    @property
+    def signers(self) -> Signers:
+        return self.keyring.signers()
 
 
 def context_of(request: Request) -> Context:

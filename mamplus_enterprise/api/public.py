@@ -43,7 +43,7 @@ async def enrolment(request: Request) -> dict[str, Any]:
         "device_id": device.id,
         "enterprise_id": context.home.settings.enterprise_id,
         "generation": context.news.current.generation,
-        "root": base64.b64encode(repository.first_root(context.home)).decode(),
+        "root": base64.b64encode(repository.newest_root(context.home)).decode(),
     }
 
 

@@ -2,7 +2,7 @@
 """Key files on their way: to a stick, from a stick, onto a token."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -16,6 +16,7 @@ from mamplus_enterprise.ble.keys import (
     key_files,
     key_path,
     load_private,
+    places,
     seal_id,
     write_key,
 )
@@ -80,16 +81,16 @@ def take_in(home: Home, file: Path, passphrase: bytes | None) -> tuple[str, Path
     return having[0], path
 
 
-def use(home: Home, signers: Signers, role: str, uri: str, *, folder: Path, keep: bool) -> tuple[Path, int]:
+def use(home: Home, signers: Signers, role: str, uri: str, *, folders: Sequence[Path], keep: bool) -> tuple[Path, int]:
     """Make a token's key the key of `role` (`keep`: one of them); return its `.uri` file and the root's version."""
     if role not in SIGNING:
         raise ConfigInvalid(f"a token cannot sign for {role!r}; want one of {', '.join(SIGNING)}")
     signer = hsm.adopt(uri)
     keyid = signer.public_key.keyid
-    path = key_path(folder, role, keyid, "uri")
+    path = key_path(places(role, folders)[0], role, keyid, "uri")
     if keyid in repository.read(home).keyids(role):  # the note was lost, or the stick is new
         hsm.write_reference(path, uri, signer.public_key)
         return path, repository.read(home).root.version
-    done = rotate(home, signers, Wish(roles=(role,), adopted=signer, keep=keep), folder, None)
+    done = rotate(home, signers, Wish(roles=(role,), adopted=signer, keep=keep), folders, None)
     hsm.write_reference(path, uri, signer.public_key)
     return path, done.version

@@ -6,7 +6,8 @@ them plain. Ed25519, but for `seal`: X25519. A key on a PKCS#11 token leaves a `
 of its `.pem` (`hsm.py`). What was revoked lies in `revoked/` and is never loaded.
 """
 
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import CryptoSigner, Signer  # type: ignore[attr-defined]  # re-exported in its documents
 
 from mamplus_enterprise.ble.hsm import load_token_signer
-from mamplus_enterprise.ble.roles import ONLINE, SEAL
+from mamplus_enterprise.ble.roles import OFFLINE, ONLINE, SEAL
 from mamplus_enterprise.errors import KeysUnavailable
 from mamplus_enterprise.home import Home
 from mamplus_host.errors import ConfigInvalid
@@ -96,7 +97,7 @@ def belongs(path: Path, keyids: Iterable[str]) -> bool:
 
 
 def load_signers(
-    home: Home, passphrase: bytes | None, roles: Iterable[str] = ONLINE, elsewhere: Path | None = None
+    home: Home, passphrase: bytes | None, roles: Iterable[str] = ONLINE, elsewhere: Sequence[Path] = ()
 ) -> Signers:
     """Return the signers of `roles` whose keys are in DIR/keys or in `elsewhere`.
 
@@ -107,8 +108,41 @@ def load_signers(
     return {role: signers for role, signers in loaded.items() if signers}
 
 
-def key_folders(home: Home, elsewhere: Path | None) -> list[Path]:
-    return [home.keys, *([elsewhere] if elsewhere is not None else [])]
+class Keyring:
+    """The signers of a server that runs: read again when the files are others, as after `root rotate`."""
+
+    def __init__(self, home: Home, passphrase: bytes | None, roles: Iterable[str] = ONLINE) -> None:
+        """KeysUnavailable when a key that is there cannot be read."""
+        self._home, self._passphrase, self._roles = home, passphrase, tuple(roles)
+        self._lock = threading.Lock()
+        self._seen = self._look()
+        self._signers = load_signers(home, passphrase, self._roles)
+
+    def signers(self) -> Signers:
+        """Return the signers; KeysUnavailable when a key has come that cannot be read."""
+        with self._lock:
+            seen = self._look()
+            if seen != self._seen:
+                self._signers, self._seen = load_signers(self._home, self._passphrase, self._roles), seen
+            return self._signers
+
+    def _look(self) -> list[tuple[str, int]]:
+        files = [path for role in self._roles for path in key_files([self._home.keys], role)]
+        try:
+            return [(path.name, path.stat().st_mtime_ns) for path in files]
+        except FileNotFoundError:  # one is just being put away
+            return []
+
+
+def key_folders(home: Home, elsewhere: Sequence[Path]) -> list[Path]:
+    """Return where keys are looked for: DIR/keys first, then what --keys named."""
+    return [home.keys, *elsewhere]
+
+
+def places(role: str, folders: Sequence[Path]) -> list[Path]:
+    """Return where new keys of `role` go, in turn: where its keys are; else to --keys (offline roles) or DIR/keys."""
+    having = list(dict.fromkeys(path.parent for path in key_files(folders, role)))
+    return having or (list(folders[1:]) if role in OFFLINE else []) or [folders[0]]
 
 
 def load_signer(path: Path, passphrase: bytes | None) -> Signer:
@@ -121,7 +155,7 @@ def load_signer(path: Path, passphrase: bytes | None) -> Signer:
     return CryptoSigner(key)
 
 
-def load_seals(home: Home, passphrase: bytes | None, elsewhere: Path | None = None) -> Iterator[X25519PrivateKey]:
+def load_seals(home: Home, passphrase: bytes | None, elsewhere: Sequence[Path] = ()) -> Iterator[X25519PrivateKey]:
     """Yield the keys that devices encrypted for; earlier ones too: a stick may take months."""
     folders = key_folders(home, elsewhere)
     for path in key_files([*folders, *(folder / REVOKED for folder in folders)], SEAL):

@@ -155,9 +155,9 @@ def _aged(state: State) -> list[str]:
     return [role for role in every if roles.is_aged(role, state.signed(role).expires)]
 
 
-def first_root(home: Home) -> bytes:
-    """Return what devices trust first."""
-    return (home.metadata / "1.root.json").read_bytes()
+def newest_root(home: Home) -> bytes:
+    """Return what a device that enrols now trusts first: keys that were revoked before are nothing to it."""
+    return root_files(home)[-1].read_bytes()
 
 
 def root_files(home: Home) -> list[Path]:

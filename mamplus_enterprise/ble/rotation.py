@@ -15,7 +15,7 @@ from pathlib import Path
 from securesystemslib.signer import Signer  # type: ignore[attr-defined]  # re-exported in its documents
 
 from mamplus_enterprise.ble import repository, roles
-from mamplus_enterprise.ble.keys import REVOKED, Signers, belongs, key_files, make_seal, make_signer
+from mamplus_enterprise.ble.keys import REVOKED, Signers, belongs, key_files, make_seal, make_signer, places
 from mamplus_enterprise.ble.repository import State
 from mamplus_enterprise.ble.roles import CARRIER, DELEGATED, FIELD, SEAL, TOP_LEVEL, Quorum
 from mamplus_enterprise.home import Home
@@ -42,8 +42,8 @@ class Rotated:
     keyids: Mapping[str, list[str]]  # by role, the new keys
 
 
-def rotate(home: Home, signers: Signers, wish: Wish, folder: Path, passphrase: bytes | None) -> Rotated:
-    """Give the roles new keys, whose files go to `folder`, and publish the root that says so.
+def rotate(home: Home, signers: Signers, wish: Wish, folders: Sequence[Path], passphrase: bytes | None) -> Rotated:
+    """Give the roles new keys, their files beside the old ones (`keys.places`), and publish the root that says so.
 
     KeysUnavailable when the keys that must sign are not at hand; then nothing has changed.
     """
@@ -52,14 +52,14 @@ def rotate(home: Home, signers: Signers, wish: Wish, folder: Path, passphrase: b
         state = repository.read(home)
         _want_keys(state, signers, wish)
         before = {role: list(having) for role, having in signers.items()}
-        fresh = {role: _new_keys(state, role, wish, folder, passphrase) for role in wish.roles}
+        fresh = {role: _new_keys(state, role, wish, folders, passphrase) for role in wish.roles}
         gone = {role: _replace(state, role, fresh[role], wish) for role in wish.roles if role != SEAL}
         if SEAL in wish.roles:
             fresh[SEAL] = []
-            state.root.unrecognized_fields[FIELD]["seal"] = make_seal(folder, passphrase)
+            state.root.unrecognized_fields[FIELD]["seal"] = make_seal(places(SEAL, folders)[0], passphrase)
         after = {**signers, **{role: [*signers.get(role, []), *new] for role, new in fresh.items()}}
         _publish(home, state, after, before, wish)
-    _put_away([home.keys, folder], gone)
+    _put_away(folders, gone)
     return Rotated(state.root.version, {role: [one.public_key.keyid for one in new] for role, new in fresh.items()})
 
 
@@ -71,6 +71,8 @@ def _check(wish: Wish) -> None:
         )
     if wish.quorum and any(role in (SEAL, CARRIER) for role in wish.roles) and wish.quorum != Quorum():
         raise ConfigInvalid("carrier and seal have one key each; say no threshold for them")
+    if wish.quorum and "timestamp" in wish.roles and wish.quorum.threshold != 1:
+        raise ConfigInvalid("one key signs a timestamp: the carriers' has none beside it; say no --threshold for it")
     if wish.adopted is not None and (len(wish.roles) != 1 or wish.roles[0] == SEAL):
         raise ConfigInvalid("a token's key signs for one role, and not for seal; say one")
 
@@ -84,7 +86,7 @@ def _want_keys(state: State, signers: Signers, wish: Wish) -> None:
         repository.sign(state, role, signers, state.signed(role))
 
 
-def _new_keys(state: State, role: str, wish: Wish, folder: Path, passphrase: bytes | None) -> list[Signer]:
+def _new_keys(state: State, role: str, wish: Wish, folders: Sequence[Path], passphrase: bytes | None) -> list[Signer]:
     if role == SEAL:
         return []
     if wish.adopted is not None:
@@ -92,7 +94,8 @@ def _new_keys(state: State, role: str, wish: Wish, folder: Path, passphrase: byt
             raise ConfigInvalid(f"role {role} has this key already; one key signs once, whatever the threshold")
         return [wish.adopted]
     count = wish.quorum.keys if wish.quorum else len(state.keyids(role))
-    return [make_signer(folder, role, passphrase) for _ in range(count)]
+    where = places(role, folders)
+    return [make_signer(where[number % len(where)], role, passphrase) for number in range(count)]
 
 
 def _replace(state: State, role: str, fresh: Sequence[Signer], wish: Wish) -> list[str]:

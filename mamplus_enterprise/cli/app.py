@@ -29,10 +29,11 @@ def everywhere(
         typer.Option("--passphrase-file", metavar="FILE", help="Its first line decrypts the keys; anywhere."),
     ] = None,
     keys_dir: Annotated[
-        Path | None, typer.Option("--keys", metavar="DIR", help="Where the offline keys are, as a stick; anywhere.")
+        list[Path] | None,
+        typer.Option("--keys", metavar="DIR", help="Where offline keys are, as a stick; repeatable, anywhere."),
     ] = None,
 ) -> None:
-    context.obj = Where(directory, passphrase_file, keys_dir)
+    context.obj = Where(directory, passphrase_file, tuple(keys_dir or ()))
 
 
 app.command("init")(init.init)

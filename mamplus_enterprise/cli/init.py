@@ -45,8 +45,8 @@ def init(
     if dev:
         remark("--dev: the keys are not encrypted, and loopback is served without TLS; not for production")
     else:
-        offline = keys_of(context) or home.keys
+        offline = ", ".join(str(path) for path in keys_of(context) or [home.keys])
         remark(
-            f"keep the root and targets keys of {offline} apart from this machine, and from each other: `keys export`"
+            f"keep the root and targets keys in {offline} apart from this machine, and from each other: `keys export`"
             " moves them. They are needed to rotate keys and, once a year, for `renew`"
         )

@@ -63,10 +63,10 @@ def use(
 ) -> None:
     """Let a key on a PKCS#11 token sign for a role: it becomes the role's, as `root rotate` makes new ones."""
     from mamplus_enterprise.ble import keyfiles
-    from mamplus_enterprise.ble.keys import load_signers
+    from mamplus_enterprise.ble.keys import key_folders, load_signers
     from mamplus_enterprise.ble.roles import SIGNING
 
     home, elsewhere = home_of(context), keys_of(context)
     signers = load_signers(home, passphrase_of(context), SIGNING, elsewhere)
-    path, version = keyfiles.use(home, signers, role, uri, folder=elsewhere or home.keys, keep=add)
+    path, version = keyfiles.use(home, signers, role, uri, folders=key_folders(home, elsewhere), keep=add)
     print(f"{role}: {path}\nroot version {version}")

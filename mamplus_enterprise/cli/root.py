@@ -59,18 +59,18 @@ def rotate(
 ) -> None:
     """Give roles (root, when none is said) new keys, and revoke the old ones; devices follow by themselves."""
     from mamplus_enterprise.ble import rotation
-    from mamplus_enterprise.ble.keys import load_signers
+    from mamplus_enterprise.ble.keys import key_folders, load_signers
     from mamplus_enterprise.ble.roles import SIGNING
 
-    home, elsewhere = home_of(context), keys_of(context)
+    home, folders = home_of(context), keys_of(context)
     passphrase = None if home.settings.dev else passphrase_of(context)
-    signers = load_signers(home, passphrase_of(context), SIGNING, elsewhere)
+    signers = load_signers(home, passphrase_of(context), SIGNING, folders)
     chosen = tuple(dict.fromkeys(role or ["root"]))
     wanted = _quorum(home, chosen, keys, threshold)
     if passphrase is None and not home.settings.dev:
         raise ConfigInvalid("the new keys need a passphrase: say --passphrase-file FILE")
     done = rotation.rotate(
-        home, signers, rotation.Wish(roles=chosen, quorum=wanted), elsewhere or home.keys, passphrase
+        home, signers, rotation.Wish(roles=chosen, quorum=wanted), key_folders(home, folders), passphrase
     )
     for name, keyids in done.keyids.items():
         print(f"{name}: {', '.join(keyids) or 'a new key'}")

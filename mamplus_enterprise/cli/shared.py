@@ -27,7 +27,7 @@ class Where:
 
     directory: Path | None
     passphrase_file: Path | None
-    keys: Path | None = None
+    keys: tuple[Path, ...] = ()
 
 
 def home_of(context: typer.Context) -> Home:
@@ -44,8 +44,8 @@ def passphrase_of(context: typer.Context) -> bytes | None:
     return read_passphrase(where.passphrase_file)
 
 
-def keys_of(context: typer.Context) -> Path | None:
-    """Return the directory of the offline keys; None: they are looked for in DIR/keys alone."""
+def keys_of(context: typer.Context) -> tuple[Path, ...]:
+    """Return the directories of the offline keys; none: they are looked for in DIR/keys alone."""
     where: Where = context.obj
     return where.keys
 

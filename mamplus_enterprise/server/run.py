@@ -14,7 +14,7 @@ from mamplus_enterprise.api.app import create_app
 from mamplus_enterprise.api.context import Context
 from mamplus_enterprise.api.news import News
 from mamplus_enterprise.ble import repository
-from mamplus_enterprise.ble.keys import Signers, load_signers
+from mamplus_enterprise.ble.keys import Keyring
 from mamplus_enterprise.ble.roles import OFFLINE, ONLINE
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.lock import locked
@@ -42,12 +42,12 @@ def run(home: Home, listen: str, passphrase: bytes | None, on_ready: Callable[[R
     store = Store(home)
     migrate.check(store.engine)
     # In production the offline keys are elsewhere, and left alone where they are not: `renew` is for them.
-    signers = load_signers(home, passphrase, (*ONLINE, *(OFFLINE if home.settings.dev else ())))
-    _renew(home, signers)
+    keyring = Keyring(home, passphrase, (*ONLINE, *(OFFLINE if home.settings.dev else ())))
+    _renew(home, keyring)
     tls = server_context(home, passphrase)
     with bind(listen) as listening:
         try:
-            asyncio.run(_serve(Context(home, store, signers, News(home)), tls, listening, on_ready))
+            asyncio.run(_serve(Context(home, store, keyring, News(home)), tls, listening, on_ready))
         finally:
             store.close()
 
@@ -103,14 +103,14 @@ async def _renew_now_and_then(context: Context) -> None:
     while True:
         await asyncio.sleep(RENEW_EVERY_S)
         try:
-            await asyncio.to_thread(_renew, context.home, context.signers)
+            await asyncio.to_thread(_renew, context.home, context.keyring)
         except (MamplusError, OSError) as error:
             _log.error("cannot renew the repository's signatures: %s; trying again in %d s", error, RENEW_EVERY_S)
 
 
-def _renew(home: Home, signers: Signers) -> None:
+def _renew(home: Home, keyring: Keyring) -> None:
     with locked(home.publish_lock):
-        for role in repository.renew(home, signers):
+        for role in repository.renew(home, keyring.signers()):
             _log.warning("signed %s again", role)
         for role in repository.aged(home):
             _log.error("it is time to sign %s again, and its keys are not here; say: renew --keys DIR", role)

@@ -79,6 +79,39 @@ def test_publishing_needs_no_offline_key_and_rotating_does(guarded: Company, tmp
     assert guarded.json("root", "show")["version"] == 2
 
 
+def test_new_keys_go_where_the_old_ones_are(guarded: Company, tmp_path: Path) -> None:
+    before = {role: len(list((guarded.dir / "keys").glob(f"{role}.*.pem"))) for role in ("timestamp", "root")}
+    guarded.run("root", "rotate", "--role", "timestamp", "--role", "root", "--keys", tmp_path / "stick")
+
+    assert before == {"timestamp": 1, "root": 0}
+    assert {role: len(list((guarded.dir / "keys").glob(f"{role}.*.pem"))) for role in before} == before
+    assert len(list((tmp_path / "stick").glob("root.*.pem"))) == 3
+    assert len(list((tmp_path / "stick" / "revoked").glob("root.*.pem"))) == 3
+
+
+def test_each_root_key_may_lie_on_a_stick_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "passphrase").write_text("correct horse\n")
+    company = Company(tmp_path / "enterprise")
+    company.always = ("--passphrase-file", str(tmp_path / "passphrase"))
+    sticks = [tmp_path / name for name in ("a", "b", "c")]
+    keys = [word for stick in sticks for word in ("--keys", stick)]
+    company.run("init", company.dir, *keys)
+    assert [len(list(stick.glob("root.*.pem"))) for stick in sticks] == [1, 1, 1]
+
+    refused = company.attempt("root", "rotate", *keys[:2])
+    company.run("root", "rotate", *keys[:4])
+
+    assert "1 are at hand" in refused.stderr
+    assert company.json("root", "show")["version"] == 2
+    assert [len(list(stick.glob("root.*.pem"))) for stick in sticks[:2]] == [2, 1]
+
+
+def test_a_timestamp_has_one_signature(quiet: Company) -> None:
+    refused = quiet.attempt("root", "rotate", "--role", "timestamp", "--count", "2", "--threshold", "2")
+
+    assert (refused.returncode, "one key signs a timestamp" in refused.stderr) == (2, True)
+
+
 def test_one_key_of_a_quorum_of_two_does_not_rotate_anything(guarded: Company, tmp_path: Path) -> None:
     one, *others = sorted((tmp_path / "stick").glob("root.*.pem"))
     for other in others:

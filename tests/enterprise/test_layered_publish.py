@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Publishing by layer: one counter, what a key may say, deltas that are kept, and a server without all keys."""
 
+import base64
 import hashlib
 import time
 from pathlib import Path
@@ -13,11 +14,12 @@ from mamplus_enterprise.ble.publish import Request, publish
 from mamplus_enterprise.ble.roles import ONLINE, SIGNING
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.storage.store import Store
+from mamplus_host import policy
 from mamplus_host.ble.entry import Kind
 from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.update_helper import update_here
 from mamplus_host.verdicts import Verdict
-from tests.enterprise.company import Company
+from tests.enterprise.company import Company, FakeDevice, opened
 from tests.journey.repository import Repository
 
 DAY_S = 86_400
@@ -50,7 +52,7 @@ class Device:
         self.company, self.state = company, state
         (state / "trust").mkdir(parents=True)
         (state / "identity").mkdir()
-        (state / "trust" / "root.json").write_bytes(repository.first_root(Home.open(company.dir)))
+        (state / "trust" / "root.json").write_bytes(repository.newest_root(Home.open(company.dir)))
         Repository.belong(state, "https://127.0.0.1:1", "0" * 64)
 
     def update(self) -> list[str]:
@@ -214,3 +216,44 @@ def test_a_carrier_for_one_device_says_so_in_its_timestamp(quiet: Company, tmp_p
 
     assert b'"device":"' + b"ab" * 32 in (tmp_path / "c.tar").read_bytes()
     assert (refused.returncode, "64 hex digits" in refused.stderr) == (2, True)
+
+
+def test_a_server_that_runs_signs_with_the_new_keys_after_a_rotation(company: Company, tmp_path: Path) -> None:
+    rotated = ("timestamp", "snapshot", "ble-enterprise")
+    company.run("root", "rotate", *(word for role in rotated for word in ("--role", role)))
+    value = hashlib.sha256(b"tool").hexdigest()
+    alert = company.device().sent(indicator={"kind": "sha256", "value": value})
+
+    answer = company.admin("POST", f"/alerts/{alert}/confirm", {"reason": "seen"})
+
+    assert (answer.status, answer.body["layer"]) == (200, "enterprise")
+    device = Device(company, tmp_path / "device")
+    device.update()
+    assert numbers(company)["enterprise"] == 2
+
+
+def test_who_enrols_after_a_rotation_never_trusts_the_keys_of_before(company: Company) -> None:
+    company.run("root", "rotate")
+    company.run("root", "rotate")
+    newcomer = company.device("late")
+
+    newest = (company.dir / "repository" / "metadata" / "3.root.json").read_bytes()
+    token = opened(company.admin("POST", "/tokens").body["token"])
+    again = FakeDevice(company, "later").enroll(token["secret"])
+
+    assert newcomer.id
+    assert base64.b64decode(again.body["root"]) == newest
+
+
+def test_the_policy_is_signed_by_its_own_role_and_reaches_the_device(quiet: Company, tmp_path: Path) -> None:
+    device = Device(quiet, tmp_path / "device")
+    device.update()
+    (tmp_path / "policy.json").write_text(quiet.run("policy", "show").replace('"version": 0', '"version": 1'))
+    quiet.run("policy", "set", tmp_path / "policy.json")
+    assert policy.load(device.state)[0].version == 0
+
+    quiet.run("ble", "publish")
+    device.update()
+
+    assert policy.load(device.state) == (policy.parse((quiet.dir / "policy.json").read_bytes()), "")
+    assert policy.load(device.state)[0].version == 1
