@@ -66,11 +66,10 @@ def _timestamp(state: State, signers: Signers, device: str) -> bytes:
 
 
 def _lists(home: Home, state: State) -> Iterator[Path]:
-    """Yield the files that the roles name; no deltas: a carrier serves devices of any age."""
+    """Yield the files that the roles name: lists for devices of any age, deltas that spare the others a rewrite."""
     for role in DELEGATED:
-        for name, target in state.delegated[role].targets.items():
-            if name.endswith(f"/{shelf.LIST}") or name == shelf.POLICY:
-                yield shelf.file_of(home.targets, target)
+        for target in state.delegated[role].targets.values():
+            yield shelf.file_of(home.targets, target)
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:

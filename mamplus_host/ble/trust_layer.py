@@ -97,7 +97,7 @@ class Offering:
             )
         chain = [] if held is None or self._lists_only else _cheapest(layer, targets, held, custom.generation)
         if chain and sum(delta.length for delta in chain) < listed.length:
-            with suppress(Missing):  # a carrier has no deltas: it serves devices of any age
+            with suppress(Missing):  # what a cache or a stick may lack; the list must be there
                 return self._by_deltas(layer, chain, custom, held)
         return self._by_list(layer, listed, custom, held)
 

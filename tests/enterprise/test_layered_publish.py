@@ -3,6 +3,7 @@
 
 import base64
 import hashlib
+import tarfile
 import time
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from mamplus_host import policy
 from mamplus_host.ble.entry import Kind
 from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.update_helper import update_here
+from mamplus_host.errors import BleInvalid, BleWrongDevice
 from mamplus_host.verdicts import Verdict
 from tests.enterprise.company import Company, FakeDevice, opened
-from tests.journey.repository import Repository
+from tests.journey.repository import DEVICE_ID, Repository
+from tests.journey.served import files, served
 
 DAY_S = 86_400
 
@@ -257,3 +260,28 @@ def test_the_policy_is_signed_by_its_own_role_and_reaches_the_device(quiet: Comp
 
     assert policy.load(device.state) == (policy.parse((quiet.dir / "policy.json").read_bytes()), "")
     assert policy.load(device.state)[0].version == 1
+
+
+def test_a_carrier_reaches_the_device_that_it_is_for_and_no_other(quiet: Company, tmp_path: Path) -> None:
+    device = Device(quiet, tmp_path / "device")
+    device.update()
+    add(quiet, "a.example", Layer.ENTERPRISE)
+    quiet.run("ble", "publish")
+    quiet.run("ble", "export", tmp_path / "other.tar", "--device", "ab" * 32)
+    quiet.run("ble", "export", tmp_path / "mine.tar", "--device", DEVICE_ID)
+
+    with pytest.raises(BleWrongDevice, match="made for device 'abab"):
+        update_here(device.state, str(tmp_path / "other.tar"))
+    assert update_here(device.state, str(tmp_path / "mine.tar")).generation == 2
+
+
+def test_a_carriers_files_behind_a_web_server_are_refused(quiet: Company, tmp_path: Path) -> None:
+    """Whoever unpacks a stick and serves it cannot hold a connected device on it."""
+    quiet.run("ble", "export", tmp_path / "stick.tar")
+    device = Device(quiet, tmp_path / "device")
+    with tarfile.open(tmp_path / "stick.tar") as archive:
+        content = {one.name: archive.extractfile(one).read() for one in archive.getmembers()}  # type: ignore[union-attr]
+    with served(files(content)) as server:
+        Repository.belong(device.state, server.url, "")
+        with pytest.raises(BleInvalid, match="is a carrier's, and this is the network"):
+            update_here(device.state, None)

@@ -139,7 +139,10 @@ def test_a_carrier_holds_the_repository_and_nothing_else(quiet: Company, tmp_pat
             "1.ble-feeds",
         )
     ]  # fmt: skip
-    assert [name.split("/")[1] for name in names[8:]] == ["ble-enterprise", "ble-emergency", "ble-feeds"]
+    of_layers = [(name.split("/")[1], name.rpartition(".")[2]) for name in names[8:]]
+    assert of_layers == [
+        ("ble-enterprise", "delta"), ("ble-enterprise", "mble"), ("ble-emergency", "mble"), ("ble-feeds", "mble"),
+    ]  # fmt: skip
     assert {(member.uid, member.uname) for member in members} == {(0, "")}
     assert list(out.parent.iterdir()) == [out]
 

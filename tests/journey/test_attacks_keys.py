@@ -5,7 +5,6 @@ The thief signs with the real key whatever he likes. Every other file is the ent
 """
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from mamplus_host.ble.encode import encode
 from mamplus_host.ble.entry import Entry, Kind
 from mamplus_host.ble.format import Generation
 from mamplus_host.ble.layer import Layer
-from mamplus_host.errors import BleInvalid, BleShrunk, BleWrongDevice
+from mamplus_host.errors import BleInvalid
 from mamplus_host.verdicts import Verdict
 from tests.journey.attacks import Device, Files
-from tests.journey.repository import CREATED_S, DEVICE_ID, Repository, entries, in_days, signed_by
+from tests.journey.repository import CREATED_S, Repository, entries, in_days, signed_by
 
 DAY_S = 86_400
 SOON = CREATED_S + DAY_S
@@ -261,94 +260,3 @@ def test_a_list_named_by_role_targets_itself_is_not_asked_for(device: Device, re
     repository.sign_states("targets")
 
     assert not device.load(repository).new
-
-
-# --- carriers ------------------------------------------------------------------------------------------
-
-
-def test_a_carriers_timestamp_is_taken_from_a_stick_and_refused_on_the_network(
-    device: Device, repository: Repository
-) -> None:
-    """The stick is copied, and its files are served to a device in the field: a freeze for as long as it is good."""
-    carriers = repository.publish(entries(11)).carriers()
-
-    device.refuses(BleInvalid, lambda: device.fetch(carriers), match="is a carrier's, and this is the network")
-    assert device.load(repository, carriers).new
-
-
-def test_a_carriers_timestamp_with_the_online_signature_beside_is_refused_on_the_network_too(
-    device: Device, repository: Repository
-) -> None:
-    repository.publish(entries(11))
-    stamp = Metadata[Any].from_bytes(repository.carriers()["metadata/timestamp.json"])
-    both = signed_by(stamp.signed, [repository.keys["timestamp"][0], repository.keys["carrier"][0]])
-
-    device.refuses(
-        BleInvalid, lambda: device.fetch({**repository.files, "metadata/timestamp.json": both}), match="carr"
-    )
-
-
-def test_a_stolen_carriers_key_holds_no_connected_device(device: Device, repository: Repository) -> None:
-    """After a stick the device goes on following the network, whose timestamp has the same version and ends sooner."""
-    repository.publish(entries(11), days=7)
-    device.load(repository, repository.carriers(days=3000))
-    assert not device.fetch(repository.files).new
-
-    source = Files(repository.files, is_network=True)
-    with pytest.raises(Exception, match="expired"):
-        device.verify(source, now_s=time.time() + 8 * DAY_S)
-
-
-def test_a_fresh_carrier_serves_a_device_whose_online_timestamp_of_the_same_version_has_ended(
-    device: Device, repository: Repository
-) -> None:
-    repository.publish(entries(11), days=100)
-    snapshot = repository.files["metadata/4.snapshot.json"]
-    repository.files["metadata/timestamp.json"] = repository.timestamp(snapshot, days=1)
-    device.load(repository)
-
-    offered = device.verify(Files(repository.carriers(days=90)), now_s=time.time() + 30 * DAY_S)
-
-    assert offered.number == 4
-
-
-def test_a_carrier_for_another_device_is_refused(device: Device, repository: Repository) -> None:
-    repository.publish(entries(11))
-
-    device.refuses(
-        BleWrongDevice, lambda: device.load(repository, repository.carriers(device="e" * 64)),
-        match="made for device 'eeee",
-    )  # fmt: skip
-    assert device.load(repository, repository.carriers(device=DEVICE_ID)).new
-
-
-@pytest.mark.parametrize("layer", [Layer.ENTERPRISE, Layer.FEEDS])
-def test_a_layer_for_another_device_is_refused(device: Device, repository: Repository, layer: Layer) -> None:
-    content = entries(11) if layer is Layer.ENTERPRISE else feed(21)
-    repository.publish(content, layer=layer, audience="e" * 64)
-
-    device.refuses(BleWrongDevice, lambda: device.load(repository), match="made for device 'eeee")
-
-
-# --- emptied lists ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("layer", list(Layer))
-@pytest.mark.parametrize("by", ["list", "delta"])
-def test_a_layer_that_lost_more_than_half_unsaid_is_refused(
-    device: Device, repository: Repository, layer: Layer, by: str
-) -> None:
-    left = {Layer.ENTERPRISE: entries(4), Layer.EMERGENCY: entries(1, first=900), Layer.FEEDS: feed(9)}[layer]
-    repository.publish(left, layer=layer, delta=by == "delta")
-    device.refuses(BleShrunk, lambda: device.load(repository), match=layer.role)
-
-    repository.publish(left, layer=layer, delta=by == "delta", may_shrink=True)
-    assert device.load(repository).new
-
-
-def test_a_new_device_takes_no_list_that_is_empty_as_a_whole_unsaid(tmp_path: Path) -> None:
-    repository = Repository().publish([], may_shrink=True).publish([], layer=Layer.FEEDS)
-    device = Device(tmp_path / "new", repository)
-
-    device.refuses(BleShrunk, lambda: device.load(repository), match="all layers together")
-    assert device.load(repository.publish([], layer=Layer.FEEDS, may_shrink=True)).new

@@ -80,6 +80,14 @@ def test_a_device_that_missed_more_than_is_kept_takes_the_list(device: Device, r
     assert asked_for(device, repository) == ["mble"]
 
 
+def test_where_a_delta_is_missing_the_list_is_taken(device: Device, repository: Repository) -> None:
+    repository.publish(entries(2003), delta=True)
+    files_ = {name: data for name, data in repository.files.items() if not name.endswith(".delta")}
+
+    assert device.load(repository, files_).patched == []
+    assert device.says(Layer.ENTERPRISE) == entries(2003)
+
+
 def test_withdrawn_values_go_and_a_changed_verdict_stays_changed(device: Device, repository: Repository) -> None:
     kept = entries(1990, first=11)
     repository.publish([msgspec.structs.replace(kept[0], id=9001, reason="again"), *kept[1:]], delta=True)
