@@ -285,3 +285,14 @@ def test_a_carriers_files_behind_a_web_server_are_refused(quiet: Company, tmp_pa
         Repository.belong(device.state, server.url, "")
         with pytest.raises(BleInvalid, match="is a carrier's, and this is the network"):
             update_here(device.state, None)
+
+
+def test_a_carrier_of_a_key_that_was_rotated_is_refused(quiet: Company, tmp_path: Path) -> None:
+    quiet.run("ble", "export", tmp_path / "old.tar")
+    quiet.run("root", "rotate", "--role", "carrier")
+    quiet.run("ble", "export", tmp_path / "new.tar")
+    device = Device(quiet, tmp_path / "device")
+
+    with pytest.raises(BleInvalid, match="not signed by this device's enterprise"):
+        update_here(device.state, str(tmp_path / "old.tar"))
+    assert update_here(device.state, str(tmp_path / "new.tar")).new

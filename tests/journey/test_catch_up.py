@@ -163,3 +163,13 @@ def test_a_policy_arrives_with_the_list_and_is_not_read_twice(device: Device, re
 
     assert not first.new
     assert not [name for name in source.asked if "policy.json" in name and name.startswith("targets/")]
+
+
+def test_a_policy_that_this_device_cannot_read_stops_no_list(device: Device, repository: Repository) -> None:
+    repository.name("policy", "policy/policy.json", b'{"version": "of a later release"}', {"version": 1})
+    repository.sign_states("policy")
+
+    result = device.load(repository.publish(entries(2001)))
+
+    assert (result.generation, "policy cannot be used" in result.note) == (3, True)
+    assert device.says(Layer.ENTERPRISE) == entries(2001)
