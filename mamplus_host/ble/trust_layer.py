@@ -87,15 +87,15 @@ class Offering:
         targets = self._chain.role(layer.role).targets
         listed = targets[f"{layer.role}/{LIST}"]
         custom = _custom(listed)
-        if held is not None and self._chain.was_rotated(layer.role):
-            held = None
-        if held is not None and (custom.generation, custom.state_root) == (held.number, held.root):
-            return LayerOffer(layer, held.number, held.entries, held.root, held.created_s)
-        if held is not None and custom.generation <= held.number:
+        # What a rotated key said counts no longer, also its number; how many entries there were still does.
+        was = None if held is not None and self._chain.was_rotated(layer.role) else held
+        if was is not None and (custom.generation, custom.state_root) == (was.number, was.root):
+            return LayerOffer(layer, was.number, was.entries, was.root, was.created_s)
+        if was is not None and custom.generation <= was.number:
             raise BleRollback(
-                f"generation is {custom.generation} of {layer.role}, want newer than {held.number}, which is installed"
+                f"generation is {custom.generation} of {layer.role}, want newer than {was.number}, which is installed"
             )
-        chain = [] if held is None or self._lists_only else _cheapest(layer, targets, held, custom.generation)
+        chain = [] if was is None or self._lists_only else _cheapest(layer, targets, was, custom.generation)
         if chain and sum(delta.length for delta in chain) < listed.length:
             with suppress(Missing):  # what a cache or a stick may lack; the list must be there
                 return self._by_deltas(layer, chain, custom, held)

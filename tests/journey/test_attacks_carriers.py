@@ -125,3 +125,11 @@ def test_a_new_device_takes_no_list_that_is_empty_as_a_whole_unsaid(tmp_path: Pa
 
     device.refuses(BleShrunk, lambda: device.load(repository), match="all layers together")
     assert device.load(repository.publish([], layer=Layer.FEEDS, may_shrink=True)).new
+
+
+def test_a_rotated_key_does_not_lift_the_guard_against_an_emptied_layer(device: Device, repository: Repository) -> None:
+    """Its number is forgotten with the old key; how many entries the device enforces is not."""
+    repository.rotate_delegated("ble-enterprise").publish(entries(4))
+    device.refuses(BleShrunk, lambda: device.load(repository), match="the installed one 10")
+
+    assert device.load(repository.publish(entries(5))).new
