@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, Row, func, select
 from sqlalchemy.orm import Session
 
 from mamplus_enterprise.storage.schema import EntryRow
@@ -32,10 +32,11 @@ class Wanted:
 def listed(session: Session, wanted: Wanted) -> Iterator[dict[str, Any]]:
     """Yield the entries that were not removed, expired ones included, by id; while the session lasts."""
     now_s = time.time()
-    statement = select(EntryRow).where(*_conditions(wanted, now_s)).order_by(EntryRow.id)
+    # Plain rows, not mapped objects: half of the time for a long list.
+    statement = select(*EntryRow.__table__.columns).where(*_conditions(wanted, now_s)).order_by(EntryRow.id)
     if wanted.limit:
         statement = statement.limit(wanted.limit)
-    rows = session.execute(statement.execution_options(yield_per=1000)).scalars()
+    rows = session.execute(statement.execution_options(yield_per=1000))
     return (shown(row, now_s) for row in rows)
 
 
@@ -60,7 +61,7 @@ def _conditions(wanted: Wanted, now_s: float) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def shown(row: EntryRow, now_s: float) -> dict[str, Any]:
+def shown(row: "EntryRow | Row[Any]", now_s: float) -> dict[str, Any]:
     """Return what `--json` prints of an entry."""
     return {
         "id": row.id, "layer": Layer(row.layer).name.lower(), "kind": Kind(row.kind).name.lower(), "value": row.value,
