@@ -30,7 +30,7 @@ from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.record import HISTORY, Book, Change, Installed, LayerRecord, Part, look, sha256_of
 from mamplus_host.ble.stack import LayerFiles, Stack
 from mamplus_host.errors import BleInvalid
-from mamplus_host.files import put_in_place, sync_file, write_whole
+from mamplus_host.files import sync_directory, sync_file, write_whole
 
 ALWAYS_KEPT = 2  # generations whose files stay, however large
 HISTORY_BYTES = 1 << 30  # of files beyond these
@@ -109,6 +109,7 @@ class BleStore:
         changed = tuple(self._checked(offer, layers.get(offer.layer)) for offer in fresh)
         for offer in fresh:
             layers[offer.layer] = self._placed(offer, layers.get(offer.layer))
+        sync_directory(self.folder)  # once for all: the record that names them comes after it
         return Installed(
             number=max((layer.number for layer in layers.values()), default=0),
             entries=sum(layer.entries for layer in layers.values()),
@@ -190,7 +191,7 @@ class BleStore:
     def _place(self, staged: Path, name: str) -> Part:
         path = self._free(name)
         sync_file(staged)
-        put_in_place(staged, path)
+        staged.replace(path)
         return Part.of(path)
 
     def _free(self, name: str) -> Path:
