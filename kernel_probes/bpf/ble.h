@@ -50,6 +50,12 @@ static __always_inline __u64 greater(__u64 one, __u64 two)
 	return hit_verdict(two) > hit_verdict(one) ? two : one;
 }
 
+/* Whether a hit ends a search: a suspicion does not, or a layer that may not allow would take back a block. */
+static __always_inline bool is_decided(__u64 hit)
+{
+	return hit_verdict(hit) > MAMPLUS_SUSPECT;
+}
+
 static __always_inline __u64 match_bucket(struct mamplus_bucket *bucket, __u32 index, __u64 identity)
 {
 #pragma unroll
@@ -146,8 +152,8 @@ static __always_inline __u64 ask_port(const struct mamplus_shape *now, __u64 wor
 
 	if (now->ports & 1 << (MAMPLUS_Q_PORT | MAMPLUS_Q_PROTOCOL))
 		hit = ble_probe(MAMPLUS_T_NET, word, identity6(now, 0, 0, 0, protocol, port));
-	if (!hit && now->ports & 1 << MAMPLUS_Q_PORT)
-		hit = ble_probe(MAMPLUS_T_NET, word, identity6(now, 0, 0, 0, 0, port));
+	if (!is_decided(hit) && now->ports & 1 << MAMPLUS_Q_PORT)
+		hit = greater(hit, ble_probe(MAMPLUS_T_NET, word, identity6(now, 0, 0, 0, 0, port)));
 	return hit;
 }
 
@@ -165,6 +171,7 @@ static __always_inline __u64 lengths4(const struct mamplus_shape *now, __u64 wor
 /*
  * Judge an IPv4 address (host order): of the entries about hosts the most qualified, of those
  * about networks the most specific, of those about ports; then the greatest verdict of the three.
+ * A suspicion stands where nothing less specific of its sort blocks or allows.
  */
 __noinline __u64 ble_address4(__u64 word, __u32 addr, __u32 protocol, __u32 port)
 {
@@ -186,18 +193,18 @@ __noinline __u64 ble_address4(__u64 word, __u32 addr, __u32 protocol, __u32 port
 			continue;
 		qualifier = now->probe4[i].qualifier;
 		is_host = prefix == 32 && qualifier;
-		if (is_host ? host : network)
+		if (is_decided(is_host ? host : network))
 			continue;
 		hit = ble_probe(MAMPLUS_T_NET, word,
 				mamplus_identity4(prefix ? addr & ~0U << ((32 - prefix) & 31) : 0, prefix,
 						  if_protocol(qualifier, protocol), if_port(qualifier, port)));
 		if (is_host)
-			host = hit;
+			host = greater(host, hit);
 		else
-			network = hit;
+			network = greater(network, hit);
 	}
-	if (!host)
-		host = ble_probe(MAMPLUS_T_ADDR, word, mamplus_identity4(addr, 32, 0, 0));
+	if (!is_decided(host))
+		host = greater(host, ble_probe(MAMPLUS_T_ADDR, word, mamplus_identity4(addr, 32, 0, 0)));
 	return greater(greater(host, network), ask_port(now, word, protocol, port));
 }
 
@@ -225,19 +232,19 @@ __noinline __u64 ble_address6(__u64 word, __u64 high, __u64 low, __u32 protocol_
 		prefix = now->probe6[i].prefix;
 		qualifier = now->probe6[i].qualifier;
 		is_host = prefix == 128 && qualifier;
-		if (is_host ? host : network)
+		if (is_decided(is_host ? host : network))
 			continue;
 		hit = ble_probe(MAMPLUS_T_NET, word,
 				identity6(now, high_bits(high, prefix < 64 ? prefix : 64),
 					  high_bits(low, prefix > 64 ? prefix - 64 : 0), prefix,
 					  if_protocol(qualifier, protocol), if_port(qualifier, port)));
 		if (is_host)
-			host = hit;
+			host = greater(host, hit);
 		else
-			network = hit;
+			network = greater(network, hit);
 	}
-	if (!host)
-		host = ble_probe(MAMPLUS_T_ADDR, word, identity6(now, high, low, 128, 0, 0));
+	if (!is_decided(host))
+		host = greater(host, ble_probe(MAMPLUS_T_ADDR, word, identity6(now, high, low, 128, 0, 0)));
 	return greater(greater(host, network), ask_port(now, word, protocol, port));
 }
 

@@ -157,9 +157,16 @@ static __always_inline bool to_text(unsigned char *name)
 	return ended;
 }
 
+/* What a more specific hit leaves of a wider one. */
+static __always_inline __u64 overrule(__u64 wider, __u64 hit)
+{
+	return hit && (is_decided(hit) || !is_decided(wider)) ? hit : wider;
+}
+
 /*
  * Ask for every suffix that starts a label, from the shortest to the longest: the most specific
- * entry wins, and an entry that means the whole name alone above all. name[0] is a dot.
+ * entry wins, and an entry that means the whole name alone above all; but no suspicion wins over
+ * a wider block or allow. name[0] is a dot.
  */
 static __always_inline void ble_name(struct mamplus_head *head, const unsigned char *name)
 {
@@ -177,11 +184,10 @@ static __always_inline void ble_name(struct mamplus_head *head, const unsigned c
 		if (name[i - 1] != '.')
 			continue;
 		hit = ble_probe(MAMPLUS_T_DOMAIN, word, mamplus_identity_name(now->salt, &suffix, 0));
-		if (hit)
-			best = hit;
+		best = overrule(best, hit);
 	}
 	hit = ble_probe(MAMPLUS_T_DOMAIN, word, mamplus_identity_name(now->salt, &suffix, 1));
-	take_hit(head, hit ? hit : best);
+	take_hit(head, overrule(best, hit));
 }
 
 /* The question's name as it lies in the packet, and zeros after it. */

@@ -5,10 +5,12 @@ Journey: collector -> [analyzer] -> executor.
 
 The kernel asks its own tables, compiled from the same file; this is the same question in
 user space, for `mamplus check`, for local rules and to name the entry behind a kernel verdict.
-Order: the most specific entry of a kind; across kinds guard > allow > block > suspect.
+Order: the most specific entry of a kind that blocks or allows, else the most specific that suspects; across
+kinds guard > allow > block > suspect. So no suspicion, of whatever layer, takes back what a wider entry blocks.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -80,21 +82,21 @@ def asked(event: Exec | Connect | Packet | DnsQuery) -> tuple[Kind, str]:
 
 
 def _candidates(ble: Stack, kind: Kind, value: str, now_s: float, globs: Globs | None) -> Iterator[Entry]:
-    """Yield the most specific living entries of each kind that cover `value`; where several are equally so, all."""
+    """Yield the living entries that decide about `value` in each kind; where several are equally specific, all."""
     if kind is Kind.DOMAIN:
-        yield from _domains(ble, value, now_s)
+        yield from _deciding(_domains(ble, value, now_s))
     elif kind in (Kind.IP, Kind.CIDR, Kind.PORT):
         yield from _endpoints(ble, kind, endpoint(kind, value), now_s)
     elif kind is Kind.PATH:
-        yield from _paths(ble, value, now_s, globs)
+        yield from _deciding(_paths(ble, value, now_s, globs))
     elif kind is Kind.PACKAGE:
-        yield from _packages(ble, value, now_s)
+        yield from _deciding(_packages(ble, value, now_s))
     elif kind is Kind.USB:
-        yield from next(filter(None, (list(_texts(ble, kind, one, now_s)) for one in wider(value))), ())
+        yield from _deciding(_texts(ble, kind, one, now_s) for one in wider(value))
     elif kind in (Kind.USER, Kind.GROUP, Kind.YARA, Kind.SIGMA):
         yield from _texts(ble, kind, value, now_s)
     else:
-        yield from _first(ble, [place_of(kind, value)], now_s)
+        yield from _living(ble, place_of(kind, value), now_s)
 
 
 def _texts(ble: Stack, kind: Kind, value: str, now_s: float) -> Iterator[Entry]:
@@ -111,35 +113,44 @@ def _living(ble: Stack, place: tuple[Section, bytes], now_s: float) -> Iterator[
             yield entry
 
 
-def _most_specific(entries: Iterable[Entry], how: Callable[[str], Any]) -> Iterator[Entry]:
-    ranked = [(how(entry.value), entry) for entry in entries]
-    best = max((rank for rank, _entry in ranked), default=None)
-    return (entry for rank, entry in ranked if rank == best)
+def _deciding(groups: Iterable[Iterable[Entry]]) -> list[Entry]:
+    """Of groups of entries, the most specific first: the first that blocks or allows, else the first that suspects."""
+    suspecting: list[Entry] = []
+    for group in map(list, groups):
+        if any(entry.verdict > Verdict.SUSPECT for entry in group):
+            return group
+        suspecting = suspecting or group
+    return suspecting
 
 
-def _paths(ble: Stack, value: str, now_s: float, globs: Globs | None) -> Iterator[Entry]:
-    """This very path, or the patterns that say the most about it."""
-    exact = list(_texts(ble, Kind.PATH, value, now_s))
-    if exact or is_pattern(value):
-        yield from exact
+def _ranked(entries: Iterable[Entry], how: Callable[[str], Any]) -> Iterator[Iterator[Entry]]:
+    """Group entries that are equally specific, the most specific first."""
+    pairs = sorted(((how(entry.value), entry) for entry in entries), key=lambda pair: pair[0], reverse=True)
+    for _rank, group in groupby(pairs, key=lambda pair: pair[0]):
+        yield (entry for _same, entry in group)
+
+
+def _paths(ble: Stack, value: str, now_s: float, globs: Globs | None) -> Iterator[Iterable[Entry]]:
+    """This very path, then the patterns that cover it."""
+    yield _texts(ble, Kind.PATH, value, now_s)
+    if is_pattern(value):
         return
     patterns = (globs or Globs(ble.parts())).covering(bytes_of(value))
-    living = (entry for pattern in patterns for entry in _texts(ble, Kind.PATH, pattern, now_s))
-    yield from _most_specific(living, specificity)
+    yield from _ranked((entry for one in patterns for entry in _texts(ble, Kind.PATH, one, now_s)), specificity)
 
 
-def _packages(ble: Stack, value: str, now_s: float) -> Iterator[Entry]:
-    """The narrowest ranges of versions that hold what is asked: one version, a range of its own, or every version."""
+def _packages(ble: Stack, value: str, now_s: float) -> Iterator[Iterable[Entry]]:
+    """The ranges of versions that hold what is asked, the narrowest first: one version, a range, every version."""
     asked = package_of(value)
     living = _living(ble, place_of(Kind.PACKAGE, value), now_s)
     named = (entry for entry in living if package_of(entry.value)[:2] == asked[:2])
     held = (entry for entry in named if covers(package_of(entry.value), asked))
-    yield from _most_specific(held, lambda text: narrowness(package_of(text)))
+    yield from _ranked(held, lambda text: narrowness(package_of(text)))
 
 
-def _first(ble: Stack, places: Iterable[tuple[Section, bytes]], now_s: float) -> Iterator[Entry]:
-    """Of the first place where something stands, what all layers say there."""
-    yield from next(filter(None, (list(_living(ble, place, now_s)) for place in places)), ())
+def _first(ble: Stack, places: Iterable[tuple[Section, bytes]], now_s: float) -> list[Entry]:
+    """Of the place that decides, what all layers say there."""
+    return _deciding(_living(ble, place, now_s) for place in places)
 
 
 def _endpoints(ble: Stack, kind: Kind, at: Endpoint, now_s: float) -> Iterator[Entry]:
@@ -182,12 +193,9 @@ def _is_v4(at: Endpoint) -> bool:
     return at.addr[:12] == _MAPPED and at.prefix >= 96
 
 
-def _domains(ble: Stack, name: str, now_s: float) -> Iterator[Entry]:
+def _domains(ble: Stack, name: str, now_s: float) -> Iterator[Iterable[Entry]]:
     """Longest suffix first; `=name` entries cover the name itself alone. A hash that collides is no match."""
+    yield _texts(ble, Kind.DOMAIN, f"={name}", now_s)
     labels = name.split(".")
     for start in range(len(labels)):
-        suffix = ".".join(labels[start:])
-        for value in (f"={suffix}", suffix) if start == 0 else (suffix,):
-            if found := list(_texts(ble, Kind.DOMAIN, value, now_s)):
-                yield from found
-                return
+        yield _texts(ble, Kind.DOMAIN, ".".join(labels[start:]), now_s)

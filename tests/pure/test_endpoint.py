@@ -54,7 +54,8 @@ def test_what_an_entry_covers(asked: str, kind: Kind, value: str, says: Verdict)
 
 def test_about_one_host_the_more_qualified_entry_decides_and_among_networks_the_longer_prefix() -> None:
     host = "203.0.113.7"
-    assert answer(f"{host}:443/tcp", (Kind.IP, host, BLOCK), (Kind.IP, f"{host}:443", SUSPECT)) is SUSPECT
-    wide, narrow = (Kind.CIDR, "203.0.0.0/16:443", BLOCK), (Kind.CIDR, "203.0.113.0/24", SUSPECT)
-    assert answer(f"{host}:443/tcp", wide, narrow) is SUSPECT
-    assert answer(f"{host}:443/tcp", narrow, (Kind.PORT, "443", BLOCK)) is BLOCK
+    assert answer(f"{host}:443/tcp", (Kind.IP, host, BLOCK), (Kind.IP, f"{host}:443", ALLOW)) is ALLOW
+    wide, narrow = (Kind.CIDR, "203.0.0.0/16:443", BLOCK), (Kind.CIDR, "203.0.113.0/24", ALLOW)
+    assert answer(f"{host}:443/tcp", wide, narrow) is ALLOW
+    doubted = (Kind.CIDR, "203.0.113.0/24", SUSPECT)
+    assert answer(f"{host}:443/tcp", doubted, (Kind.PORT, "443", BLOCK)) is BLOCK
