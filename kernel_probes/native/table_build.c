@@ -12,10 +12,22 @@
 
 #define THREADS_MAX 4
 
+static struct stash stash_of(struct mamplus_build *build)
+{
+	return (struct stash){ build->words + (size_t)build->blocks * build->block_buckets * BUCKET_WORDS, &build->stashed };
+}
+
+static bool is_held(struct mamplus_build *build, uint64_t identity)
+{
+	struct stash stash = stash_of(build);
+
+	return find_word(build, &stash, identity << MAMPLUS_VERDICT_BITS);
+}
+
 /* The verdict 0 removes. */
 static int set_word(struct mamplus_build *build, uint64_t identity, uint32_t verdict)
 {
-	struct stash stash = { build->words + (size_t)build->blocks * build->block_buckets * BUCKET_WORDS, &build->stashed };
+	struct stash stash = stash_of(build);
 	uint64_t word = identity << MAMPLUS_VERDICT_BITS | verdict, *held = find_word(build, &stash, word);
 
 	if (held && verdict) {
@@ -53,9 +65,10 @@ static int set_entry(struct mamplus_build *build, const struct mamplus_columns *
 		return 0;
 	}
 	build->expired += own && !resolved;
-	if (own == OVER_BUDGET && resolved) {
+	/* A key that is held has its memory already, from another part of the list. */
+	if (own == OVER_BUDGET && resolved && !is_held(build, identity)) {
 		build->over_budget++;
-		resolved = 0;
+		return 0;
 	}
 	return set_word(build, identity, resolved);
 }

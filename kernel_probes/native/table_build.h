@@ -62,8 +62,8 @@ void mamplus_build_drop(struct mamplus_build *build);
 
 /*
  * In a settled table, give each key of `columns` the verdict in `resolved`, 0: remove it; `ends`: when
- * it ends, 4 bytes each. What the budget leaves out is removed, and counted. 0; -EINVAL or -ENOSPC: some
- * are set, so throw the table away.
+ * it ends, 4 bytes each. A key that only the budget leaves out does not come in, and is counted; what the
+ * table holds already gets its verdict. 0; -EINVAL or -ENOSPC: some are set, so throw the table away.
  */
 int mamplus_build_set(struct mamplus_build *build, const struct mamplus_columns *columns, const uint8_t *resolved,
 		      const unsigned char *ends);

@@ -168,7 +168,7 @@ class Tables:
                 for old, new in zip(loaded.tables, into, strict=True)
             ]
         self._sides.replace(side, into, made)
-        now = _Loaded(stack.number << 1 | side, loaded.salt, made, loaded.names, now_s)
+        now = loaded._replace(word=stack.number << 1 | side, tables=made)  # what had ended stays in where it was
         return self._ask(stack, side, now, started_ns, is_patch=True)
 
     def set_guard(self, addresses: Iterable[tuple[str | IPv4Address | IPv6Address, int]]) -> None:

@@ -195,3 +195,27 @@ def test_a_budget_takes_allowed_ones_first_then_by_severity_and_cuts_the_last_gr
     assert tables[layout.T_SHA256].words == 1
     assert sum(table.over_budget for table in tables) == 150
     assert {table.over_budget for table in loaded(stack)} == {0}
+
+
+def test_a_feeds_entry_beyond_the_budget_leaves_the_block_of_the_administrators() -> None:
+    def some(third: int, severity: Severity) -> list[Entry]:
+        return [
+            Entry(id=1, kind=Kind.IP, value=f"10.0.{third}.{n}", verdict=Verdict.BLOCK, severity=severity)
+            for n in range(100)
+        ]
+
+    again = Entry(id=1, kind=Kind.IP, value="10.0.1.5", verdict=Verdict.SUSPECT, severity=Severity.INFORMATIONAL)
+    stack = Stack([
+        layer(Layer.ENTERPRISE, [some(1, Severity.HIGH)]), layer(Layer.FEEDS, [some(2, Severity.LOW), [again]]),
+    ])  # fmt: skip
+    files = list(stack.parts())
+    parts = [
+        Part(part, rule, part.is_delta)
+        for part, rule in zip(files, rules(files, ENFORCED, NOW_S, 100 * 10), strict=True)
+    ]
+    table = TABLES[layout.T_ADDR]
+
+    filled = fill(room(table, count_in(table, parts)), stack, parts, (), SALT, NOW_S)
+
+    assert held(filled) == held(loaded(Stack([layer(Layer.ENTERPRISE, [some(1, Severity.HIGH)])]))[layout.T_ADDR])
+    assert filled.over_budget == 100

@@ -148,6 +148,18 @@ def test_a_long_list_waits_a_little_before_it_is_built_anew_for_what_ended(agent
     assert (few.next_end_s, many.next_end_s) == (now_s + 1, now_s + 3)
 
 
+def test_patches_put_off_no_longer_the_time_when_ended_entries_go(agent: Agent) -> None:
+    now_s = int(time.time())
+    soon = Entry(id=1, kind=Kind.IP, value=BLOCKED, verdict=Verdict.BLOCK, valid_until=now_s + 1)
+    stack = _stack([*_many(60_000), soon])
+    agent.kernel.tables.load(stack, now_s)
+
+    for later_s in (1, 2, 3):
+        stack, changes = _grown(stack, _ip(f"11.0.0.{later_s}"))
+        report = agent.kernel.tables.patch(stack, changes, now_s + later_s)
+        assert (report.is_patch, report.next_end_s) == (True, now_s + 3)
+
+
 def test_a_load_that_fails_leaves_the_old_generation_and_no_memory(
     agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -218,12 +218,24 @@ def test_what_the_budget_leaves_out_is_counted() -> None:
     assert table.build.over_budget == 4
 
 
+def test_a_key_without_budget_takes_none_away_that_another_part_brought_in() -> None:
+    """A suspicion that has no room must not undo the block of another layer."""
+    entries = ip4_entries(3, OVER_BUDGET)
+    table = Table(1, 4)
+    assert table.fill(columns(Section.IP4, ip4_entries(2))) == 0
+
+    assert table.set(columns(Section.IP4, entries), bytes([BLOCK, ALLOW, SUSPECT])) == 0
+
+    assert asked(table, entries) == [BLOCK, ALLOW, 0]
+    assert (table.build.entries, table.build.over_budget) == (2, 1)
+
+
 def test_setting_notes_ends_and_leaves_out_what_has_no_budget() -> None:
     entries = [
         (key, group) for (key, _), group in zip(ip4_entries(4), (BLOCK, OVER_BUDGET, SUSPECT, BLOCK), strict=True)
     ]
     table = Table(1, 4)
-    assert table.fill(columns(Section.IP4, ip4_entries(2))) == 0
+    assert table.fill(columns(Section.IP4, ip4_entries(1))) == 0
 
     assert table.set(columns(Section.IP4, entries), bytes([ALLOW, ALLOW, SUSPECT, 0]), [0, 300, 200, 100]) == 0
 
