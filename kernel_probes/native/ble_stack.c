@@ -56,33 +56,39 @@ static int is_overridden(const struct walk *walk, uint32_t part, uint32_t last, 
 	return 0;
 }
 
-/* Take in what `part`, of a layer whose newest part is `last`, says of `key`. */
-static int ask_part(const struct walk *walk, uint32_t part, uint32_t last, const unsigned char *key, struct answer *best)
+/* Texts that share a hash are values of their own. */
+static int is_same_text(const struct ble_entry *one, const struct ble_entry *two)
+{
+	return !one->text || !two->text || !ble_compare_texts(one->text, one->text_length, two->text, two->text_length);
+}
+
+/* Take in what `part`, of a layer whose newest part is `last`, says of the value of `asked`. */
+static int ask_part(const struct walk *walk, uint32_t part, uint32_t last, const struct ble_entry *asked, struct answer *best)
 {
 	const struct mamplus_ble_view *view = walk->views[part];
 	struct ble_entry entry;
 
 	if (!view)
 		return 0;
-	walk->places[part] = ble_lower(&walk->parts[part], view, key, walk->places[part]);
-	for (uint32_t at = walk->places[part]; is_at(walk, part, at, key); at++) {
+	walk->places[part] = ble_lower(&walk->parts[part], view, asked->key, walk->places[part]);
+	for (uint32_t at = walk->places[part]; is_at(walk, part, at, asked->key); at++) {
 		if (ble_entry_at(walk->parts[part].data, &walk->parts[part].file, view, at, &entry))
 			return -1;
-		if (!is_overridden(walk, part, last, &entry))
+		if (is_same_text(&entry, asked) && !is_overridden(walk, part, last, &entry))
 			consider(walk, &entry, best);
 	}
 	return 0;
 }
 
 /* Newest parts first, so that their places are right when older ones look for what overrides them. */
-static int ask_all(const struct walk *walk, const unsigned char *key, struct answer *best)
+static int ask_all(const struct walk *walk, const struct ble_entry *asked, struct answer *best)
 {
 	uint32_t last = walk->stack->count;
 
 	for (uint32_t part = walk->stack->count; part--;) {
 		if (part + 1 == walk->stack->count || walk->stack->layers[part] != walk->stack->layers[part + 1])
 			last = part;
-		if (ask_part(walk, part, last, key, best))
+		if (ask_part(walk, part, last, asked, best))
 			return -1;
 	}
 	return 0;
@@ -103,21 +109,30 @@ static void find_next(struct walk *walk)
 	}
 }
 
-/* Most keys of a long list are in no other part: one comparison tells. */
-static int resolve(struct walk *walk, const unsigned char *key, struct answer *best)
+/* Whether a part other than the one that is asked may mention `key`. */
+static int may_be_elsewhere(const struct walk *walk, const unsigned char *key)
 {
-	int result;
+	return walk->next && memcmp(key, walk->next, walk->key_size) >= 0;
+}
 
+/* Most keys of a long list are in no other part: one comparison tells. */
+static int resolve(struct walk *walk, const struct ble_entry *asked, struct answer *best)
+{
 	*best = (struct answer){ 0 };
-	if (!walk->next || memcmp(key, walk->next, walk->key_size) < 0)
-		return walk->own < walk->stack->count ? ask_part(walk, walk->own, walk->own, key, best) : 0;
-	result = ask_all(walk, key, best);
-	/* Past this key, so that the next one is compared with what comes. */
+	if (may_be_elsewhere(walk, asked->key))
+		return ask_all(walk, asked, best);
+	return walk->own < walk->stack->count ? ask_part(walk, walk->own, walk->own, asked, best) : 0;
+}
+
+/* Past this key in all other parts, so that the next one is compared with what comes. */
+static void move_past(struct walk *walk, const unsigned char *key)
+{
+	if (!may_be_elsewhere(walk, key))
+		return;
 	for (uint32_t part = 0; part < walk->stack->count; part++)
 		while (part != walk->own && walk->views[part] && is_at(walk, part, walk->places[part], key))
 			walk->places[part]++;
 	find_next(walk);
-	return result;
 }
 
 static int answer_all(struct walk *walk, const struct ble_part *asked, const struct mamplus_ble_view *view, unsigned char *verdicts, uint32_t *ends, struct mamplus_ble_fault *fault)
@@ -127,11 +142,12 @@ static int answer_all(struct walk *walk, const struct ble_part *asked, const str
 	walk->key_size = view->key_size;
 	find_next(walk);
 	for (uint32_t i = 0; i < view->count; i++) {
-		const unsigned char *key = ble_key(asked->data, view, i);
+		struct ble_entry entry;
 
-		/* Texts that share a hash are one key: the kernel cannot tell them apart either. */
-		if ((!i || memcmp(key - view->key_size, key, view->key_size)) && resolve(walk, key, &best))
+		if (ble_entry_at(asked->data, &asked->file, view, i, &entry) || resolve(walk, &entry, &best))
 			return ble_fail(fault, "entry", view->section, i);
+		if (i + 1 == view->count || memcmp(entry.key, entry.key + view->key_size, view->key_size))
+			move_past(walk, entry.key);
 		verdicts[i] = best.verdict;
 		ends[i] = best.end;
 	}

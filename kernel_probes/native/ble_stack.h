@@ -18,7 +18,7 @@ struct mamplus_ble_stack {
 };
 
 /*
- * For each key in `section` of `asked` (one of the parts, or any other file), in order: the
+ * For each value in `section` of `asked` (one of the parts, or any other file), in order: the
  * verdict, 0 for nothing, and when it ends, 0 for never. 0, or -1 and *fault.
  */
 int mamplus_ble_verdicts(const struct mamplus_ble_stack *stack, const struct mamplus_ble_piece *asked, uint32_t section,

@@ -142,9 +142,9 @@ class Stack:
         return None
 
     def verdicts(self, part: Generation, section: Section, now_s: float) -> tuple[bytes, bytes]:
-        """Return for each key that `part` has in `section`, in order, what all layers say of it together.
+        """Return for each value that `part` has in `section`, in order, what all layers say of it together.
 
-        One byte a key, the greatest verdict that has not ended by `now_s` (0: nothing), and four,
+        One byte a value, the greatest verdict that has not ended by `now_s` (0: nothing), and four,
         little-endian, when it ends (seconds since the epoch; 0: never). `part` may be of this stack or of another.
         """
         view = part.sections.get(section)

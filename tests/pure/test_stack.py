@@ -123,14 +123,19 @@ def test_a_long_list_is_loaded_anew_when_much_of_it_changed(monkeypatch: pytest.
     assert Stack([opened(Layer.ENTERPRISE, [entries, entries[:13]])]).changed_since(before) is None
 
 
-def test_texts_that_share_a_hash_are_told_apart_but_make_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_that_share_a_hash_have_each_their_own_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A collision of 64 bits cannot be had for the asking, so the check of the hash is left out here."""
     monkeypatch.setattr("mamplus_host.ble.encode.domain_key", lambda _value: 7)
     one, two = (Entry(id=n, kind=Kind.DOMAIN, value=value, verdict=verdict) for n, value, verdict in
                 [(1, "one.example", Verdict.BLOCK), (2, "two.example", Verdict.SUSPECT)])  # fmt: skip
+    again = msgspec.structs.replace(two, verdict=Verdict.ALLOW, valid_until=NOW_S + 5)
     files = opened(Layer.ENTERPRISE, [[one, two], [withdrawal(Kind.DOMAIN, "one.example")]])
-    stack, key = Stack([files]), (7).to_bytes(8, "little")
+    stack, key = Stack([files, opened(Layer.FEEDS, [[one, again]])]), (7).to_bytes(8, "little")
 
-    assert stack.entries_at(Section.DOMAIN, key) == [(Layer.ENTERPRISE, two)]
-    assert stack.verdicts(files.base, Section.DOMAIN, NOW_S) == (bytes([1, 1]), bytes(8))
-    assert stack.verdicts(files.deltas[0], Section.DOMAIN, NOW_S) == (bytes([1]), bytes(4))
+    assert stack.entries_at(Section.DOMAIN, key) == [(Layer.ENTERPRISE, two), (Layer.FEEDS, one), (Layer.FEEDS, again)]
+    ends = struct.pack("<2I", 0, NOW_S + 5)
+    assert stack.verdicts(files.base, Section.DOMAIN, NOW_S) == (bytes([Verdict.BLOCK, Verdict.ALLOW]), ends)
+    assert stack.verdicts(files.deltas[0], Section.DOMAIN, NOW_S) == (bytes([Verdict.BLOCK]), bytes(4))
+    alone = Stack([files])
+    assert alone.verdicts(files.base, Section.DOMAIN, NOW_S) == (bytes([0, Verdict.SUSPECT]), bytes(8))
+    assert alone.verdicts(files.deltas[0], Section.DOMAIN, NOW_S) == (bytes([0]), bytes(4))
