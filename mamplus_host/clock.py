@@ -3,7 +3,8 @@
 
 A device's clock may be wrong by years in both directions. What is sure: it is not earlier than the greatest time that
 the enterprise has signed, plus the time that has passed since (CLOCK_BOOTTIME, which nobody sets). That is the
-floor, `state/clock.json`; only signed times raise it, so a clock that is ahead cannot.
+floor, `state/clock.json`; only signed times raise it, so a clock that is ahead cannot. It is kept for each key that
+signed: when a key was stolen, signed a time to come, and was rotated, what it said of the time goes with it.
 
     accept_s   the later of clock and floor: what accepting is strict by (metadata past its date)
     list_s     the same, but at most `ahead_s` after the floor: what entries end by, and a list ages by
@@ -16,7 +17,7 @@ while too long, until the enterprise's next signature. docs/decisions/0014 says 
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +27,7 @@ import msgspec
 from mamplus_host.files import write_whole
 
 KEEP_EVERY_S = 3600.0  # of running time that a power cut may take off the floor; one small write an hour
+UNNAMED = ""  # the key of a time that came without one
 _NS = 1_000_000_000
 
 
@@ -65,6 +67,9 @@ class Floor(msgspec.Struct, frozen=True):
     boot_id: str = ""
 
 
+Floors = dict[str, Floor]  # by the id of the key that signed the time
+
+
 def least_s(floor: Floor, boot_ns: int, boot_id: str) -> float:
     """Return the least that time can be now; 0 while nothing signed was ever seen."""
     if not floor.signed_s:
@@ -91,16 +96,17 @@ class DeviceClock(SystemClock):
         self._path = state / "clock.json"
         self.boot_id = (boot_id or _boot_id)()
         self.ahead_s = 7 * 86_400.0  # Policy.clock_ahead_s, once that is read
-        self._floor = _read(self._path)
+        self._floors = _read(self._path)
         self._kept_ns = self.boot_ns()
 
     @property
     def signed_s(self) -> float:
         """The greatest time that the enterprise has signed; 0: none was ever seen."""
-        return self._floor.signed_s
+        return max((floor.signed_s for floor in self._floors.values()), default=0.0)
 
-    def accept_s(self) -> float:
-        return max(self.wall_s(), self._least_s())
+    def accept_s(self, keys: Collection[str] | None = None) -> float:
+        """Return the time that accepting goes by; `keys`: the only ones whose word on it counts, None: all."""
+        return max(self.wall_s(), self._least_s(keys))
 
     def list_s(self) -> float:
         return bounded_s(self.wall_s(), self._least_s(), self.ahead_s)
@@ -114,33 +120,52 @@ class DeviceClock(SystemClock):
         return max(0.0, self.wall_s() - self.list_s())
 
     def reload(self) -> None:
-        """Take in what another process has raised."""
-        self._floor = _later(self._floor, _read(self._path), self.boot_ns(), self.boot_id)
+        """Take in what another process has raised, and forgotten."""
+        now_ns = self.boot_ns()
+        self._floors = {
+            key: _later(self._floors.get(key, floor), floor, now_ns, self.boot_id)
+            for key, floor in _read(self._path).items()
+        }
 
-    def confirm(self, signed_s: float) -> None:
-        """Raise the floor to a time that the enterprise has signed, for good; what is not later changes nothing."""
-        if signed_s > self.signed_s:
-            self._keep(signed_s)
+    def confirm(
+        self, signed_s: float, signers: Collection[str] = (UNNAMED,), *, trusted: Collection[str] | None = None
+    ) -> None:
+        """Raise the floor to a time that `signers`, ids of keys, have signed; what is not later changes nothing.
+
+        `trusted`: the keys whose word on the time still counts, None: all. What others said is forgotten.
+        """
+        is_later = any(signed_s > self._floors.get(key, Floor()).signed_s for key in signers)
+        if is_later or (trusted is not None and not self._floors.keys() <= set(trusted)):
+            self._keep(signed_s, signers, trusted)
 
     def tick(self) -> None:
         """Write the floor down, seldom: a reboot must not lose more than KEEP_EVERY_S of running time."""
         if self.signed_s and self.boot_ns() - self._kept_ns >= KEEP_EVERY_S * _NS:
-            self._keep(0.0)
+            self._keep()
 
     def close(self) -> None:
         """Write the floor down."""
         if self.signed_s:
-            self._keep(0.0)
+            self._keep()
 
-    def _least_s(self) -> float:
-        return least_s(self._floor, self.boot_ns(), self.boot_id)
+    def _least_s(self, keys: Collection[str] | None = None) -> float:
+        now_ns = self.boot_ns()
+        counting = (floor for key, floor in self._floors.items() if keys is None or key in keys)
+        return max((least_s(floor, now_ns, self.boot_id) for floor in counting), default=0.0)
 
-    def _keep(self, signed_s: float) -> None:
+    def _keep(
+        self, signed_s: float = 0.0, signers: Collection[str] = (), trusted: Collection[str] | None = None
+    ) -> None:
         with _locked(self._path):
             self.reload()
-            self._floor = raised(self._floor, signed_s, self.boot_ns(), self.boot_id)
-            self._kept_ns = self._floor.boot_ns
-            write_whole(self._path, msgspec.json.encode(self._floor))
+            known = {**dict.fromkeys(signers, Floor()), **self._floors}
+            self._kept_ns = now_ns = self.boot_ns()
+            self._floors = {
+                key: raised(floor, signed_s if key in signers else 0.0, now_ns, self.boot_id)
+                for key, floor in known.items()
+                if trusted is None or key in trusted
+            }
+            write_whole(self._path, msgspec.json.encode(self._floors))
 
 
 def _later(one: Floor, two: Floor, boot_ns: int, boot_id: str) -> Floor:
@@ -149,12 +174,18 @@ def _later(one: Floor, two: Floor, boot_ns: int, boot_id: str) -> Floor:
     return msgspec.structs.replace(later, signed_s=max(one.signed_s, two.signed_s))
 
 
-def _read(path: Path) -> Floor:
-    """Return the kept floor; a damaged one is none: the next signature makes it anew."""
+def forget(state: Path) -> None:
+    """Forget every signed time: another enterprise, or a new enrolment, says what time it is."""
+    with _locked(state / "clock.json"):
+        (state / "clock.json").unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Floors:
+    """Return the kept floors; damaged ones are none: the next signature makes them anew."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Floor)
+        return msgspec.json.decode(path.read_bytes(), type=Floors)
     except (OSError, msgspec.MsgspecError):
-        return Floor()
+        return {}
 
 
 @contextmanager

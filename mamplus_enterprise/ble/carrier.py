@@ -61,7 +61,8 @@ def _timestamp(state: State, signers: Signers, device: str) -> bytes:
     """Return the timestamp of today's state as the carriers' key says it."""
     stamp = state.timestamp
     stamp.expires = min(roles.expiry(CARRIER), repository.earliest_end(state))
-    stamp.unrecognized_fields[FIELD] = {"signed_at": int(time.time())} | ({"device": device} if device else {})
+    if device:
+        stamp.unrecognized_fields[FIELD] = {"device": device}
     return repository.sign(state, CARRIER, signers, stamp)
 
 

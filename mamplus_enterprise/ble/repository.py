@@ -179,8 +179,8 @@ def save(home: Home, signers: Signers, state: State, changed: Iterable[str], als
     names = {f"{role}.json": role for role in changed}
     metas = {name: _write(home, signers, state, role, also) for name, role in names.items()}
     state.snapshot.meta.update(metas)
+    state.snapshot.unrecognized_fields[FIELD] = {"signed_at": int(time.time())}
     state.timestamp.snapshot_meta = _write(home, signers, state, "snapshot", also)
-    state.timestamp.unrecognized_fields[FIELD] = {"signed_at": int(time.time())}
     _write(home, signers, state, "timestamp", also)
     _prune(home, state)
 

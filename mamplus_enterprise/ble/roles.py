@@ -28,7 +28,7 @@ SEAL = "seal"  # X25519: devices encrypt for the enterprise with it; it signs no
 ONLINE = ("snapshot", "timestamp", CARRIER, *DELEGATED)  # what `serve` loads, as far as it is there
 SIGNING = (*TOP_LEVEL, CARRIER, *DELEGATED)
 ALL = (*SIGNING, SEAL)
-FIELD = "x-mamplus"  # our own signed field, in root.json and timestamp.json
+FIELD = "x-mamplus"  # our own signed field, in root, snapshot and timestamp
 RENEWED_AFTER = {"timestamp": timedelta(days=1)}  # devices call their list stale by it; others: half of their time
 LIFETIME = {
     "root": timedelta(days=730),

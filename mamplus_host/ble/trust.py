@@ -8,14 +8,14 @@ private directory before it is looked at. What the chain learnt is kept in one f
 `state/trust/metadata.json`, and only `remember` changes it: an attempt that fails leaves no trace,
 so the old state stays in force.
 
-Time is the later of the device's clock and the creation time of what is installed: a clock that
-fell back does not make an expired list fresh.
+Time is what the caller makes of the ids of the keys that may say it: `clock.py` keeps a floor for
+each, so a clock that fell back does not make an expired list fresh, nor a rotated key a fresh one expired.
 
 Needs 34 MB: this module runs in the helper process of `update.py`, never in the service.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from tuf.api.metadata import Targets  # type: ignore[attr-defined]  # re-exporte
 
 from mamplus_host.ble.carrier import Missing, Source
 from mamplus_host.ble.layer import Layer
-from mamplus_host.ble.trust_chain import Chain
+from mamplus_host.ble.trust_chain import Chain, TimeBy
 from mamplus_host.ble.trust_layer import Held, LayerOffer, Offering, check_whole
 from mamplus_host.ble.trust_memory import Memory
 from mamplus_host.errors import BleExpired, BleInvalid, BleRollback, EnrollRefused, MamplusError, UplinkFailed
@@ -44,6 +44,8 @@ class Offered:
     layers: tuple[LayerOffer, ...]
     policy: bytes | None  # None: the enterprise has published none
     signed_at_s: int  # when the enterprise last said that this is its newest state, by its own clock
+    time_signers: frozenset[str]  # ids of the keys that signed that
+    time_keys: frozenset[str]  # ids of those whose word on the time counts; what others said does no longer
     bytes: int  # that were read for it; on the network what the connections carried, TLS included
 
     @property
@@ -66,25 +68,26 @@ class Trust:
         self._learnt: Mapping[str, bytes] | None = None
 
     def verify(
-        self, source: Source, work: Path, installed: Mapping[Layer, Held], *, now_s: float, lists_only: bool = False
-    ) -> Offered:
+        self, source: Source, work: Path, installed: Mapping[Layer, Held], *, now_s: float | TimeBy,
+        lists_only: bool = False,
+    ) -> Offered:  # fmt: skip
         """Return what `source` offers, once it is trusted; nothing outside of the new directory `work` changes.
 
         `installed` is what each layer's number must be newer than. `lists_only`: whole lists, no deltas, for
         one who found that the deltas do not fit. BleRejected (its subclass says why), UplinkFailed when
         the network failed, NotPossible when the disk is full.
         """
-        now_s = max(now_s, *(held.created_s for held in installed.values())) if installed else now_s
+        time = _Time(now_s)
         bootstrap = self._bootstrap()
         try:
             work.mkdir()
             remembered = self._memory.read(bootstrap)
-            offered = self._verified(source, work, installed, remembered, now_s, lists_only=lists_only)
+            offered = self._verified(source, work, installed, remembered, time, lists_only=lists_only)
             if not offered.is_new and not source.is_network:
                 # What is known already was not looked at, but a damaged stick is to be called damaged all the same.
                 afresh, learnt = work / "afresh", self._learnt
                 afresh.mkdir()
-                self._verified(source, afresh, {}, {}, now_s)
+                self._verified(source, afresh, {}, {}, time)
                 self._learnt = learnt
         except OSError as error:
             raise no_room(error, work) from None
@@ -104,19 +107,18 @@ class Trust:
 
     def _verified(
         self, source: Source, work: Path, installed: Mapping[Layer, Held], remembered: Mapping[str, bytes],
-        now_s: float, *, lists_only: bool = False,
+        time: "_Time", *, lists_only: bool = False,
     ) -> Offered:  # fmt: skip
         reader = _Reader(source)
-        now = datetime.fromtimestamp(now_s, UTC)
         try:
-            chain = Chain(self._bootstrap(), remembered, reader.metadata, now=now)
+            chain = Chain(self._bootstrap(), remembered, reader.metadata, time_by=time)
             chain.refresh(is_network=source.is_network, device_id=self._device_id)
             offering = Offering(chain, reader.target, work, self._device_id, lists_only=lists_only)
             offered = self._offered(chain, reader, offering, installed, remembered)
         except Missing as error:
             raise _missing(error, source) from None
         except (tuf_errors.RepositoryError, tuf_errors.DownloadError) as error:
-            raise _translated(error, reader.last, now_s) from None
+            raise _translated(error, reader.last, time.now_s) from None
         self._learnt = chain.files
         return offered
 
@@ -125,7 +127,7 @@ class Trust:
         known: Mapping[str, bytes],
     ) -> Offered:  # fmt: skip
         if chain.signed_at_s > chain.offline_end_s:
-            raise BleInvalid("the timestamp is said to be from a time for which the offline keys do not vouch")
+            raise BleInvalid("the snapshot is said to be from a time for which the offline keys do not vouch")
         policy = _policy(chain, reader, known)
         layers = tuple(offering.layer(layer, installed.get(layer)) for layer in Layer if offering.has(layer))
         if not layers:
@@ -133,7 +135,18 @@ class Trust:
         check_whole(layers, offering.shrinking)
         number = max(layer.number for layer in layers)
         signed_at_s = chain.signed_at_s or max(layer.created_s for layer in layers)
-        return Offered(number, layers, policy, signed_at_s, reader.source.received)
+        return Offered(number, layers, policy, signed_at_s, chain.time_signers, chain.time_keys, reader.source.received)
+
+
+class _Time:
+    """What time it is, once the root has said whose word on it counts."""
+
+    def __init__(self, said: float | TimeBy) -> None:
+        self._said, self.now_s = said, 0.0
+
+    def __call__(self, keys: Collection[str]) -> float:
+        self.now_s = self._said(keys) if callable(self._said) else self._said
+        return self.now_s
 
 
 class _Reader:

@@ -10,11 +10,12 @@ what is fetched, and `files`, what is to be remembered.
 
 A key that was rotated takes with it what it signed: remembered metadata that the current root (or
 targets) no longer vouches for is no longer compared with. That is the way back when a stolen key
-drove versions up.
+drove versions up. So it is with time: what the snapshot's key says of it counts as long as the root
+names that key. The timestamp's key and the carriers' cannot say what time it is.
 """
 
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
 from typing import Any, cast
 
 from tuf.api import exceptions as tuf_errors
@@ -32,27 +33,30 @@ from tuf.ngclient.config import EnvelopeType
 from mamplus_host.ble.carrier import Missing
 from mamplus_host.errors import BleInvalid, BleWrongDevice
 
-FIELD = "x-mamplus"  # our own signed field, in root.json and timestamp.json
+FIELD = "x-mamplus"  # our own signed field, in root, snapshot and timestamp
 MAX_ROTATIONS = 256  # root versions that a device may have missed
 MAX_ROOT_BYTES = 1 << 19
 MAX_TIMESTAMP_BYTES = 1 << 14
 MAX_ROLE_BYTES = 1 << 18  # where the signed length is not said
 Fetch = Callable[[str, int], bytes]  # name below metadata/, bytes at most; raises Missing
+TimeBy = Callable[[Collection[str]], float]  # ids of the keys whose word on it counts -> seconds since the epoch
 
 
 class Chain:
     """What one source says, as far as the signatures carry it. `refresh` first."""
 
-    def __init__(self, bootstrap: bytes, remembered: Mapping[str, bytes], fetch: Fetch, *, now: datetime) -> None:
+    def __init__(self, bootstrap: bytes, remembered: Mapping[str, bytes], fetch: Fetch, *, time_by: TimeBy) -> None:
         """`remembered`: the `files` of an earlier chain, or nothing."""
         self.files: dict[str, bytes] = {}
-        self._remembered, self._fetch, self._now = remembered, fetch, now
+        self._remembered, self._fetch, self._time_by = remembered, fetch, time_by
+        self._now = datetime.fromtimestamp(0, UTC)  # until the root is known: it says whose time counts
         self._trusted = self._set(bootstrap)
         self._root = bootstrap
 
     def refresh(self, *, is_network: bool, device_id: str) -> None:
         """Follow root, timestamp, snapshot and targets; raises what python-tuf and `fetch` raise, and BleRejected."""
         self._follow_root()
+        self._now = self._trusted.reference_time = datetime.fromtimestamp(self._time_by(self.time_keys), UTC)
         self._take_timestamp(is_network=is_network, device_id=device_id)
         self._take_snapshot()
         self._take("targets", "root")
@@ -64,8 +68,19 @@ class Chain:
     @property
     def signed_at_s(self) -> int:
         """When the enterprise last said that this is its newest state; 0: it does not say."""
-        said = _field(self._trusted.timestamp).get("signed_at", 0)
+        said = _field(self._trusted.snapshot).get("signed_at", 0)
         return said if isinstance(said, int) and said >= 0 else 0
+
+    @property
+    def time_keys(self) -> frozenset[str]:
+        """Ids of the keys whose word on the time counts."""
+        return frozenset(self.root.roles["snapshot"].keyids)
+
+    @property
+    def time_signers(self) -> frozenset[str]:
+        """Ids of those that did sign `signed_at_s`."""
+        signed = Metadata[Snapshot].from_bytes(self.files["snapshot.json"])
+        return frozenset(self.root.get_verification_result("snapshot", signed.signed_bytes, signed.signatures).signed)
 
     @property
     def offline_end_s(self) -> int:

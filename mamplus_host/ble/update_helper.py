@@ -66,13 +66,13 @@ def _verified(state: Path, source: str | None, total_s: float, lock_wait_s: floa
         before = _before(store, enterprise)
         trust = Trust(state, device_id=enterprise.device_id)
         with _source(enterprise, source, work, total_s) as opened:
-            offered = trust.verify(opened, work / "1", held_of(before), now_s=clock.accept_s())
+            offered = trust.verify(opened, work / "1", held_of(before), now_s=clock.accept_s)
             verified_ns = time.monotonic_ns()
             try:
                 record = _prepared(store, offered, before, source or "network", enterprise)
             except DeltaMisfit as misfit:  # what is installed is not what the record says of it: the list mends it
                 store.note = f"{misfit}; took the whole list"
-                offered = trust.verify(opened, work / "2", held_of(before), now_s=clock.accept_s(), lists_only=True)
+                offered = trust.verify(opened, work / "2", held_of(before), now_s=clock.accept_s, lists_only=True)
                 record = _prepared(store, offered, before, source or "network", enterprise)
         yield _Verified(store, clock, trust, offered, before, record, verified_ns)
 
@@ -85,7 +85,8 @@ def update_here(
     with _verified(state, source, total_s, lock_wait_s) as found:
         store, offered, record = found.store, found.offered, found.record
         found.trust.remember()
-        found.clock.confirm(offered.signed_at_s)  # the enterprise's time: the device's clock cannot be before it
+        # The enterprise's time: the device's clock cannot be before it.
+        found.clock.confirm(offered.signed_at_s, offered.time_signers, trusted=offered.time_keys)
         store.note = _keep_policy(state, offered.policy) or store.note
         if offered.is_new:
             store.install(record)

@@ -20,7 +20,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from mamplus_host import __version__
+from mamplus_host import __version__, clock
 from mamplus_host.enterprise import Enterprise, enterprise_path, load_enterprise
 from mamplus_host.errors import ConfigInvalid, EnrollRefused, UplinkFailed
 from mamplus_host.files import write_whole
@@ -136,6 +136,7 @@ def _keep(state: Path, key: Ed25519PrivateKey, root: bytes, enterprise: Enterpri
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     enterprise_path(state).unlink(missing_ok=True)
     (state / "trust" / "metadata.json").unlink(missing_ok=True)  # of the enterprise before
+    clock.forget(state)  # what it signed about the time
     write_whole(key_path(state), key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     write_whole(state / "trust" / "root.json", root, mode=0o644)
     write_whole(enterprise_path(state), msgspec.json.encode(enterprise), mode=0o644)

@@ -140,10 +140,13 @@ class Repository:
             self.put(role, signed)
         return self.stamp(days=days)
 
-    def stamp(self, *, days: float = 30.0, by: str = "timestamp", **said: Any) -> "Repository":
-        """Sign the next snapshot and timestamp; `said` is added to the timestamp's own field."""
+    def stamp(
+        self, *, days: float = 30.0, by: str = "timestamp", signed_at: int | None = None, **said: Any
+    ) -> "Repository":
+        """Sign the next snapshot, which says when, and timestamp; `said` is the timestamp's own field."""
         self.version += 1
         snapshot = Snapshot(version=self.version, expires=in_days(days), meta=dict(self.meta))
+        snapshot.unrecognized_fields["x-mamplus"] = {"signed_at": int(time.time()) if signed_at is None else signed_at}
         data = self.sign("snapshot", snapshot)
         self.files[f"metadata/{self.version}.snapshot.json"] = data
         self.files["metadata/timestamp.json"] = self.timestamp(data, days=days, by=by, **said)
@@ -151,7 +154,7 @@ class Repository:
 
     def timestamp(self, snapshot: bytes, *, days: float = 30.0, by: str = "timestamp", **said: Any) -> bytes:
         stamp = Timestamp(version=self.version, expires=in_days(days), snapshot_meta=meta_of(self.version, snapshot))
-        stamp.unrecognized_fields["x-mamplus"] = {"signed_at": int(time.time())} | said
+        stamp.unrecognized_fields["x-mamplus"] = said
         return self.sign(by, stamp)
 
     def carriers(self, *, days: float = 90.0, **said: Any) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ from mamplus_host.errors import BleExpired, BleInvalid, BleRollback
 from tests.journey.attacks import Device, Files
 from tests.journey.repository import CREATED_S, Repository, entries
 
+YEAR_S = 364 * 86_400  # root and targets vouch for a little more
 TEN_YEARS_S = 10 * 365 * 86_400
 FAR = (1 << 62) + 1
 FAR_VERSION = 9_999_999_000  # a version has ten digits at most
@@ -266,6 +267,35 @@ def test_stolen_online_keys_cannot_push_the_devices_clock_beyond_the_offline_one
     repository.stamp(signed_at=int(time.time()) + TEN_YEARS_S)
 
     device.refuses(BleInvalid, lambda: device.load(repository), match="do not vouch")
+
+
+@pytest.mark.parametrize("thief", ["timestamp", "carrier"])
+def test_the_timestamps_and_the_carriers_key_say_nothing_about_the_time(
+    device: Device, repository: Repository, thief: str
+) -> None:
+    """One stick, or one answer, that claims to be from next year; the offline keys would vouch for it."""
+    snapshot = repository.files["metadata/3.snapshot.json"]
+    stamp = repository.timestamp(snapshot, days=3000, by=thief, signed_at=int(time.time()) + YEAR_S)
+    device.load(repository, {**repository.files, "metadata/timestamp.json": stamp})
+
+    assert abs(DeviceClock(device.state).signed_s - time.time()) < 60
+    assert device.fetch(repository.publish(entries(12)).files).new
+
+
+def test_a_time_to_come_falls_with_the_snapshots_key_that_said_it(device: Device, repository: Repository) -> None:
+    """The server is stolen as a whole, and moves the clock as far as the offline keys vouch: almost a year."""
+    repository.stamp(days=3000, signed_at=int(time.time()) + YEAR_S)
+    device.load(repository)
+    assert DeviceClock(device.state).list_s() > time.time() + YEAR_S - 60
+    repository.publish(entries(12))
+    device.refuses(BleExpired, lambda: device.fetch(repository.files))
+
+    repository.rotate("snapshot", "timestamp").publish(entries(13))
+
+    assert device.fetch(repository.files).new
+    clock = DeviceClock(device.state)
+    assert abs(clock.list_s() - time.time()) < 60
+    assert clock.age_s() < 60
 
 
 def test_a_list_made_in_the_future_is_refused(device: Device, repository: Repository) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from mamplus_host.ble.carrier import CHUNK_BYTES, Carrier, Directory, Missing
-from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.record import Installed
 from mamplus_host.ble.store import BleStore
-from mamplus_host.ble.trust import Held, Offered, Trust
+from mamplus_host.ble.trust import Offered, Trust
 from mamplus_host.ble.update import FetchResult
 from mamplus_host.ble.update_helper import update_here
+from mamplus_host.clock import DeviceClock
 from mamplus_host.errors import (
     BleExpired,
     BleInvalid,
@@ -167,14 +167,15 @@ def test_an_expired_state_is_refused_and_the_message_says_what_to_do(device: Dev
 
 
 def test_a_clock_that_fell_back_does_not_make_an_expired_list_fresh(tmp_path: Path, repository: Repository) -> None:
-    """The system's clock says that the metadata is good for a month; the installed generation was made after that."""
+    """The system's clock says that the metadata is good for a month; the snapshot's key has signed a later time."""
     repository.enroll(tmp_path)
-    later = int(time.time()) + 60 * 86_400
-    installed = {Layer.ENTERPRISE: Held(number=0, entries=1, root=bytes(32), created_s=later)}
+    signer = repository.keys["snapshot"][0].public_key.keyid
+    clock = DeviceClock(tmp_path)
+    clock.confirm(time.time() + 60 * 86_400, [signer])
     stick = Directory(repository.write(tmp_path / "stick"))
 
     with pytest.raises(BleExpired, match=r"timestamp\.json expired"):
-        Trust(tmp_path, device_id=DEVICE_ID).verify(stick, tmp_path / "work", installed, now_s=0.0)
+        Trust(tmp_path, device_id=DEVICE_ID).verify(stick, tmp_path / "work", {}, now_s=clock.accept_s)
 
 
 def test_a_list_that_a_stranger_signed_is_refused(device: Device, repository: Repository) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mamplus_host.clock import KEEP_EVERY_S, DeviceClock, SystemClock
+from mamplus_host.clock import KEEP_EVERY_S, DeviceClock, SystemClock, forget
+from mamplus_host.files import write_whole
 
 DAY_S = 86_400.0
 YEAR_S = 365 * DAY_S
@@ -116,7 +117,12 @@ def test_a_reboot_loses_at_most_an_hour_of_the_floor(tmp_path: Path, hands: Hand
 
 def test_the_floor_is_written_seldom(tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
     writes: list[Path] = []
-    monkeypatch.setattr("mamplus_host.clock.write_whole", lambda path, _data: writes.append(path))
+
+    def counted(path: Path, data: bytes) -> None:
+        writes.append(path)
+        write_whole(path, data)
+
+    monkeypatch.setattr("mamplus_host.clock.write_whole", counted)
     clock = start(tmp_path, hands)
     clock.confirm(NOW_S)
     for _ in range(24 * 720):  # a day of ticks
@@ -138,6 +144,46 @@ def test_an_update_in_another_process_raises_the_same_floor(tmp_path: Path, hand
 
     assert start(tmp_path, hands).signed_s == service.signed_s == NOW_S + 5000
     assert service.accept_s() == NOW_S + 5000 + 2 * KEEP_EVERY_S
+
+
+def test_what_a_rotated_key_said_of_the_time_is_forgotten_and_the_others_word_stays(
+    tmp_path: Path, hands: Hands
+) -> None:
+    service, update = start(tmp_path, hands), start(tmp_path, hands)
+    update.confirm(NOW_S, ["honest"])
+    update.confirm(NOW_S + YEAR_S, ["stolen"], trusted=["honest", "stolen"])
+    service.reload()
+    assert service.signed_s == NOW_S + YEAR_S
+    assert service.accept_s(["honest", "new"]) == NOW_S
+
+    update.confirm(NOW_S + 10, ["new"], trusted=["honest", "new"])
+    hands.boot += 2 * KEEP_EVERY_S
+    service.tick()  # must not write back what it still remembers
+
+    assert start(tmp_path, hands).signed_s == service.signed_s == NOW_S + 10
+
+
+def test_the_floor_goes_on_from_the_honest_keys_time_when_the_stolen_one_is_gone(tmp_path: Path, hands: Hands) -> None:
+    clock = start(tmp_path, hands)
+    clock.confirm(NOW_S, ["honest"])
+    clock.confirm(NOW_S + YEAR_S, ["stolen"])
+    hands.run(100)
+    hands.wall -= 10 * YEAR_S
+
+    clock.confirm(0.0, [], trusted=["honest"])
+
+    assert clock.accept_s() == NOW_S + 100
+
+
+def test_a_new_enrolment_forgets_the_time_also_in_a_running_agent(tmp_path: Path, hands: Hands) -> None:
+    service = start(tmp_path, hands)
+    service.confirm(NOW_S + YEAR_S)
+    hands.boot += 2 * KEEP_EVERY_S
+
+    forget(tmp_path)
+    service.tick()
+
+    assert (service.signed_s, service.accept_s(), start(tmp_path, hands).accept_s()) == (0, NOW_S, NOW_S)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"signed_s": "x"}', b"\xff"])

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from mamplus_host.clock import DeviceClock
 from mamplus_host.enterprise import Enterprise, load_enterprise
 from mamplus_host.errors import ConfigInvalid, EnrollRefused
 from mamplus_host.outbox.enroll import enroll, parse_token
@@ -101,6 +102,7 @@ def test_a_second_enrolment_needs_force_and_leaves_the_enterprise_before(tmp_pat
     with served(office) as server:
         first = enroll(server.url, token(server.url, ""), tmp_path, "n")
         (tmp_path / "trust" / "metadata.json").write_text("{}")
+        DeviceClock(tmp_path).confirm(2_000_000_000.0)
         with pytest.raises(EnrollRefused, match=r"enrolled with .* already; to leave it, use --force"):
             enroll(server.url, token(server.url, ""), tmp_path, "n")
         assert load_enterprise(tmp_path) == first
@@ -109,6 +111,7 @@ def test_a_second_enrolment_needs_force_and_leaves_the_enterprise_before(tmp_pat
 
     assert second.device_id != first.device_id
     assert not (tmp_path / "trust" / "metadata.json").exists()
+    assert DeviceClock(tmp_path).signed_s == 0, "what the enterprise before said about the time"
 
 
 def test_a_token_that_was_used_is_refused_and_nothing_is_kept(tmp_path: Path) -> None:
