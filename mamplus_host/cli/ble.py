@@ -65,7 +65,7 @@ def show(
         int | None, typer.Option(help="Entries to show; 0: all. Default: 200, all with --json.", min=0)
     ] = None,
 ) -> None:
-    """Show the installed generation, its layers and its entries."""
+    """Show the generation in force, its layers and its entries."""
     with _current() as ble:
         count = limit if limit is not None else 0 if as_json else _SHOWN
         entries = islice(ble.entries(), count or None)
@@ -96,7 +96,7 @@ def history(as_json: Annotated[bool, typer.Option("--json", help="One JSON objec
 def _print_layers(ble: Stack) -> None:
     age_s = max(0.0, DeviceClock(CLI.config.state).list_s() - ble.created_s)
     OUT.print(f"generation {ble.number}, {ble.count} entries, made {_when(ble.created_s)} ({in_words(age_s)} ago)")
-    for line in standing.lines(standing.facts(CLI.config.state), ble.number):
+    for line in standing.lines(standing.facts(CLI.config.state), standing.newest(CLI.config.state)):
         OUT.print(safe(line), style="yellow")
     for files in ble.layers:
         on_top = f", {len(files.deltas)} deltas on generation {files.base.number}" if files.deltas else ""
@@ -157,7 +157,7 @@ def _install(source: str | None) -> None:
 
 
 def _current() -> Stack:
-    ble = BleStore(CLI.config.state).current()
+    ble = standing.open_in_force(CLI.config.state)
     if ble is None:
         raise MamplusError("no generation is installed; enroll and `mamplus ble refresh`, or `mamplus ble load SRC`")
     return ble

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`mamplus check`: works with and without a running agent."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -9,11 +10,13 @@ from mamplus_host.analyzer.accounts import spellings
 from mamplus_host.analyzer.verify import Answer, verify, verify_text
 from mamplus_host.ble.entry import EXAMPLES, KIND_NAMES, Kind, canonical, parse_kind
 from mamplus_host.ble.stack import Stack
-from mamplus_host.ble.store import BleStore
+from mamplus_host.cli import standing
 from mamplus_host.cli.state import CLI, print_json
 from mamplus_host.clock import DeviceClock
 from mamplus_host.jsonlines import to_builtins
 from mamplus_host.verdicts import Verdict
+
+_WOULD = {"block": "block it", "nothing": "not block it", "suspect": "suspect it", "allow": "allow it"}
 
 
 def kinds(incomplete: str) -> list[str]:
@@ -27,19 +30,12 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Say whether VALUE would be blocked, by which entry, in which generation (exit 0 no, 1 yes)."""
-    ble = BleStore(CLI.config.state).current()
-    answer = _greatest(ble, parse_kind(kind), value, DeviceClock(CLI.config.state).list_s())
-    is_blocked = answer.verdict is Verdict.BLOCK
+    state, asked = CLI.config.state, parse_kind(kind)
+    now_s = DeviceClock(state).list_s()
+    answer = _greatest(standing.open_in_force(state), asked, value, now_s)
+    is_blocked, kept_out = answer.verdict is Verdict.BLOCK, _kept_out(state, asked, value, now_s)
     if as_json:
-        entry = to_builtins(answer.entry) if answer.entry else None
-        print_json(
-            {
-                "blocked": is_blocked,
-                "verdict": answer.verdict.name.lower(),
-                "generation": answer.generation,
-                "entry": entry,
-            }
-        )
+        print_json(_plain(answer) | ({"kept_out": kept_out} if kept_out else {}))
         raise typer.Exit(int(is_blocked))
     print(_sentence(answer.verdict.name.lower(), answer.generation))
     if answer.entry:
@@ -48,7 +44,26 @@ def run(
             f"  entry {entry.id}: {entry.kind.name.lower()} {entry.value}"
             + (f" ({entry.reason})" if entry.reason else "")
         )
+    if kept_out and kept_out["verdict"] != answer.verdict.name.lower():
+        print(f"  generation {kept_out['generation']}, {kept_out['because']}, would {_WOULD[kept_out['verdict']]}")
     raise typer.Exit(int(is_blocked))
+
+
+def _plain(answer: Answer) -> dict[str, Any]:
+    return {
+        "blocked": answer.verdict is Verdict.BLOCK,
+        "verdict": answer.verdict.name.lower(),
+        "generation": answer.generation,
+        "entry": to_builtins(answer.entry) if answer.entry else None,
+    }
+
+
+def _kept_out(state: Path, kind: Kind, value: str, now_s: float) -> dict[str, Any] | None:
+    """Return what the newest generation says, and why it is not in force; None when it is."""
+    found = standing.open_kept_out(state)
+    if found is None:
+        return None
+    return {**_plain(_greatest(found[0], kind, value, now_s)), "because": found[1]}
 
 
 def _greatest(ble: Stack | None, kind: Kind, value: str, now_s: float) -> Answer:

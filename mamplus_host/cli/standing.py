@@ -9,6 +9,7 @@ import typer
 
 from mamplus_host import age, policy
 from mamplus_host.ble import standing
+from mamplus_host.ble.stack import Stack
 from mamplus_host.ble.store import BleStore
 from mamplus_host.cli.state import CLI, ERR, OUT
 from mamplus_host.clock import DeviceClock
@@ -30,9 +31,38 @@ def accept(
         OUT.print(f"enforcing generation {done['generation']}")
     except AgentUnreachable:
         state = CLI.config.state
-        newest = next((record.number for record in BleStore(state).records()), 0)
-        standing.accept_offline(state, number, newest=newest)
+        standing.accept_offline(state, number, newest=newest(state))
         ERR.print("No agent runs: the next one enforces it.", style="dim")
+
+
+def newest(state: Path) -> int:
+    """Return the newest installed generation, in force or not; 0: none."""
+    return next((record.number for record in BleStore(state).records()), 0)
+
+
+def open_in_force(state: Path) -> Stack | None:
+    """Open the list that this device enforces, or that its next agent will; None when there is none.
+
+    The newest generation, unless it is kept out: then what is in force.
+    """
+    store, (kept, _fault) = BleStore(state), standing.read(state)
+    forced = policy.load(state)[0].forced_generation
+    let_in = [record.number for record in store.records() if not kept.keeps_out(record.number, forced)]
+    if let_in and let_in[0] == newest(state):
+        return store.current()
+    for number in (kept.number, *let_in):  # held and still in force: a list is better than none
+        if number and (ble := store.open_number(number)) is not None:
+            return ble
+    return store.current()
+
+
+def open_kept_out(state: Path) -> tuple[Stack, str] | None:
+    """Open the newest generation when it is kept out, with how ("held", "rolled back"); None when it is not."""
+    kept, number = standing.read(state)[0], newest(state)
+    if number == kept.number or not kept.keeps_out(number, policy.load(state)[0].forced_generation):
+        return None
+    ble = BleStore(state).open_number(number)
+    return (ble, "rolled back" if kept.is_bad(number) else "held") if ble is not None else None
 
 
 def facts(state: Path) -> dict[str, Any]:
@@ -53,7 +83,7 @@ def facts(state: Path) -> dict[str, Any]:
     }
 
 
-def lines(found: dict[str, Any], newest: int) -> list[str]:
+def lines(found: dict[str, Any], newest_number: int) -> list[str]:
     """Return `facts` as sentences; none where everything is as it should be."""
     said = []
     if found["age"] not in ("fresh", "unknown"):
@@ -63,9 +93,9 @@ def lines(found: dict[str, Any], newest: int) -> list[str]:
         when = datetime.fromtimestamp(held["at"], UTC).strftime("%Y-%m-%d %H:%M:%S")
         number = held["generation"]
         said.append(f"generation {number} is held since {when}: {held['why']}; to take it: mamplus ble accept {number}")
-    if newest in found["rolled_back"]:
-        said.append(f"generation {newest} was rolled back: the enterprise was not reached after it")
-    if found["in_force"] not in (0, newest):
+    if newest_number in found["rolled_back"]:
+        said.append(f"generation {newest_number} was rolled back: the enterprise was not reached after it")
+    if found["in_force"] not in (0, newest_number):
         said.append(f"in force: generation {found['in_force']}")
     if found["fault"]:
         said.append(found["fault"])
