@@ -42,7 +42,9 @@ def seal(content: bytes, enterprise_key: bytes) -> bytes:
 def unseal(data: bytes, private_keys: Iterable[X25519PrivateKey]) -> bytes:
     """Return the content of a sealed file; ConfigInvalid when it is none, damaged, or for none of `private_keys`."""
     if len(data) < _HEADER.size or not data.startswith(MAGIC):
-        raise ConfigInvalid(f"this is no sealed file: it begins with {data[:8]!r}, want {MAGIC!r}")
+        raise ConfigInvalid(  # without what it holds: it may be a secret that was named by mistake
+            f"this is no sealed file: it does not begin with {MAGIC.decode()}; want what `mamplus outbox export` wrote"
+        )
     _magic, version, recipient, public = _HEADER.unpack_from(data)
     if version != VERSION:
         raise ConfigInvalid(

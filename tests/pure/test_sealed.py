@@ -48,6 +48,13 @@ def test_a_file_cut_off_is_noticed(length: int) -> None:
         unseal(seal(b"content", PUBLIC)[:length], [KEY])
 
 
+def test_what_is_no_sealed_file_is_refused_without_showing_what_it_holds() -> None:
+    with pytest.raises(ConfigInvalid, match="does not begin with MAMPSEAL") as refused:
+        unseal(b"hunter2 and more of a passphrase, which is as long as a header of a sealed file would be", [KEY])
+
+    assert "hunter2" not in str(refused.value)
+
+
 def test_a_public_key_without_a_secret_is_damage() -> None:
     whole = bytearray(seal(b"content", PUBLIC))
     whole[48:80] = bytes(32)  # a point of small order
