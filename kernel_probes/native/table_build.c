@@ -12,11 +12,6 @@
 
 #define THREADS_MAX 4
 
-static struct stash stash_of(struct mamplus_build *build)
-{
-	return (struct stash){ build->words + (size_t)build->blocks * build->block_buckets * BUCKET_WORDS, &build->stashed };
-}
-
 static bool is_held(struct mamplus_build *build, uint64_t identity)
 {
 	struct stash stash = stash_of(build);
@@ -60,10 +55,8 @@ static int set_entry(struct mamplus_build *build, const struct mamplus_columns *
 
 	if (own < 0 || resolved > MAMPLUS_VERDICT_MASK)
 		return -EINVAL;
-	if (!identity) {	/* of a length that is not looked up */
-		build->unprobed += resolved != 0;
+	if (!identity)	/* of a length that is not looked up */
 		return 0;
-	}
 	build->expired += own && !resolved;
 	/* A key that is held has its memory already, from another part of the list. */
 	if (own == OVER_BUDGET && resolved && !is_held(build, identity)) {

@@ -26,9 +26,8 @@ struct mamplus_build {
 	uint64_t entries;		/* in the table: one a key; 0 at begin, as all that counts */
 	uint64_t expired;		/* left out: they ended */
 	uint64_t over_budget;		/* left out: verdict 4, or beyond the cut */
-	uint64_t unprobed;		/* left out: of an IPv6 length and qualifier in `skip6` */
 	uint64_t next_end_s;		/* when the first entry ends; 0: none does */
-	uint64_t probes4[132];		/* prefix length x 4 + qualifier (MAMPLUS_Q_): networks that came in */
+	uint64_t probes4[132];		/* prefix length x 4 + qualifier (MAMPLUS_Q_): networks that came in, gone ones too */
 	uint64_t probes6[516];
 	uint8_t skip6[516];		/* 1: leave these out */
 	uint64_t ports[4];		/* the same of entries that name a port only, by qualifier */
@@ -70,6 +69,12 @@ int mamplus_build_set(struct mamplus_build *build, const struct mamplus_columns 
 /* Set one domain by its name: `is_alone`: without its sub-domains. 0, -EINVAL or -ENOSPC. */
 int mamplus_build_set_name(struct mamplus_build *build, const unsigned char *name, uint32_t length, uint32_t is_alone,
 			   uint32_t verdict);
+
+/*
+ * Count in probes6, which is 0 before the first of them, the IPv6 networks of a part's section `net` that a
+ * settled table holds, each once. seen: a bit for each word of the table, of all parts.
+ */
+void mamplus_build_recount6(struct mamplus_build *build, const struct mamplus_columns *columns, uint8_t *seen);
 
 /* Count the live entries of each group, for a budget. 0 or -EINVAL. counts: one a group, added to. */
 int mamplus_count_groups(const struct mamplus_columns *columns, uint64_t now_s, uint64_t *counts);

@@ -288,7 +288,6 @@ static void add_counters(struct mamplus_build *build, const struct mamplus_build
 	build->entries += counted->entries;
 	build->expired += counted->expired;
 	build->over_budget += counted->over_budget;
-	build->unprobed += counted->unprobed;
 	if (counted->next_end_s && (!build->next_end_s || counted->next_end_s < build->next_end_s))
 		build->next_end_s = counted->next_end_s;
 	for (uint32_t i = 0; i < sizeof(build->probes4) / sizeof(*build->probes4); i++)

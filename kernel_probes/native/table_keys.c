@@ -53,27 +53,72 @@ static void mark_network(struct mamplus_build *build, uint32_t addr, uint32_t pr
 			__atomic_fetch_or(&masks[i], bit, __ATOMIC_RELAXED);
 }
 
+struct network {
+	uint32_t prefix;
+	uint32_t protocol, port;
+	uint32_t qualifier;		/* MAMPLUS_Q_ */
+};
+
+static struct network network_of(const unsigned char *key)
+{
+	struct network net = { key[NET_PREFIX], key[NET_PROTOCOL], be16toh(read16(key + NET_PORT)), 0 };
+
+	net.prefix = net.prefix <= 128 ? net.prefix : 128;
+	net.qualifier = (net.port ? MAMPLUS_Q_PORT : 0) | (net.protocol ? MAMPLUS_Q_PROTOCOL : 0);
+	return net;
+}
+
+static bool is_network4(const unsigned char *key, const struct network *net)
+{
+	return is_v4(key) && net->prefix >= 96;
+}
+
+static bool is_port(const struct network *net)
+{
+	return !net->prefix && net->port;
+}
+
 /* 0: of an IPv6 length and qualifier that is left out. An identity of 0 is as good as left out: one in 2^61. */
 static uint64_t identity_net(struct mamplus_build *counted, const unsigned char *key)
 {
-	uint32_t prefix = key[NET_PREFIX], protocol = key[NET_PROTOCOL], port = be16toh(read16(key + NET_PORT));
-	uint32_t qualifier = (port ? MAMPLUS_Q_PORT : 0) | (protocol ? MAMPLUS_Q_PROTOCOL : 0), pair;
+	struct network net = network_of(key);
+	uint32_t pair = net.prefix * 4 + net.qualifier;
 
-	prefix = prefix <= 128 ? prefix : 128;
-	if (is_v4(key) && prefix >= 96) {
-		counted->probes4[(prefix - 96) * 4 + qualifier]++;
+	if (is_network4(key, &net)) {
+		counted->probes4[pair - 96 * 4]++;
 		if (counted->mask_bits)
-			mark_network(counted, be32toh(read32(key + 12)), prefix - 96);
-		return mamplus_identity4(be32toh(read32(key + 12)), prefix - 96, protocol, port);
+			mark_network(counted, be32toh(read32(key + 12)), net.prefix - 96);
+		return mamplus_identity4(be32toh(read32(key + 12)), net.prefix - 96, net.protocol, net.port);
 	}
-	pair = prefix * 4 + qualifier;
-	if (!prefix && port)
-		counted->ports[qualifier]++;
+	if (is_port(&net))
+		counted->ports[net.qualifier]++;
 	else if (counted->skip6[pair])
 		return 0;
 	else
 		counted->probes6[pair]++;
-	return identity6(counted, key, mamplus_qualified6(prefix, protocol, port));
+	return identity6(counted, key, mamplus_qualified6(net.prefix, net.protocol, net.port));
+}
+
+void mamplus_build_recount6(struct mamplus_build *build, const struct mamplus_columns *columns, uint8_t *seen)
+{
+	const unsigned char *key = columns->keys;
+	struct stash stash = stash_of(build);
+
+	for (uint32_t i = 0; i < columns->count; i++, key += NET_BYTES) {
+		struct network net = network_of(key);
+		uint64_t identity, *held;
+		size_t at;
+
+		if (is_network4(key, &net) || is_port(&net))
+			continue;
+		identity = identity6(build, key, mamplus_qualified6(net.prefix, net.protocol, net.port));
+		held = find_word(build, &stash, identity << MAMPLUS_VERDICT_BITS);
+		at = held ? held - build->words : 0;
+		if (!held || seen[at / 8] & 1 << at % 8)
+			continue;
+		seen[at / 8] |= 1 << at % 8;
+		build->probes6[net.prefix * 4 + net.qualifier]++;
+	}
 }
 
 static uint64_t identity_sha256(const struct mamplus_build *build, const unsigned char *key)
@@ -208,7 +253,6 @@ int make_words(struct mamplus_build *counted, const struct mamplus_columns *colu
 	if (!error)
 		error = make_identities(counted, columns, first, count, words);
 	for (uint32_t i = 0; i < count && !error; i++) {
-		counted->unprobed += !words[i] && verdicts[i];
 		words[i] = words[i] && verdicts[i] ? words[i] << MAMPLUS_VERDICT_BITS | verdicts[i] : 0;
 	}
 	return error;

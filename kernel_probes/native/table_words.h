@@ -64,6 +64,11 @@ struct stash {
 	uint32_t *used;
 };
 
+static inline struct stash stash_of(struct mamplus_build *build)
+{
+	return (struct stash){ build->words + (size_t)build->blocks * build->block_buckets * BUCKET_WORDS, &build->stashed };
+}
+
 void order_bucket(uint64_t *bucket, bool is_marked);
 uint64_t *find_word(const struct mamplus_build *build, struct stash *stash, uint64_t word);
 /* 0 or -ENOSPC. The key is not in the table. */

@@ -123,7 +123,7 @@ def fill(empty: Filled, stack: Stack, parts: Sequence[Part], names: Sequence[str
     `names` are domains that are never refused. IPv6 lengths and qualifiers beyond what the programs look
     up are left out, those with the fewest entries first.
     """
-    filled, skip6 = empty, bytes(_PAIRS6)
+    filled, skip6, unprobed = empty, bytes(_PAIRS6), 0
     count = count_in(empty.table, parts, names)
     attempt = 0
     while count:
@@ -136,9 +136,12 @@ def fill(empty: Filled, stack: Stack, parts: Sequence[Part], names: Sequence[str
                 ) from None
             attempt += 1
         else:
-            skip6 = _too_many(filled)
-            if not any(skip6):
+            too_many = _too_many(_recounted6(filled, parts, salt))
+            if not any(too_many):
+                filled.unprobed = unprobed
                 return filled
+            skip6 = too_many
+            unprobed = sum(counted for counted, is_left_out in zip(filled.probes6, skip6, strict=True) if is_left_out)
         filled = room(filled.table, count, attempt)
     return filled
 
@@ -146,12 +149,17 @@ def fill(empty: Filled, stack: Stack, parts: Sequence[Part], names: Sequence[str
 def changed(
     old: Filled, into: Filled, stack: Stack, parts: Sequence[Part], names: Sequence[str], salt: bytes, now_s: int
 ) -> Filled:
-    """Copy `old` into the empty table `into`, of the same size, and set the keys of `parts`. NoRoom."""
+    """Copy `old` into the empty table `into`, of the same size, and set the keys of `parts`. NoRoom.
+
+    Where lengths are left out, other ones may be now: then it is filled anew.
+    """
+    if any(old.skip6):
+        raise NoRoom
     with _build(into, salt, now_s, old.skip6) as build:
         with mmap.mmap(old.map.number, old.bytes, prot=mmap.PROT_READ) as source, ffi.from_buffer(source) as words:
             lib.mamplus_build_copy(build.words, ffi.cast("uint64_t *", words), old.bytes // 8, _THREADS)
         build.stashed, build.entries, build.next_end_s = old.stashed, old.words, old.next_end_s
-        build.expired, build.unprobed = old.expired, old.unprobed
+        build.expired = old.expired
         build.probes4, build.probes6, build.ports = old.probes4, old.probes6, old.ports
         for part in parts:
             _set(build, stack, part, into.table, now_s)
@@ -198,8 +206,8 @@ def _build(table: Filled, salt: bytes, now_s: int, skip6: bytes) -> Iterator["ff
 def _made(table: Filled, build: "ffi.CData") -> Filled:
     return Filled(
         table.table, table.map, table.blocks, table.block_buckets, table.mask_bits, build.stashed, build.entries,
-        build.expired, build.over_budget, build.unprobed, build.next_end_s,
-        list(build.probes4), list(build.probes6), list(build.ports), bytes(build.skip6),
+        build.expired, build.over_budget, next_end_s=build.next_end_s, probes4=list(build.probes4),
+        probes6=list(build.probes6), ports=list(build.ports), skip6=bytes(build.skip6),
     )  # fmt: skip
 
 
@@ -234,6 +242,23 @@ def _require_room(result: int, table: Table) -> None:
     if result == _ENOSPC:
         raise NoRoom
     checked(result, f"fill the table {table.name}")
+
+
+def _recounted6(filled: Filled, parts: Sequence[Part], salt: bytes) -> Filled:
+    """Return the table, with exact counts of its IPv6 lengths where they may be too many.
+
+    While it is filled a network counts that another part withdraws, or names again.
+    """
+    if len(filled.pairs6) <= layout.PROBES6_MAX:
+        return filled
+    with _build(filled, salt, 0, filled.skip6) as build:
+        build.stashed, seen = filled.stashed, ffi.new("uint8_t[]", filled.bytes // 64)
+        for part in parts:
+            if Section.NET in part.generation.sections:
+                for columns in windows(part.generation, part.generation.sections[Section.NET], part.rules):
+                    lib.mamplus_build_recount6(build, columns, seen)
+        filled.probes6 = list(build.probes6)
+    return filled
 
 
 def _too_many(filled: Filled) -> bytes:

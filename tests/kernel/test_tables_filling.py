@@ -173,6 +173,29 @@ def test_of_too_many_ipv6_lengths_those_with_the_fewest_entries_are_left_out() -
     assert net.words == len(held(net))
 
 
+def test_which_ipv6_lengths_are_left_out_depends_on_what_stands_not_on_how_it_came() -> None:
+    def network(number: int, prefix: int, rest: str) -> Entry:
+        value = f"[{0x2000 + number:x}::/{prefix}]:{rest}" if rest else f"{0x2000 + number:x}::/{prefix}"
+        return Entry(id=1, kind=Kind.CIDR, value=value, verdict=Verdict.BLOCK)
+
+    lengths = [(prefix, rest) for prefix in range(20, 84) for rest in ("", "*/tcp", "443", "443/tcp")]
+    many = [network(number, *length) for length in lengths for number in range(2)]
+    odd = network(9, 84, "")  # the 257th length, with one entry
+    gone = [withdrawal(Kind.CIDR, one.value) for one in many if "/20" in one.value]
+    stands = [one for one in many if "/20" not in one.value] + [odd]
+    old = Stack([layer(Layer.ENTERPRISE, [[*many, odd]]), layer(Layer.FEEDS, [many])])
+    new = Stack([layer(Layer.ENTERPRISE, [[*many, odd], gone]), layer(Layer.FEEDS, [many, gone])])
+    files = new.changed_since(old)
+    assert files is not None
+    start, fresh = loaded(old), loaded(new)[layout.T_NET]
+
+    assert (start[layout.T_NET].words, start[layout.T_NET].unprobed) == (len(many), 1)
+    with pytest.raises(NoRoom):  # and Tables.patch loads the table anew
+        patched(start, new, files, ())
+    assert held(fresh) == held(loaded(Stack([layer(Layer.ENTERPRISE, [stands])]))[layout.T_NET])
+    assert (fresh.words, fresh.unprobed) == (len(stands), 0)
+
+
 def test_a_budget_takes_allowed_ones_first_then_by_severity_and_cuts_the_last_group() -> None:
     def some(count: int, third: int, verdict: Verdict, severity: Severity) -> list[Entry]:
         return [

@@ -244,14 +244,30 @@ def test_setting_notes_ends_and_leaves_out_what_has_no_budget() -> None:
     assert counted == (2, 1, 1, 200)
 
 
-def test_a_length_that_is_skipped_is_counted() -> None:
-    key = NET.pack(bytes(range(16)), 64, 0, 0)
+def test_a_length_that_is_skipped_is_left_out() -> None:
+    part = columns(Section.NET, [(NET.pack(bytes(range(16)), 64, 0, 0), BLOCK)])
     table = Table(1, 4)
     table.build.skip6[64 * 4] = 1
 
-    assert table.fill(columns(Section.NET, [(key, BLOCK)])) == 0
+    assert (table.fill(part), table.set(part, bytes([BLOCK]))) == (0, 0)
 
-    assert (table.build.unprobed, table.build.entries, table.build.probes6[64 * 4]) == (1, 0, 0)
+    assert (table.build.entries, table.build.probes6[64 * 4]) == (0, 0)
+
+
+def test_lengths_are_counted_anew_by_what_the_table_holds_each_network_once() -> None:
+    keys = [(NET.pack(bytes([32, number]) + bytes(14), 64, 0, 0), BLOCK) for number in range(20)]
+    others = [(NET.pack(MAPPED + b"\x0a\0\0\0", 104, 0, 0), BLOCK), (NET.pack(bytes(16), 0, 0, 22), BLOCK)]
+    part, gone = columns(Section.NET, keys + others), columns(Section.NET, keys[:5])
+    table = Table(1, 8)
+    assert (table.fill(part, part), table.set(gone, bytes(5))) == (0, 0)
+    assert table.build.probes6[64 * 4] == 45
+
+    table.build.probes6 = [0] * 516
+    seen = ffi.new("uint8_t[]", len(table.memory) // 64)
+    for one in (part, part, gone):
+        lib.mamplus_build_recount6(table.build, one, seen)
+
+    assert list(table.build.probes6) == [0] * 256 + [15] + [0] * 259
 
 
 @pytest.mark.parametrize("mask_bits", [3, 8, 20])
