@@ -22,6 +22,7 @@ from mamplus_host.files import write_whole
 MAX_BYTES = 64 << 10
 MAX_ADDRESSES = 48  # of the 64 that the kernel guards: the others are the enterprise's own
 MAX_NAMES = 48
+MIN_TABLE_BYTES = 1 << 20  # a hundred thousand entries
 EVERY_PORT = 0
 
 Effect = Literal["report", "suspect-as-block", "refuse-unknown"]
@@ -95,6 +96,11 @@ def parse(data: bytes) -> Policy:
 def check(policy: Policy) -> None:
     """Raise ConfigInvalid when the fields of `policy` do not fit each other, or name what cannot be guarded."""
     age, never = policy.age, policy.never_block
+    if 0 < policy.table_bytes < MIN_TABLE_BYTES:
+        raise ConfigInvalid(
+            f"the policy's table_bytes is {policy.table_bytes}, want 0 (no bound) or at least {MIN_TABLE_BYTES}:"
+            " less would be a way to stop enforcement"
+        )
     if not age.stale_s < age.old_s < age.very_old_s:
         raise ConfigInvalid(
             f"the policy's ages are stale_s {age.stale_s}, old_s {age.old_s}, very_old_s {age.very_old_s};"

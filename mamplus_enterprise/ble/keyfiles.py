@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Key files on their way: to a stick, from a stick, onto a token."""
 
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from mamplus_enterprise.ble.rotation import Wish, rotate
 from mamplus_enterprise.errors import KeysUnavailable
 from mamplus_enterprise.home import Home
 from mamplus_host.errors import ConfigInvalid
-from mamplus_host.files import sync_directory, sync_file
+from mamplus_host.files import sync_directory, write_whole
 
 
 def listed(home: Home, folders: Iterable[Path]) -> list[dict[str, str]]:
@@ -53,9 +52,7 @@ def export(home: Home, role: str, out: Path, *, keep: bool) -> list[Path]:
     for path, copy in zip(paths, copies, strict=True):
         if copy.exists():
             raise ConfigInvalid(f"{str(copy)!r} is there already; say another directory")
-        shutil.copyfile(path, copy)
-        copy.chmod(0o600)
-        sync_file(copy)
+        write_whole(copy, path.read_bytes(), mode=0o600)
     sync_directory(out)  # before the only other copy goes
     for path in () if keep else paths:
         path.unlink()
@@ -64,6 +61,8 @@ def export(home: Home, role: str, out: Path, *, keep: bool) -> list[Path]:
 
 def take_in(home: Home, file: Path, passphrase: bytes | None) -> tuple[str, Path]:
     """Write the key in `file` into DIR/keys; return its role. ConfigInvalid when no role has it."""
+    if passphrase is None and not home.settings.dev:
+        raise ConfigInvalid("this enterprise keeps its keys encrypted; say --passphrase-file FILE")
     private = load_private(file, passphrase)
     state = repository.read(home)
     if isinstance(private, X25519PrivateKey):

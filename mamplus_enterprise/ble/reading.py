@@ -4,6 +4,7 @@
 import gzip
 import io
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -13,7 +14,8 @@ from typing import IO, Any
 from mamplus_host.errors import ConfigInvalid
 
 MAX_LINE_CHARS = 8192
-MAX_DOCUMENT_BYTES = 2 << 30
+MAX_DOCUMENT_BYTES = 256 << 20  # unpacked; decoded it takes several times that
+_UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)  # the last: an odd zip
 HEAD_LINES = 200
 _CHUNK_LINES = 20_000
 Line = tuple[int, str, bool]  # number from 1, stripped text, whether it is whole
@@ -35,7 +37,7 @@ def opened(path: Path) -> Iterator[tuple[Any, IO[bytes]]]:
                     yield member, file
             else:
                 yield file, file
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ConfigInvalid(f"cannot read {str(path)!r}: {why}; want a text file, or one in gzip or zip") from None
 
@@ -44,6 +46,8 @@ def _only(archive: zipfile.ZipFile, path: Path) -> str:
     names = [name for name in archive.namelist() if not name.endswith("/")]
     if len(names) != 1:
         raise ConfigInvalid(f"{str(path)!r} holds {len(names)} files, want one; unpack it first")
+    if archive.getinfo(names[0]).flag_bits & 0x1:
+        raise ConfigInvalid(f"{str(path)!r} is encrypted; unpack it first")
     return names[0]
 
 

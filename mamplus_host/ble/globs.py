@@ -13,7 +13,7 @@ from mamplus_host.ble.format import Generation, Section
 
 LOG = logging.getLogger("mamplus")
 _NO_MEMORY = "no memory for the path patterns of the list"
-MAX_FOUND = 1024  # patterns that cover one path and are looked at; beyond, the others are not
+_ROOM = 64  # patterns that cover one path, at first; more make more room
 
 
 class Globs:
@@ -24,7 +24,7 @@ class Globs:
         self._set = ffi.gc(lib.mamplus_globs_new(), lib.mamplus_globs_free)
         if not self._set:
             raise MemoryError(_NO_MEMORY)
-        self._found = ffi.new("uint32_t[]", MAX_FOUND)
+        self._found = ffi.new("uint32_t[]", _ROOM)
         self._parts: list[tuple[int, Generation]] = []  # number of the first text, and whose it is
         self.count = self.left_out = 0
         for part in parts:
@@ -32,8 +32,14 @@ class Globs:
 
     def covering(self, path: bytes) -> list[str]:
         """Return the patterns, canonical and each once, that cover `path` (bytes, as the kernel has it)."""
-        count = min(lib.mamplus_globs_ask(self._set, path, len(path), self._found, MAX_FOUND), MAX_FOUND)
+        count = self._ask(path)
+        if count > len(self._found):
+            self._found = ffi.new("uint32_t[]", count)
+            count = self._ask(path)
         return list(dict.fromkeys(self._text(number) for number in self._found[0:count]))
+
+    def _ask(self, path: bytes) -> int:
+        return int(lib.mamplus_globs_ask(self._set, path, len(path), self._found, len(self._found)))
 
     @property
     def size_bytes(self) -> int:

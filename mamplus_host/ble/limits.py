@@ -2,8 +2,9 @@
 """What each layer may say, whoever signed it: checked at the enterprise before it signs, and on the device.
 
 `ble-emergency` and `ble-feeds` are signed by keys that lie on a server. Who steals one can add
-refusals for a while; not allow anything, not write a rule of another kind, not block for good, and
-not block half of the Internet. `ble-enterprise` has no limit but the format's.
+refusals for a while; not allow anything, not write a rule of another kind, not block for good, and not
+block the Internet by one entry: 256 entries of /8 would, so the guard, the shadow load and the
+dead-man timer stand behind. `ble-enterprise` has no limit but the format's.
 """
 
 from dataclasses import dataclass

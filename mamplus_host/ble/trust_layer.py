@@ -95,6 +95,8 @@ class Offering:
             raise BleRollback(
                 f"generation is {custom.generation} of {layer.role}, want newer than {was.number}, which is installed"
             )
+        if listed.length > MAX_LIST_BYTES:  # deltas are compared with it, so this bounds them, too
+            raise BleInvalid(f"the list has {listed.length} bytes, want at most {MAX_LIST_BYTES}")
         chain = [] if was is None or self._lists_only else _cheapest(layer, targets, was, custom.generation)
         if chain and sum(delta.length for delta in chain) < listed.length:
             with suppress(Missing):  # what a cache or a stick may lack; the list must be there
@@ -102,8 +104,6 @@ class Offering:
         return self._by_list(layer, listed, custom, held)
 
     def _by_list(self, layer: Layer, listed: TargetFile, custom: _Custom, held: Held | None) -> LayerOffer:
-        if listed.length > MAX_LIST_BYTES:
-            raise BleInvalid(f"the list has {listed.length} bytes, want at most {MAX_LIST_BYTES}")
         path = self._fetch(listed, self._work / f"{layer.role}.mble")
         with Generation.open(path) as made:
             made.check()

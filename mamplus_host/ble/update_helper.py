@@ -84,12 +84,13 @@ def update_here(
     began = time.monotonic()
     with _verified(state, source, total_s, lock_wait_s) as found:
         store, offered, record = found.store, found.offered, found.record
+        if offered.is_new:
+            store.install(record)
+        # Not before: a new key excuses a number that falls only while the old key is what is remembered of its role.
         found.trust.remember()
         # The enterprise's time: the device's clock cannot be before it.
         found.clock.confirm(offered.signed_at_s, offered.time_signers, trusted=offered.time_keys)
         store.note = _keep_policy(state, offered.policy) or store.note
-        if offered.is_new:
-            store.install(record)
     return FetchResult(
         generation=record.number, entries=record.entries, new=offered.is_new,
         took_s=round(time.monotonic() - began, 3), note=store.note, bytes=offered.bytes,

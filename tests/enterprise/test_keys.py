@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from mamplus_enterprise.ble.keyfiles import take_in
 from mamplus_enterprise.ble.keys import load_seals
 from mamplus_enterprise.home import Home
 from mamplus_host.ble.carrier import Directory
 from mamplus_host.ble.trust import Offered, Trust
 from mamplus_host.ble.trust_memory import seal_key
+from mamplus_host.errors import ConfigInvalid
 from tests.enterprise.company import Company
 
 SOFTHSM = Path("/usr/lib/softhsm/libsofthsm2.so")
@@ -173,6 +175,17 @@ def test_keys_go_to_a_stick_and_come_back(guarded: Company, tmp_path: Path) -> N
     assert (without.returncode, "role ble-enterprise wants 1 of its 1 keys" in without.stderr) == (1, True)
     assert again.startswith("published generation 3 ")
     assert {row["kind"] for row in guarded.json("keys", "list")} == {"encrypted"}
+
+
+def test_a_key_taken_in_is_encrypted_or_refused(guarded: Company, tmp_path: Path) -> None:
+    guarded.run("keys", "export", "ble-enterprise", tmp_path / "safe")
+    (key,) = (tmp_path / "safe").glob("*.pem")
+
+    with pytest.raises(ConfigInvalid, match="say --passphrase-file"):
+        take_in(Home.open(guarded.dir), key, None)
+
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert not list((guarded.dir / "keys").glob(key.name))
 
 
 def test_a_key_that_no_role_has_is_not_taken_in(quiet: Company, tmp_path: Path) -> None:

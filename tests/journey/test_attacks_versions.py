@@ -8,6 +8,7 @@ import pytest
 
 from mamplus_host.ble.entry import Entry
 from mamplus_host.ble.layer import Layer
+from mamplus_host.ble.store import BleStore
 from mamplus_host.clock import DeviceClock
 from mamplus_host.errors import BleExpired, BleInvalid, BleRollback
 from tests.journey.attacks import Device, Files
@@ -174,6 +175,26 @@ def test_after_a_fast_forward_of_a_layers_number_its_new_key_is_the_way_back(
     result = device.load(repository)
 
     assert (result.new, device.numbers()["enterprise"]) == (True, honest + 1)
+
+
+def test_power_that_goes_before_a_rotated_layer_is_installed_does_not_take_the_way_back(
+    device: Device, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What trust remembers excuses a number that falls: it is remembered after the list is installed, not before."""
+    device.load(repository.publish(entries(11), generation=FAR))
+    repository.publish(entries(12), generation=repository.version + 1)
+    repository.rotate_delegated("ble-enterprise")
+    with monkeypatch.context() as patched:
+        patched.setattr(BleStore, "install", _power_goes)
+        with pytest.raises(KeyboardInterrupt):
+            device.load(repository)
+
+    assert device.load(repository).new
+    assert device.numbers()["enterprise"] < FAR
+
+
+def _power_goes(_store: BleStore, _record: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_role_that_delegates_as_before_keeps_its_number(device: Device, repository: Repository) -> None:

@@ -262,6 +262,29 @@ def test_misp_gives_what_is_for_detection_in_every_shape(shape: object) -> None:
     assert [one.code for one in parts if isinstance(one, Dropped)] == ["to_ids", "hash", "unsupported", "revoked"]
 
 
+def test_a_damaged_part_of_a_document_leaves_the_others() -> None:
+    stix_data = {"type": "bundle", "objects": [{"type": 3}, stix(), stix(confidence="high")]}
+    misp_data = {"Attribute": [attribute("domain", "a.example", to_ids=[]), attribute("domain", "b.example")]}
+
+    for name, data, wanted in (("stix", stix_data, [1, 0, 1]), ("misp", misp_data, [1, 0])):
+        document = FORMATS[name].document
+        assert document is not None
+        parts = [part or [] for _, _, part in document(json.dumps(data).encode())]
+        found = [sum(isinstance(one, Dropped) and one.code == "malformed" for one in part) for part in parts]
+        assert found == wanted
+
+
+def test_brackets_without_end_are_one_dropped_pattern() -> None:
+    pattern = "[" + "(" * 3000 + "ipv4-addr:value = '45.66.7.1'" + ")" * 3000 + "]"
+    with pytest.raises(Dropped, match="cannot be read"):
+        observables(pattern)
+
+
+def test_a_nul_byte_makes_a_value_no_address_and_no_fault() -> None:
+    with pytest.raises(ConfigInvalid):
+        list(canonical_values("evil\0.example", None))
+
+
 @pytest.mark.parametrize("name", ["stix", "misp"])
 @pytest.mark.parametrize("data", [b"", b"[", b'{"type": 1}', b"[[[[", b'{"objects": 3}', b"\xff\xfe"])
 def test_a_broken_document_is_refused_and_not_a_fault(name: str, data: bytes) -> None:

@@ -133,6 +133,17 @@ def test_the_exact_path_says_more_than_any_pattern_and_the_longer_pattern_more_t
     assert sorted(ordered, key=specificity, reverse=True) == ordered
 
 
+def test_however_many_patterns_cover_a_path_all_are_found() -> None:
+    patterns = {f"/{'?' * n}{'[a-z]' * (m - n)}{'*' * (m % 2)}/x" for m in range(1, 80) for n in range(m)}
+    asked = globs("/*/x", *sorted(patterns))
+    path = b"/" + b"a" * 79 + b"/x"
+
+    found = asked.covering(path)
+
+    assert len(found) > 1024
+    assert canonical(Kind.PATH, "/*/x") in found
+
+
 def test_a_tree_of_many_patterns_finds_the_one() -> None:
     many = globs(*(f"/home/*/.cache/evil-{n}*" for n in range(5000)))
 

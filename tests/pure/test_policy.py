@@ -47,6 +47,7 @@ def test_the_defaults_are_a_policy() -> None:
         ({"never_block": {"addresses": [f"10.0.0.{n}" for n in range(1, 50)]}}, "49 of them, want at most 48"),
         ({"version": -1}, "version"),
         ({"table_bytes": "many"}, "table_bytes"),
+        ({"table_bytes": 1}, "a way to stop enforcement"),
     ],
 )
 def test_what_a_device_could_not_follow_is_refused_by_name(fields: dict[str, Any], named: str) -> None:

@@ -27,6 +27,7 @@ class Attribute(msgspec.Struct):
     deleted: bool | int | str = False
     comment: str = ""
     event: str = ""  # ours: the info of its event
+    fault: str = ""  # ours: why it cannot be read
 
 
 def document(data: bytes) -> Iterator[tuple[int, str, list[Found | Dropped] | None]]:
@@ -40,6 +41,8 @@ def document(data: bytes) -> Iterator[tuple[int, str, list[Found | Dropped] | No
 
 
 def _taken(one: Attribute) -> list[Found | Dropped]:
+    if one.fault:
+        return [Dropped("malformed", f"the attribute cannot be read: {one.fault}")]
     if _is(one.deleted):
         return [Dropped("revoked", "the attribute was deleted")]
     if not _is(one.to_ids):
@@ -74,8 +77,11 @@ def _attributes(read: Any, info: str = "") -> Iterator[Attribute]:
             yield from _attributes(one, info)
     elif isinstance(read, dict):
         if "type" in read and "value" in read:
-            attribute = msgspec.convert(read, Attribute, strict=False)
-            attribute.event = info
+            try:
+                attribute = msgspec.convert(read, Attribute, strict=False)
+                attribute.event = info
+            except msgspec.ValidationError as error:  # that one is no attribute; the others are
+                attribute = Attribute(type=str(read["type"])[:64], value=str(read["value"])[:200], fault=str(error))
             yield attribute
         info = str(read.get("info", info))
         for name in ("response", "Event", "Attribute", "Object"):

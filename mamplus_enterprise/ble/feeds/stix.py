@@ -54,18 +54,23 @@ class Indicator(msgspec.Struct):
 
 class _Bundle(msgspec.Struct):
     type: str
-    objects: list[Indicator] = []
+    objects: list[msgspec.Raw] = []
 
 
 def document(data: bytes) -> Iterator[tuple[int, str, list[Found | Dropped] | None]]:
     """Yield (number, name, what became of it) for each object; None: it is no indicator. ConfigInvalid: no bundle."""
     try:
         bundle = msgspec.json.decode(data, type=_Bundle)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ConfigInvalid(f"the file is no STIX bundle: {error}") from None
     if bundle.type != "bundle":
         raise ConfigInvalid(f"the file holds a STIX {bundle.type!r}, want a bundle")
-    for number, one in enumerate(bundle.objects, 1):
+    for number, raw in enumerate(bundle.objects, 1):
+        try:
+            one = msgspec.json.decode(raw, type=Indicator)
+        except (msgspec.MsgspecError, RecursionError) as error:  # that one is damaged; the others are not
+            yield number, "", [Dropped("malformed", f"the object cannot be read: {error}")]
+            continue
         if one.type != "indicator":
             yield number, one.type, None
             continue
@@ -108,7 +113,7 @@ def _parsed(pattern: str) -> list[Observable | Dropped]:
 
     try:
         inspected = Pattern(pattern).inspect()
-    except ParseException as error:
+    except (ParseException, RecursionError) as error:
         raise Dropped("pattern", f"the pattern cannot be read: {error}") from None
     if inspected.qualifiers:
         raise Dropped("pattern", f"the pattern is about times ({min(inspected.qualifiers)}); an entry is not")

@@ -52,7 +52,7 @@ def _is_ipv4(text: str) -> bool:
 def is_address(text: str) -> bool:
     try:
         socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
-    except (OSError, UnicodeError):
+    except (OSError, UnicodeError, ValueError):  # ValueError: a NUL within
         return False
     return True
 
