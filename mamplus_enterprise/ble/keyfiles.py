@@ -20,7 +20,7 @@ from mamplus_enterprise.ble.keys import (
     write_key,
 )
 from mamplus_enterprise.ble.repository import State
-from mamplus_enterprise.ble.roles import ALL, FIELD, SEAL, SIGNING
+from mamplus_enterprise.ble.roles import ALL, FIELD, OFFLINE, SEAL, SIGNING
 from mamplus_enterprise.ble.rotation import Wish, rotate
 from mamplus_enterprise.errors import KeysUnavailable
 from mamplus_enterprise.home import Home
@@ -86,7 +86,9 @@ def use(home: Home, signers: Signers, role: str, uri: str, *, folders: Sequence[
         raise ConfigInvalid(f"a token cannot sign for {role!r}; want one of {', '.join(SIGNING)}")
     signer = hsm.adopt(uri)
     keyid = signer.public_key.keyid
-    path = key_path(places(role, folders)[0], role, keyid, "uri")
+    # The note of an online role's key is no secret, and whoever publishes looks for it in DIR/keys.
+    where = places(role, folders) if role in OFFLINE else folders
+    path = key_path(where[0], role, keyid, "uri")
     if keyid in repository.read(home).keyids(role):  # the note was lost, or the stick is new
         hsm.write_reference(path, uri, signer.public_key)
         return path, repository.read(home).root.version

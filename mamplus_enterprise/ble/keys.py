@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import CryptoSigner, Signer  # type: ignore[attr-defined]  # re-exported in its documents
 
 from mamplus_enterprise.ble.hsm import load_token_signer
-from mamplus_enterprise.ble.roles import OFFLINE, ONLINE, SEAL
+from mamplus_enterprise.ble.roles import OFFLINE, ONLINE, SEAL, SERVING
 from mamplus_enterprise.errors import KeysUnavailable
 from mamplus_enterprise.home import Home
 from mamplus_host.errors import ConfigInvalid
@@ -74,6 +74,12 @@ def make_seal(folder: Path, passphrase: bytes | None) -> str:
 
 def seal_id(private: X25519PrivateKey) -> str:
     return sha256(private.public_key().public_bytes_raw()).hexdigest()
+
+
+def written_files(folders: Sequence[Path], role: str, keyids: Iterable[str]) -> list[Path]:
+    """Return where the keys with these ids lie."""
+    wanted = list(keyids)
+    return [path for path in key_files(folders, role) if belongs(path, wanted)]
 
 
 def write_key(path: Path, private: PrivateKeyTypes, passphrase: bytes | None) -> None:
@@ -140,7 +146,12 @@ def key_folders(home: Home, elsewhere: Sequence[Path]) -> list[Path]:
 
 
 def places(role: str, folders: Sequence[Path]) -> list[Path]:
-    """Return where new keys of `role` go, in turn: where its keys are; else to --keys (offline roles) or DIR/keys."""
+    """Return where new keys of `role` go, in turn: where its keys are; else to --keys (offline roles) or DIR/keys.
+
+    Those of snapshot and timestamp always go to DIR/keys: --keys may name a copy, and every publisher needs them.
+    """
+    if role in SERVING:
+        return [folders[0]]
     having = list(dict.fromkeys(path.parent for path in key_files(folders, role)))
     return having or (list(folders[1:]) if role in OFFLINE else []) or [folders[0]]
 

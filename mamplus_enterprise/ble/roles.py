@@ -25,6 +25,7 @@ LAYERS = tuple(layer.role for layer in Layer)
 DELEGATED = ("policy", *LAYERS)
 CARRIER = "carrier"  # a second key of role timestamp, for what travels on sticks
 SEAL = "seal"  # X25519: devices encrypt for the enterprise with it; it signs nothing
+SERVING = ("snapshot", "timestamp")  # without them nothing is published: their keys lie in DIR/keys
 ONLINE = ("snapshot", "timestamp", CARRIER, *DELEGATED)  # what `serve` loads, as far as it is there
 SIGNING = (*TOP_LEVEL, CARRIER, *DELEGATED)
 ALL = (*SIGNING, SEAL)

@@ -10,12 +10,22 @@ devices forget the versions that the old one signed: the way back after a fast-f
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from securesystemslib.signer import Signer  # type: ignore[attr-defined]  # re-exported in its documents
 
 from mamplus_enterprise.ble import repository, roles
-from mamplus_enterprise.ble.keys import REVOKED, Signers, belongs, key_files, make_seal, make_signer, places
+from mamplus_enterprise.ble.keys import (
+    REVOKED,
+    Signers,
+    belongs,
+    key_files,
+    make_seal,
+    make_signer,
+    places,
+    written_files,
+)
 from mamplus_enterprise.ble.repository import State
 from mamplus_enterprise.ble.roles import CARRIER, DELEGATED, FIELD, SEAL, TOP_LEVEL, Quorum
 from mamplus_enterprise.home import Home
@@ -40,6 +50,7 @@ class Rotated:
 
     version: int  # of the root
     keyids: Mapping[str, list[str]]  # by role, the new keys
+    files: Mapping[str, list[Path]]  # by role, what was written; none for a token's key
 
 
 def rotate(home: Home, signers: Signers, wish: Wish, folders: Sequence[Path], passphrase: bytes | None) -> Rotated:
@@ -60,7 +71,15 @@ def rotate(home: Home, signers: Signers, wish: Wish, folders: Sequence[Path], pa
         after = {**signers, **{role: [*signers.get(role, []), *new] for role, new in fresh.items()}}
         _publish(home, state, after, before, wish)
     _put_away(folders, gone)
-    return Rotated(state.root.version, {role: [one.public_key.keyid for one in new] for role, new in fresh.items()})
+    return _rotated(state, fresh, folders)
+
+
+def _rotated(state: State, fresh: Mapping[str, Sequence[Signer]], folders: Sequence[Path]) -> Rotated:
+    keyids = {role: [one.public_key.keyid for one in new] for role, new in fresh.items()}
+    if SEAL in keyids:
+        keyids[SEAL] = [sha256(bytes.fromhex(state.root.unrecognized_fields[FIELD]["seal"])).hexdigest()]
+    files = {role: written_files(folders, role, new) for role, new in keyids.items()}
+    return Rotated(state.root.version, keyids, files)
 
 
 def _check(wish: Wish) -> None:

@@ -73,7 +73,9 @@ def rotate(
         home, signers, rotation.Wish(roles=chosen, quorum=wanted), key_folders(home, folders), passphrase
     )
     for name, keyids in done.keyids.items():
-        print(f"{name}: {', '.join(keyids) or 'a new key'}")
+        print(f"{name}: {', '.join(keyids)}")
+        for path in done.files[name]:
+            print(f"  written: {path}")
     print(f"root version {done.version}")
 
 

@@ -91,6 +91,19 @@ def test_new_keys_go_where_the_old_ones_are(guarded: Company, tmp_path: Path) ->
     assert len(list((tmp_path / "stick" / "revoked").glob("root.*.pem"))) == 3
 
 
+def test_new_keys_of_snapshot_and_timestamp_go_where_the_next_publish_looks(guarded: Company, tmp_path: Path) -> None:
+    for role in ("snapshot", "timestamp"):
+        guarded.run("keys", "export", role, tmp_path / "stick")
+
+    said = guarded.run("root", "rotate", "--role", "timestamp", "--role", "snapshot", "--keys", tmp_path / "stick")
+    guarded.run("ble", "publish")
+
+    written = [line.split(": ", 1)[1] for line in said.splitlines() if "written: " in line]
+    assert {Path(path).parent for path in written} == {guarded.dir / "keys"}
+    assert all(Path(path).is_file() for path in written)
+    assert len(written) == 2
+
+
 def test_each_root_key_may_lie_on_a_stick_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "passphrase").write_text("correct horse\n")
     company = Company(tmp_path / "enterprise")
@@ -246,6 +259,15 @@ def test_a_key_on_a_token_signs_for_a_role(quiet: Company, device: Device, token
     assert device.look().number == 2
     assert [key["where"].split()[0] for key in where] == ["token"]
     assert not list((quiet.dir / "keys").glob(f"{role}.*.pem"))
+
+
+def test_the_note_of_a_tokens_key_is_where_the_next_publish_looks(guarded: Company, token: str, tmp_path: Path) -> None:
+    guarded.run("keys", "export", "ble-enterprise", tmp_path / "stick")
+
+    guarded.run("keys", "use", "ble-enterprise", token, "--keys", tmp_path / "stick")
+    guarded.run("ble", "publish")
+
+    assert len(list((guarded.dir / "keys").glob("ble-enterprise.*.uri"))) == 1
 
 
 def test_a_token_with_another_pin_signs_nothing_and_says_which_key(quiet: Company, token: str, tmp_path: Path) -> None:
