@@ -10,7 +10,9 @@ what is fetched, and `files`, what is to be remembered.
 
 A key that was rotated takes with it what it signed: remembered metadata that the current root (or
 targets) no longer vouches for is no longer compared with. That is the way back when a stolen key
-drove versions up. So it is with time: what the snapshot's key says of it counts as long as the root
+drove versions up. A carrier's timestamp is compared with carriers' alone, so a thief of their key
+stops no network; the snapshot that both lead to is compared with what was seen on either way.
+So it is with time: what the snapshot's key says of it counts as long as the root
 names that key. The timestamp's key and the carriers' cannot say what time it is.
 """
 
@@ -33,6 +35,7 @@ from tuf.ngclient.config import EnvelopeType
 from mamplus_host.ble.carrier import Missing
 from mamplus_host.errors import BleInvalid, BleWrongDevice
 
+CARRIERS = "carrier.timestamp.json"  # the name under which a carrier's timestamp is remembered, beside the network's
 FIELD = "x-mamplus"  # our own signed field, in root, snapshot and timestamp
 MAX_ROTATIONS = 256  # root versions that a device may have missed
 MAX_ROOT_BYTES = 1 << 19
@@ -79,8 +82,7 @@ class Chain:
     @property
     def time_signers(self) -> frozenset[str]:
         """Ids of those that did sign `signed_at_s`."""
-        signed = Metadata[Snapshot].from_bytes(self.files["snapshot.json"])
-        return frozenset(self.root.get_verification_result("snapshot", signed.signed_bytes, signed.signatures).signed)
+        return self._signers("snapshot", self.files["snapshot.json"])
 
     @property
     def offline_end_s(self) -> int:
@@ -131,18 +133,21 @@ class Chain:
         return data
 
     def _take_timestamp(self, *, is_network: bool, device_id: str) -> None:
-        remembered = self._remembered.get("timestamp.json")
-        if remembered is not None:
-            self._try(self._trusted.update_timestamp, remembered)
         data = self._fetch("timestamp.json", MAX_TIMESTAMP_BYTES)
         if is_network:
             self._refuse_carriers(data)
+        name = CARRIERS if self._signers("timestamp", data) & self._carriers() else "timestamp.json"
+        remembered = self._remembered.get(name)
+        if remembered is not None:
+            self._try(self._trusted.update_timestamp, remembered)
         try:
             self._trusted.update_timestamp(data)
         except tuf_errors.EqualVersionNumberError:
             self._replace_timestamp(data)
-        self.files["timestamp.json"] = data
+        self.files |= {one: kept for one in (CARRIERS, "timestamp.json") if (kept := self._remembered.get(one))}
+        self.files[name] = data
         self._want_device(device_id)
+        self._want_no_older_snapshot()
 
     def _replace_timestamp(self, data: bytes) -> None:
         """Use the fetched timestamp of the same version: a carrier's ends later, the network's is not a carrier's."""
@@ -154,13 +159,29 @@ class Chain:
 
     def _refuse_carriers(self, data: bytes) -> None:
         """Raise BleInvalid when a carriers' key signed: who copied a stick could hold devices on it for months."""
-        carriers = _field(self.root).get("carrier", [])
-        signed_by = Metadata[Timestamp].from_bytes(data).signatures
-        if isinstance(carriers, list) and any(keyid in carriers for keyid in signed_by):
+        if self._carriers() & Metadata[Timestamp].from_bytes(data).signatures.keys():
             raise BleInvalid(
                 "'metadata/timestamp.json' is a carrier's, and this is the network; want the one that the enterprise"
                 " serves: load what comes from a stick with `mamplus ble load FILE`"
             )
+
+    def _carriers(self) -> frozenset[str]:
+        said = _field(self.root).get("carrier", [])
+        return frozenset(one for one in said if isinstance(one, str)) if isinstance(said, list) else frozenset()
+
+    def _signers(self, role: str, data: bytes) -> frozenset[str]:
+        """Return the ids of the role's keys that did sign `data`."""
+        signed = Metadata[Any].from_bytes(data)
+        return frozenset(self.root.get_verification_result(role, signed.signed_bytes, signed.signatures).signed)
+
+    def _want_no_older_snapshot(self) -> None:
+        """Raise BadVersionNumberError when the timestamp leads to before the snapshot that was seen last."""
+        remembered = self._remembered.get("snapshot.json")
+        if remembered is None or not self._signers("snapshot", remembered):
+            return
+        version, seen = self._trusted.timestamp.snapshot_meta.version, Metadata[Snapshot].from_bytes(remembered).signed
+        if version < seen.version:
+            raise tuf_errors.BadVersionNumberError(f"it leads to snapshot {version}, want {seen.version} or newer")
 
     def _want_device(self, device_id: str) -> None:
         device = _field(self._trusted.timestamp).get("device", "")

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tuf.api.metadata import Metadata
+from tuf.api.metadata import Metadata, Timestamp  # type: ignore[attr-defined]
 
 from mamplus_host.ble.entry import Entry
 from mamplus_host.ble.layer import Layer
-from mamplus_host.errors import BleExpired, BleInvalid, BleShrunk, BleWrongDevice
+from mamplus_host.errors import BleExpired, BleInvalid, BleRollback, BleShrunk, BleWrongDevice
 from tests.journey.attacks import Device, Files
 from tests.journey.repository import CREATED_S, DEVICE_ID, Repository, entries, signed_by
 
 DAY_S = 86_400
+FAR_VERSION = 9_999_999_000
 
 
 def feed(count: int) -> list[Entry]:
@@ -70,6 +71,46 @@ def test_a_stolen_carriers_key_holds_no_connected_device(device: Device, reposit
     source = Files(repository.files, is_network=True)
     with pytest.raises(BleExpired, match=r"timestamp\.json expired"):
         device.verify(source, now_s=time.time() + 8 * DAY_S)
+
+
+def test_a_version_that_a_stolen_carriers_key_drives_up_stops_no_network(
+    device: Device, repository: Repository
+) -> None:
+    """One stick with a timestamp of a version that the enterprise never reaches; sticks have their way back."""
+    device.load(repository, of_version(repository, repository.carriers(), FAR_VERSION, by="carrier"))
+
+    assert device.fetch(repository.publish(entries(11)).files).new
+    assert device.load(repository.publish(entries(12))).new, "the online timestamp, on a stick"
+    device.refuses(BleRollback, lambda: device.load(repository, repository.publish(entries(13)).carriers()))
+    repository.rotate("carrier").publish(entries(13))
+    assert device.load(repository, repository.carriers()).new
+
+
+def test_a_version_that_the_online_key_drives_up_stops_no_stick(device: Device, repository: Repository) -> None:
+    device.fetch(of_version(repository, repository.files, FAR_VERSION, by="timestamp"))
+
+    assert device.load(repository, repository.publish(entries(11)).carriers()).new
+
+
+@pytest.mark.parametrize("way", ["stick first", "network first"])
+def test_neither_a_stick_nor_the_network_leads_behind_what_was_seen_on_the_other(
+    device: Device, repository: Repository, way: str
+) -> None:
+    before, carriers_before = dict(repository.files), repository.carriers()
+    repository.publish(entries(11))
+    if way == "stick first":
+        device.load(repository, repository.carriers())
+        device.refuses(BleRollback, lambda: device.fetch(before), match="leads to snapshot 3, want 4 or newer")
+    else:
+        device.fetch(repository.files)
+        device.refuses(BleRollback, lambda: device.load(repository, carriers_before), match="leads to snapshot 3")
+
+
+def of_version(repository: Repository, files: dict[str, bytes], version: int, *, by: str) -> dict[str, bytes]:
+    """Return `files` under a timestamp of a version that no honest one has."""
+    stamp = Metadata[Timestamp].from_bytes(files["metadata/timestamp.json"]).signed
+    stamp.version = version
+    return {**files, "metadata/timestamp.json": repository.sign(by, stamp)}
 
 
 def test_a_fresh_carrier_serves_a_device_whose_online_timestamp_of_the_same_version_has_ended(
