@@ -13,6 +13,7 @@ Every failure is UplinkFailed; a certificate that is not the enrolled one is Wro
 import hashlib
 import http.client
 import re
+import select
 import socket
 import ssl
 import struct
@@ -191,6 +192,8 @@ class Connection:
                     socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def _connected(self, deadline: float) -> http.client.HTTPConnection:
+        if self._socket is not None and _is_over(self._socket):
+            self.close()  # the other side ended it while it was idle: no failure, and nothing was sent on it
         if self._http is None:
             socket_ = self._open()
             self._http = http.client.HTTPConnection(self._where.host, self._where.port)
@@ -241,6 +244,13 @@ class Connection:
                 f"{self._where.address} shows a certificate with fingerprint {seen}, want {self._where.fingerprint}:"
                 " somebody stands in between, or the enterprise has a new certificate: enroll again with a new token"
             )
+
+
+def _is_over(idle: socket.socket) -> bool:
+    """Whether a connection that waits for no answer is at its end: all that can be read from it then is that."""
+    look = select.poll()
+    look.register(idle, select.POLLIN)
+    return bool(look.poll(0))
 
 
 def _carried(socket_: socket.socket | None) -> int:

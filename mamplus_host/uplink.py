@@ -168,7 +168,8 @@ class Uplink(threading.Thread):
     def _announce(self, newest: int) -> None:
         """Tell the service, and wait until it enforces `newest`, for a while that grows with every time it did not."""
         self._told = (newest, self._told[1] + 1 if self._told[0] == newest else 1)
-        LOG.info("generation %d exists, %d is enforced", newest, self._enforced)
+        level = logging.INFO if self._told[1] == 1 else logging.DEBUG
+        LOG.log(level, "generation %d exists, %d is enforced", newest, self._enforced)
         self._on_generation(newest)
         patience_s = max(MIN_POLL_PERIOD_S, self._delay_s(self._told[1]))
         with self._changed:

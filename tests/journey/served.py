@@ -37,13 +37,19 @@ class Served:
     connections: int = 0
     requests: list[Request] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)  # an answer that waits must watch it
+    sockets: set[socket.socket] = field(default_factory=set)  # that are open
+
+    def hang_up(self) -> None:
+        """End every connection, and take new ones."""
+        for connection in list(self.sockets):
+            with suppress(OSError):
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 @contextmanager
 def served(answer: Answering, *, certificate: Path | None = None, port: int = 0) -> Iterator[Served]:
     """Serve until the end of the block, on loopback; TLS when `certificate` (key and certificate in PEM) is given."""
     state = Served("", "")
-    open_sockets: set[socket.socket] = set()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -51,11 +57,11 @@ def served(answer: Answering, *, certificate: Path | None = None, port: int = 0)
 
         def setup(self) -> None:
             state.connections += 1
-            open_sockets.add(self.request)
+            state.sockets.add(self.request)
             super().setup()
 
         def finish(self) -> None:
-            open_sockets.discard(self.request)
+            state.sockets.discard(self.request)
             super().finish()
 
         def do_GET(self) -> None:
@@ -103,9 +109,7 @@ def served(answer: Answering, *, certificate: Path | None = None, port: int = 0)
         state.stopping.set()
         server.shutdown()
         server.server_close()
-        for connection in list(open_sockets):  # a server that is down does not go on in its old connections
-            with suppress(OSError):
-                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        state.hang_up()  # a server that is down does not go on in its old connections
         thread.join(5)
 
 

@@ -198,6 +198,37 @@ def test_alerts_arrive_once_each_the_most_severe_first(device: Device, certifica
         uplink.stop()
 
 
+def test_a_connection_that_was_closed_while_idle_is_made_anew_without_a_word(
+    device: Device, certificate: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    device.put("a")
+    with device.serving(certificate) as server:
+        uplink = device.connect(server.url, server.fingerprint)
+        device.until_sent()
+        server.hang_up()
+        time.sleep(0.2)  # the end arrives: nobody reads from an idle connection
+        device.put("b")
+        uplink.notify()
+        device.until_sent()
+
+        assert device.office.stored == ["a", "b"]
+        assert [record.message for record in caplog.records if "uplink (send)" in record.message] == []
+        uplink.stop()
+
+
+def test_a_generation_is_logged_once_however_often_it_is_announced(
+    device: Device, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with device.serving() as server:
+        uplink = device.connect(server.url)
+        device.office.publish(7)
+        assert [device.news.get(timeout=WAIT_S) for _ in range(2)] == [7, 7]
+        uplink.stop()
+
+    assert [record.message for record in caplog.records].count("generation 7 exists, 0 is enforced") == 1
+
+
 def test_after_an_outage_everything_arrives_once_and_in_order(device: Device) -> None:
     with device.serving() as server:
         uplink = device.connect(server.url)
