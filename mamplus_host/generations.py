@@ -182,7 +182,7 @@ class Generations:
         tried = try_out(self.ble, ble, self.situation(), now_s=self._clock.list_s())
         if not tried.is_too_much(limit):
             return False
-        self._hold(ble.number, tried, f"it would newly block {tried.in_words()}; at most {limit}, and no lifeline")
+        self._hold(ble.number, tried, tried.why_held(limit))
         return True
 
     def _hold(self, number: int, tried: Shadow, why: str) -> None:

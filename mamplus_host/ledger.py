@@ -54,7 +54,7 @@ class Ledger:
 
     def note(self, what: str, **facts: Any) -> None:
         """Journal a step. A full disk must not undo what was decided: it is logged then."""
-        LOG.warning("%s: %s", what, facts)
+        LOG.warning("%s: %s", what, ", ".join(f"{name} {value}" for name, value in facts.items()))
         try:
             self._journal({"what": what, **facts})
         except MamplusError as error:

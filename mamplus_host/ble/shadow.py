@@ -16,6 +16,7 @@ from mamplus_host.ble.entry import Kind
 from mamplus_host.verdicts import Verdict
 
 MAX_EXAMPLES = 20
+_NAMED = 3  # in one sentence
 _PROGRAM = ("sha256", "path")
 Ask = Callable[[Kind, str], Verdict]
 
@@ -63,6 +64,16 @@ class Shadow(msgspec.Struct, frozen=True, kw_only=True):
             if count
         ]  # fmt: skip
         return f"{', '.join(parts) or 'nothing'} of {self.asked} in use"
+
+    def why_held(self, limit: int) -> str:
+        """Return why this is too much, with the first things that would be blocked by name."""
+        named = [f"{one.kind} {one.value}" + (f" ({one.by})" if one.by else "") for one in self.examples[:_NAMED]]
+        left_out = self.lifelines + self.count - len(named)
+        more = f" and {left_out} more" if left_out > 0 else ""
+        return (
+            f"it would newly block {self.in_words()}: {', '.join(named)}{more};"
+            f" the policy lets {limit} pass, and never a lifeline"
+        )
 
 
 def shadow(old: Ask, new: Ask, uses: Iterable[Use], lifelines: Iterable[Use]) -> Shadow:

@@ -100,6 +100,18 @@ def test_lifelines_are_counted_apart_and_shown_first() -> None:
     assert "1 lifeline, 1 program of 2 in use" in said.in_words()
 
 
+def test_a_hold_names_what_would_be_blocked() -> None:
+    vital = [Use(Kind.IP, "192.0.2.53:53/udp", "name server")]
+    uses = [Use(Kind.IP, f"198.51.100.{n}") for n in range(1, 5)]
+
+    said = shadow(lambda _k, _v: Verdict.NOTHING, lambda _k, _v: Verdict.BLOCK, uses, vital)
+
+    assert said.why_held(5) == (
+        "it would newly block 1 lifeline, 4 destinations of 5 in use: ip 192.0.2.53:53/udp (name server),"
+        " ip 198.51.100.1, ip 198.51.100.2 and 2 more; the policy lets 5 pass, and never a lifeline"
+    )
+
+
 def test_what_was_blocked_before_and_what_is_only_suspected_is_not_newly_blocked() -> None:
     uses = [Use(Kind.SHA256, BAD, "/bin/x")]
 
