@@ -34,6 +34,7 @@ class Report:
     renewed: int = 0
     unchanged: int = 0
     withdrawn: int = 0
+    kept: int = 0  # named no more by this feed, but by another, whose they are now
     dropped_count: int = 0
     dropped: list[Dropped] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)  # code -> how many
@@ -73,7 +74,7 @@ class Report:
     def shown(self) -> dict[str, object]:
         """Return what `--json` prints."""
         names = (
-            "feed", "format", "layer", "lines", "comments", "added", "renewed", "unchanged", "withdrawn",
+            "feed", "format", "layer", "lines", "comments", "added", "renewed", "unchanged", "withdrawn", "kept",
             "dropped_count", "dropped", "forced", "seconds", "valid_until",
         )  # fmt: skip
         counted = {"reasons": dict(self.reasons.most_common()), "notes": dict(self.notes.most_common())}

@@ -4,7 +4,7 @@
 Journey: feed's file -> reading -> judge (parser, gate) -> staging -> the list's working state.
 
 An import never replaces what a person decided. The same feed imported again renews what it still
-names; with `replace`, what it no longer names is withdrawn. All of it happens, or nothing. Memory does
+names; with `replace`, what neither it nor another feed names is withdrawn. All of it happens, or nothing. Memory does
 not grow with the file, but for documents (STIX, MISP), which are read whole.
 """
 
@@ -147,7 +147,7 @@ def _merge(connection: Connection, staging: Staging, order: Order, report: Repor
         if order.replace:
             _check_shrinking(staging, feed.id, order)
         staging.merge(place)
-        report.withdrawn = staging.withdraw(place) if order.replace else 0
+        report.withdrawn, report.kept = staging.withdraw(place) if order.replace else (0, 0)
         counts = staging.counts()
         report.added, report.renewed, report.unchanged = (
             counts[fate] for fate in (Fate.NEW, Fate.RENEWED, Fate.UNCHANGED)

@@ -145,6 +145,8 @@ def _print(done: "Report", *, as_json: bool) -> None:
             remark(f"  line {one.line}: {one.text[:80]!r}: {one.reason}")
     for title, count in done.notes.most_common(5):
         remark(f"{count} taken, though known to: {title}")
+    if done.kept:
+        remark(f"{done.kept} stay, for another feed names them too")
     for value, refusal in done.forced:
         remark(f"forced: {value}, {refusal}")
     remark(f"feed {done.feed!r}, format {done.format}, layer {done.layer}, {_ends(done)}, {done.seconds:.1f} s")

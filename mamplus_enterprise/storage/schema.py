@@ -120,6 +120,25 @@ class EntryRow(Base):
     removed_at: Mapped[float | None]
 
 
+class ClaimRow(Base):
+    """A feed names a value whose entry is another feed's: it takes the place over when that one names it no more."""
+
+    __tablename__ = "feed_claims"
+    __table_args__ = (Index("feed_claims_by_feed", "feed_id"),)
+
+    kind: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    value: Mapped[str] = mapped_column(Text, primary_key=True)
+    feed_id: Mapped[int] = mapped_column(RowId, ForeignKey("feeds.id"), primary_key=True)
+    layer: Mapped[int]  # the feed's; the entry may be in another
+    verdict: Mapped[int]
+    severity: Mapped[int]
+    confidence: Mapped[int]
+    valid_until: Mapped[int] = mapped_column(BigInteger)
+    reason: Mapped[str] = mapped_column(Text)
+    message: Mapped[str] = mapped_column(Text)
+    link: Mapped[str] = mapped_column(Text)
+
+
 class AlertRow(Base):
     """An escalation as its device signed it, and what became of it."""
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from mamplus_enterprise.storage.claims import Claims
+
 
 class Fate(IntEnum):
     """What became of a staged row."""
@@ -40,7 +42,8 @@ class Staging:
         connection.exec_driver_sql(
             "CREATE TEMPORARY TABLE staged (number INTEGER PRIMARY KEY, line INTEGER, kind INTEGER, value TEXT,"
             " verdict INTEGER, severity INTEGER, confidence INTEGER, valid_until BIGINT, is_said BOOLEAN, reason TEXT,"
-            " message TEXT, link TEXT, is_exception BOOLEAN, fate INTEGER DEFAULT 0, entry_id BIGINT)"
+            " message TEXT, link TEXT, is_exception BOOLEAN, fate INTEGER DEFAULT 0, entry_id BIGINT,"
+            " is_kept INTEGER DEFAULT 0)"
         )
 
     def add(self, rows: "Sequence[tuple[Any, ...]]") -> None:
@@ -66,14 +69,20 @@ class Staging:
         """Bring the rows into the list. `place`: layer, feed, source and now, the moment of the change."""
         self._decided(place)
         self._known(place)
+        self._kept(place)
+        Claims(self._connection).note(place)
         self._run(
             "UPDATE entries SET removed_at = :now WHERE id IN (SELECT entry_id FROM staged WHERE fate = 4)", place
         )
         # By value: the pages of the largest index are then filled one after the other.
         self._run(
             "INSERT INTO entries (layer, kind, value, verdict, severity, confidence, valid_until, source, reason,"
-            " message, link, feed_id, added_at) SELECT :layer, kind, value, verdict, severity, confidence, valid_until,"
-            " :source, reason, message, link, :feed, :now FROM staged WHERE fate IN (0, 4) ORDER BY kind, value",
+            " message, link, feed_id, added_at) SELECT :layer, s.kind, s.value, coalesce(e.verdict, s.verdict),"
+            " coalesce(e.severity, s.severity), coalesce(e.confidence, s.confidence), s.valid_until,"
+            " coalesce(e.source, :source), coalesce(e.reason, s.reason), coalesce(e.message, s.message),"
+            " coalesce(e.link, s.link), CASE WHEN e.id IS NULL THEN :feed ELSE e.feed_id END, :now"
+            " FROM staged s LEFT JOIN entries e ON e.id = s.entry_id AND s.is_kept = 1"
+            " WHERE s.fate IN (0, 4) ORDER BY s.kind, s.value",
             place,
         )
 
@@ -91,8 +100,18 @@ class Staging:
             f" NOT {_LIVE} OR (e.valid_until > 0 AND (staged.valid_until = 0"
             " OR 2 * (e.valid_until - :now) < staged.valid_until - :now)) OR staged.verdict > e.verdict OR (e.feed_id ="
             " :feed AND (staged.verdict <> e.verdict OR staged.severity <> e.severity"
-            " OR staged.confidence <> e.confidence OR (staged.is_said AND staged.valid_until <> e.valid_until)))))"
+            " OR staged.confidence <> e.confidence OR (staged.is_said AND staged.valid_until <> e.valid_until AND NOT"
+            " EXISTS (SELECT 1 FROM feed_claims c WHERE c.kind = e.kind AND c.value = e.value AND c.feed_id <> :feed"
+            " AND c.valid_until = e.valid_until))))))"
             " THEN 4 ELSE 3 END WHERE fate = 0 AND entry_id IS NOT NULL",
+            place,
+        )
+
+    def _kept(self, place: Mapping[str, Any]) -> None:
+        """Another feed's entry is given more time and stays its own, unless it has ended or this one says more."""
+        self._run(
+            "UPDATE staged SET is_kept = 1 WHERE fate = 4 AND EXISTS (SELECT 1 FROM entries e WHERE"
+            f" e.id = staged.entry_id AND coalesce(e.feed_id, 0) <> :feed AND {_LIVE} AND staged.verdict <= e.verdict)",
             place,
         )
 
@@ -113,13 +132,15 @@ class Staging:
         ).one()
         return counts[0], counts[1]
 
-    def withdraw(self, place: Mapping[str, Any]) -> int:
-        """Remove what the feed put on the list and names no more; return how many."""
-        return self._run(
+    def withdraw(self, place: Mapping[str, Any]) -> tuple[int, int]:
+        """Remove what the feed put on the list and names no more; return (how many left, how many another feed has)."""
+        removed = self._run(
             "UPDATE entries SET removed_at = :now WHERE feed_id = :feed AND removed_at IS NULL AND NOT EXISTS"
             " (SELECT 1 FROM staged s WHERE s.kind = entries.kind AND s.value = entries.value AND s.fate <> 5)",
             place,
         )
+        kept = Claims(self._connection).hand_over(place)
+        return removed - kept, kept
 
     def counts(self) -> dict[Fate, int]:
         """Return how many rows have each fate."""

@@ -157,6 +157,52 @@ def test_replace_withdraws_what_the_feed_names_no_more_and_nothing_else(take: Im
     assert set(entries(store)) == {"two.example", "three.example", "mine.example"}
 
 
+def test_what_two_feeds_name_stays_until_neither_does(take: Import, store: Store) -> None:
+    first = [f"own{number}.example" for number in range(3)]
+    take(["both.example", *first], feed="one")
+    take(["both.example"], feed="two", confidence=40)
+
+    left = take(first, feed="one", replace=True)
+    kept = entries(store)["both.example"]
+    gone = take(["else.example"], feed="two", replace=True, allow_shrink=True)
+
+    assert (left.withdrawn, left.kept, gone.withdrawn, gone.kept) == (0, 1, 1, 0)
+    assert (kept.source, kept.confidence) == ("two", 40)
+    assert set(entries(store)) == {*first, "else.example"}
+
+
+def test_a_feed_that_gave_a_value_up_gets_it_from_nobody(take: Import, store: Store) -> None:
+    take(["both.example"], feed="one")
+    take(["both.example", "a.example"], feed="two")
+    take(["a.example"], feed="two", replace=True)
+
+    take(["b.example"], feed="one", replace=True, allow_shrink=True)
+
+    assert set(entries(store)) == {"a.example", "b.example"}
+
+
+def test_another_feed_gives_an_entry_more_time_and_no_other_name(take: Import, store: Store) -> None:
+    take(["both.example"], feed="one", confidence=70)
+    age(store, 20)
+
+    report = take(["both.example"], feed="two", confidence=40)
+
+    entry = entries(store)["both.example"]
+    assert (report.renewed, entry.source, entry.confidence) == (1, "one", 70)
+    assert entry.valid_until > time.time() + 29 * DAY_S
+
+
+def test_a_feed_that_says_more_has_the_entry_and_the_other_gets_it_back(take: Import, store: Store) -> None:
+    take(["both.example"], feed="one", wish={"verdict": Verdict.SUSPECT})
+    take(["both.example"], feed="two")
+    more = entries(store)["both.example"]
+
+    take(["else.example"], feed="two", replace=True, allow_shrink=True)
+
+    less = entries(store)["both.example"]
+    assert [(one.source, one.verdict) for one in (more, less)] == [("two", Verdict.BLOCK), ("one", Verdict.SUSPECT)]
+
+
 def test_a_feed_that_lost_most_of_itself_withdraws_nothing_unasked(take: Import, store: Store) -> None:
     take([f"bad{number}.example" for number in range(5)])
 
