@@ -11,6 +11,12 @@ from mamplus_enterprise.ble.judge import Drop, Judged
 
 MAX_SHOWN = 1000  # dropped values kept with their reason; beyond, they are only counted
 EXAMPLES = 3  # a reason
+# What an administrator should see first: mistakes in the file or in the feed, then what is expected of every feed.
+_BY_INTEREST = (
+    "never", "decided", "suffix", "known", "shared", "wide", "private", "bogon", "layer", "malformed", "pattern",
+    "unsupported", "hash", "url", "excepted", "to_ids", "revoked", "benign", "expired", "duplicate", "score",
+)  # fmt: skip
+_UNDERSTOOD = frozenset({"decided", "excepted"})  # the value is on the list, or was never meant to be
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,19 @@ class Report:
         if self.file is not None:
             self.file.write(msgspec.json.encode(one) + b"\n")
 
+    def is_nothing(self) -> bool:
+        """Whether all that the file holds was dropped: mostly it is another format than was said."""
+        taken = self.added + self.renewed + self.unchanged
+        return not taken and self.dropped_count > 0 and _UNDERSTOOD.isdisjoint(self.reasons)
+
+    def is_change(self) -> bool:
+        return bool(self.added + self.renewed + self.withdrawn + self.kept)
+
+    def by_interest(self) -> list[tuple[str, int]]:
+        """Return (reason's code, how many were dropped for it), the most telling first."""
+        places = {code: place for place, code in enumerate(_BY_INTEREST)}
+        return sorted(self.reasons.items(), key=lambda one: places.get(one[0], len(places)))
+
     def counts(self) -> dict[str, int]:
         """Return the figures that are kept with the feed."""
         names = ("lines", "comments", "added", "renewed", "unchanged", "withdrawn", "dropped_count")
@@ -77,5 +96,5 @@ class Report:
             "feed", "format", "layer", "lines", "comments", "added", "renewed", "unchanged", "withdrawn", "kept",
             "dropped_count", "dropped", "forced", "seconds", "valid_until",
         )  # fmt: skip
-        counted = {"reasons": dict(self.reasons.most_common()), "notes": dict(self.notes.most_common())}
+        counted = {"reasons": dict(self.by_interest()), "notes": dict(self.notes.most_common())}
         return {name: getattr(self, name) for name in names} | counted

@@ -33,11 +33,13 @@ from mamplus_enterprise.storage.schema import EntryRow, FeedRow
 from mamplus_enterprise.storage.staging import Fate, Staging
 from mamplus_enterprise.storage.store import Store, for_writing, note
 from mamplus_host.ble.layer import Layer
+from mamplus_host.ble.limits import FEED_DAYS
 from mamplus_host.errors import ConfigInvalid
 from mamplus_host.verdicts import Verdict
 
 DEFAULT_TTL_DAYS = 30
 DAY_S = 86_400
+_ELSEWHERE = "for longer say --layer enterprise"
 _PERSONAL = frozenset({"csv"})  # written by administrators, not by feeds: no end unless one is said
 
 
@@ -91,6 +93,15 @@ def seen_format(name: str, path: Path) -> str:
     return guess(head_of(path)) if name.strip().lower() == AUTO else name.strip().lower()
 
 
+def other_format(name: str, path: Path) -> str:
+    """Return what `path` looks like when that is not `name`, else ""."""
+    try:
+        seen = guess(head_of(path))
+    except ConfigInvalid:
+        return ""
+    return "" if seen == name else seen
+
+
 def _judged(order: Order, format_: Format, judge: Judge, many: Many, progress: Progress) -> Iterator[Judged]:
     if format_.document is not None:
         yield judge.document(document_of(order.path))
@@ -103,6 +114,7 @@ def _completed(store: Store, order: Order) -> Order:
     with store.reading() as session:
         known = session.scalars(select(FeedRow).where(FeedRow.name == order.feed)).one_or_none()
     layer = order.layer or (Layer(known.layer) if known else _usual_layer(order))
+    _check_life(order, layer)
     ttl_s = _ttl_s(order, known, layer)
     confidence = order.confidence if order.confidence is not None else known.confidence if known else 100
     if known and known.layer != layer:
@@ -113,6 +125,16 @@ def _completed(store: Store, order: Order) -> Order:
     if layer is Layer.EMERGENCY:
         raise ConfigInvalid("feeds do not go to layer emergency; `ble add --layer emergency` is for single entries")
     return replace(order, wish=replace(order.wish, layer=layer, ttl_s=ttl_s, confidence=confidence))
+
+
+def _check_life(order: Order, layer: Layer) -> None:
+    """What was asked for is refused, not cut: who asks for a year shall not find 90 days in the list."""
+    if layer is not Layer.FEEDS:
+        return
+    if (order.ttl_days or 0) > FEED_DAYS:
+        raise ConfigInvalid(f"--ttl is {order.ttl_days} days, want at most {FEED_DAYS} in layer feeds; {_ELSEWHERE}")
+    if order.wish.valid_until > order.wish.now_s + FEED_LIFE_S:
+        raise ConfigInvalid(f"--until is more than {FEED_DAYS} days away, the most in layer feeds; {_ELSEWHERE}")
 
 
 def _usual_layer(order: Order) -> Layer:

@@ -66,7 +66,8 @@ def import_(
     """Add what a feed holds; say what was dropped, and why. Publishes nothing.
 
     Every value passes one gate: never-block set, special-use addresses, wide networks, MISP's warninglists. The same
-    feed imported again renews what it still names. An entry that a person made stays as it is.
+    feed imported again renews what it still names. An entry that a person made stays as it is. Exit 1: everything
+    was dropped.
     """
     from mamplus_enterprise.ble import author, imports
     from mamplus_enterprise.ble.gate import Widest
@@ -94,7 +95,24 @@ def import_(
     done = Report(feed=feed, format=name, layer="")
     _run(context, order, done, report)
     _print(done, as_json=as_json)
-    remark("not published yet; devices have it after: mamplus-enterprise ble publish")
+    if done.is_change():
+        remark("not published yet; devices have it after: mamplus-enterprise ble publish")
+    elif done.is_nothing():
+        _say_nothing_taken(name, file)
+        raise typer.Exit(1)
+    else:
+        remark("nothing was changed")
+
+
+def _say_nothing_taken(name: str, file: Path) -> None:
+    from mamplus_enterprise.ble import imports
+
+    other = imports.other_format(name, file)
+    remark(
+        f"nothing of {file.name} was taken; as {name} it makes no sense, and it looks like {other}"
+        if other
+        else f"nothing of {file.name} was taken"
+    )
 
 
 def _run(context: typer.Context, order: "Order", done: "Report", whole: Path | None) -> None:
@@ -139,7 +157,7 @@ def _bar(path: Path) -> "Iterator[Any]":
 def _print(done: "Report", *, as_json: bool) -> None:
     if as_json:
         return print_json(done.shown())
-    for code, count in done.reasons.most_common():
+    for code, count in done.by_interest():
         remark(f"{count} dropped: {code}")
         for one in done.examples[code]:
             remark(f"  line {one.line}: {one.text[:80]!r}: {one.reason}")

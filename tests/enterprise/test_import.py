@@ -286,6 +286,41 @@ def test_several_processes_give_the_answer_of_one_in_order(take: Import) -> None
     assert [one.line for one in report.dropped if one.code == "duplicate"] == list(range(60_001, 60_011))
 
 
+def test_a_validity_that_the_layer_of_feeds_cannot_hold_is_refused(take: Import, store: Store) -> None:
+    with pytest.raises(ConfigInvalid, match=r"400 days, want at most 90 in layer feeds; .*--layer enterprise"):
+        take(["bad.example"], ttl_days=400)
+    with pytest.raises(ConfigInvalid, match="more than 90 days away"):
+        take(["bad.example"], layer=Layer.FEEDS, wish={"valid_until": int(time.time()) + 400 * DAY_S})
+
+    assert entries(store) == {}
+    assert take(["bad.example"], ttl_days=400, layer=Layer.ENTERPRISE).added == 1
+    assert take(["bad.example"], feed="other", ttl_days=90).dropped[0].code == "decided"
+
+
+def test_the_most_telling_drops_come_first(take: Import) -> None:
+    lines = ["45.66.7.1 1", "45.66.7.2 1", "45.66.7.3 9", "10.0.0.1 9", "never.example 9"]
+
+    report = take(lines, "scores", wish={"min_score": 3})
+
+    assert report.by_interest() == [("never", 1), ("private", 1), ("score", 2)]
+
+
+def test_an_import_that_took_nothing_is_exit_1_and_says_what_the_file_looks_like(
+    quiet: Company, tmp_path: Path
+) -> None:
+    scores, fine = tmp_path / "scores.txt", tmp_path / "fine.txt"
+    scores.write_text("45.66.7.1\t5\n45.66.7.2\t5\n")
+    fine.write_text("bad.example\n")
+
+    wrong = quiet.attempt("ble", "import", "plain", scores)
+    first, again = (quiet.attempt("ble", "import", "plain", fine) for _ in range(2))
+
+    assert (wrong.returncode, "looks like scores" in wrong.stderr) == (1, True), wrong.stderr
+    assert (first.returncode, "not published yet" in first.stderr) == (0, True)
+    assert (again.returncode, "nothing was changed" in again.stderr) == (0, True)
+    assert "not published yet" not in wrong.stderr + again.stderr
+
+
 def test_the_command_line_says_what_it_dropped_and_who_overruled_the_gate(quiet: Company, tmp_path: Path) -> None:
     feed, whole = tmp_path / "feed.txt", tmp_path / "dropped.jsonl"
     feed.write_text("8.8.8.8\n9.9.9.9\n192.168.1.1\nbad.example\n")
