@@ -4,7 +4,8 @@
 Journey: administrator -> [answer] -> publish -> every device.
 
 Stored first, published second: when publishing fails the answer stands, and the next
-generation carries it. Every unanswered alert about the same value is answered with it.
+generation carries it. Only a missing key is known before: then nothing is stored.
+Every unanswered alert about the same value is answered with it.
 
 The entry goes to the administrators' layer where its key is at hand. Where it is not (a server
 that holds online keys only), a block goes to the emergency layer; an allow has to wait for the key.
@@ -17,10 +18,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from mamplus_enterprise.alerts.intake import parse
+from mamplus_enterprise.ble import repository
 from mamplus_enterprise.ble.author import Draft, add, in_force
 from mamplus_enterprise.ble.keys import Signers
 from mamplus_enterprise.ble.publish import Request, publish
-from mamplus_enterprise.errors import Answered, NoIndicator, PublishFailed, Unknown
+from mamplus_enterprise.ble.roles import SERVING
+from mamplus_enterprise.errors import Answered, KeysUnavailable, NoIndicator, PublishFailed, Unknown
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.storage.schema import UNANSWERED, AlertRow
 from mamplus_enterprise.storage.store import Store, note
@@ -50,11 +53,16 @@ class Done:
 
 
 def answer(home: Home, store: Store, signers: Signers, given: Answer) -> Done:
-    """Carry out an answer. Unknown, Answered, NoIndicator: nothing changed. PublishFailed: stored, not served."""
+    """Carry out an answer. PublishFailed: stored, not served.
+
+    Unknown, Answered, NoIndicator, KeysUnavailable: nothing changed.
+    """
+    state = repository.read(home)
     with store.writing() as session:
         alert = find(session, given.alert)
         _check_unanswered(alert)
-        layer = _layer(session, alert, signers, given)
+        layer = _layer(session, alert, given, has_key=repository.is_able(state, Layer.ENTERPRISE.role, signers))
+        _want_keys(state, signers, layer)
         entry_id = _add_entry(session, alert, given, layer)
         same = _unanswered_about(session, alert)
         for one in same:
@@ -95,9 +103,16 @@ def _check_unanswered(alert: AlertRow) -> None:
         )
 
 
-def _layer(session: Session, alert: AlertRow, signers: Signers, given: Answer) -> Layer:
+def _want_keys(state: repository.State, signers: Signers, layer: Layer) -> None:
+    try:
+        repository.want_keys(state, signers, (layer.role, *SERVING))
+    except KeysUnavailable as error:
+        raise KeysUnavailable(f"the alert is not answered, for no generation could carry it: {error}") from None
+
+
+def _layer(session: Session, alert: AlertRow, given: Answer, *, has_key: bool) -> Layer:
     """Return where the answer's entry goes: not below an `allow` of the administrators, which would outrank it."""
-    if Layer.ENTERPRISE.role in signers or not given.confirmed or alert.indicator_value is None:
+    if has_key or not given.confirmed or alert.indicator_value is None:
         return Layer.ENTERPRISE
     standing = in_force(session, parse_kind(str(alert.indicator_kind)), alert.indicator_value)
     is_allowed = standing is not None and standing.verdict == Verdict.ALLOW

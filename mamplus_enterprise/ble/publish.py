@@ -10,16 +10,18 @@ row, which the next publisher adds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from mamplus_enterprise import policy
-from mamplus_enterprise.ble import author, repository
+from mamplus_enterprise.ble import author, repository, shelf
 from mamplus_enterprise.ble.compile import Next, compile_layer
 from mamplus_enterprise.ble.keys import Signers
 from mamplus_enterprise.ble.repository import Published
+from mamplus_enterprise.ble.roles import SERVING
 from mamplus_enterprise.ble.shelf import LayerChange, LayerState
 from mamplus_enterprise.errors import PublishFailed
 from mamplus_enterprise.home import Home
@@ -39,21 +41,29 @@ class Request:
     who: str
     why: str
     allow_shrink: bool = False
-    layers: Sequence[Layer] = ()  # none: what has changed, and the administrators' layer when nothing has
+    layers: Sequence[Layer] = ()  # none: what has changed; the administrators' layer when nothing has
+
+
+class _Chosen(NamedTuple):
+    layers: Sequence[Layer]
+    policy: tuple[int, bytes] | None
+    left: tuple[str, ...]  # roles that would change, and cannot be signed for
 
 
 def publish(home: Home, store: Store, signers: Signers, request: Request) -> Published:
-    """Publish what is stored; PublishFailed when the list would be emptied or halved unasked."""
+    """Publish what is stored and can be signed for; `left` of the result names the roles that could not.
+
+    KeysUnavailable when nothing can be, PublishFailed when the list would be emptied or halved unasked.
+    """
     with locked(home.publish_lock):
         before = repository.layers(home)
         now_s = _moment(store)
         with store.reading() as session:
-            chosen = request.layers or _changed(session)
-            changes = _compiled(home, session, before, chosen, request, now_s)
-        # An answer to an alert does not wait for the policy's key, which its server may not have.
-        repository.add(home, signers, changes, policy=None if request.layers else policy.target(home))
+            chosen = _chosen(home, session, signers, request)
+            changes = _compiled(home, session, before, chosen.layers, request, now_s)
+        repository.add(home, signers, changes, policy=chosen.policy)
         _record(store, before, changes, now_s, request)
-        return repository.current(home)
+        return replace(repository.current(home), left=chosen.left)
 
 
 def _moment(store: Store) -> float:
@@ -63,8 +73,27 @@ def _moment(store: Store) -> float:
         return author.moment(session)
 
 
-def _changed(session: Session) -> list[Layer]:
-    return [layer for layer in Layer if author.waiting(session, layer)] or [Layer.ENTERPRISE]
+def _chosen(home: Home, session: Session, signers: Signers, request: Request) -> _Chosen:
+    """Return what to publish: a draft whose key lies in a safe does not hold up an emergency."""
+    state = repository.read(home)
+    repository.want_keys(state, signers, [*SERVING, *(layer.role for layer in request.layers)])
+    if request.layers:  # an answer to an alert does not wait for the policy's key, which its server may not have
+        return _Chosen(request.layers, None, ())
+    target = new_policy(home, state)
+    layers = [layer for layer in Layer if author.waiting(session, layer)]
+    if not layers and (target is None or repository.is_able(state, Layer.ENTERPRISE.role, signers)):
+        layers = [Layer.ENTERPRISE]
+    roles = [*(layer.role for layer in layers), *(["policy"] if target else [])]
+    left = tuple(role for role in roles if not repository.is_able(state, role, signers))
+    if len(left) == len(roles):
+        repository.want_keys(state, signers, left)
+    return _Chosen([layer for layer in layers if layer.role not in left], None if "policy" in left else target, left)
+
+
+def new_policy(home: Home, state: repository.State) -> tuple[int, bytes] | None:
+    """Return the policy (version, content) that is set and not published, None when there is none."""
+    target = policy.target(home)
+    return None if target is None or shelf.is_policy(state.delegated["policy"], target[0]) else target
 
 
 def _compiled(

@@ -48,6 +48,7 @@ class Published:
 
     generation: int
     entries: int
+    left: tuple[str, ...] = ()  # roles with something to publish whose keys were not at hand
 
 
 @dataclass(slots=True)
@@ -135,7 +136,7 @@ def renew(home: Home, signers: Signers) -> list[str]:
     dead after a week. `aged` tells what is left for keys that lie elsewhere.
     """
     state = read(home)
-    able = [role for role in _aged(state) if len(_fitting(state, role, signers)) >= state.threshold(role)]
+    able = [role for role in _aged(state) if is_able(state, role, signers)]
     if "root" in able:
         state.root.version += 1
         state.root.expires = roles.expiry("root")
@@ -204,16 +205,31 @@ def write_root(home: Home, state: State, signers: Signers, also: Signers | None 
 
 def sign(state: State, role: str, signers: Signers, signed: Any, *, beside: Iterable[Signer] = ()) -> bytes:
     """Return `signed` with the signatures of `role`; KeysUnavailable when fewer keys than wanted are at hand."""
+    want_keys(state, signers, [role])
     chosen = _fitting(state, role, signers)
-    if len(chosen) < state.threshold(role):
-        raise KeysUnavailable(
-            f"role {role} wants {state.threshold(role)} of its {len(state.keyids(role))} keys to sign, {len(chosen)}"
-            " are at hand; say --keys DIR where the others are, or plug in the token"
-        )
     metadata: Metadata[Any] = Metadata(signed)
     for signer in {one.public_key.keyid: one for one in [*chosen, *beside]}.values():
         metadata.sign(signer, append=True)
     return metadata.to_bytes(_COMPACT)
+
+
+def is_able(state: State, role: str, signers: Signers) -> bool:
+    """Whether enough keys of `role` are at hand to sign for it."""
+    return len(_fitting(state, role, signers)) >= state.threshold(role)
+
+
+def want_keys(state: State, signers: Signers, wanted: Iterable[str]) -> None:
+    """Raise KeysUnavailable for the first of these roles that cannot sign; nothing has been signed then."""
+    for role in wanted:
+        if not is_able(state, role, signers):
+            raise _lacking(state, role, signers)
+
+
+def _lacking(state: State, role: str, signers: Signers) -> KeysUnavailable:
+    return KeysUnavailable(
+        f"role {role} wants {state.threshold(role)} of its {len(state.keyids(role))} keys to sign,"
+        f" {len(_fitting(state, role, signers))} are at hand; say --keys DIR where the others are, or plug in the token"
+    )
 
 
 def _fitting(state: State, role: str, signers: Signers) -> list[Signer]:

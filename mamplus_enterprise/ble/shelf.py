@@ -90,11 +90,16 @@ def put(folder: Path, role: Targets, change: LayerChange) -> None:
 
 def put_policy(folder: Path, role: Targets, version: int, data: bytes) -> bool:
     """Write the policy and name it in `role`; False when that version is named already."""
-    before = role.targets.get(POLICY)
-    if before is not None and int(_custom(before)["version"]) == version:
+    if is_policy(role, version):
         return False
     role.targets[POLICY] = _write(folder, POLICY, data, {"version": version})
     return True
+
+
+def is_policy(role: Targets, version: int) -> bool:
+    """Whether `role` names the policy of that version already."""
+    before = role.targets.get(POLICY)
+    return before is not None and int(_custom(before)["version"]) == version
 
 
 def file_of(folder: Path, target: TargetFile) -> Path:

@@ -98,6 +98,8 @@ def publish(
     with opened(context) as (home, store):
         signers = load_signers(home, passphrase_of(context), elsewhere=keys_of(context))
         done = publish_now(home, store, signers, Request(who(), why, allow_shrink, chosen))
+    if done.left:
+        remark(f"not published, for want of their keys: {', '.join(done.left)}; say --keys DIR where these are")
     return print(f"published generation {done.generation} with {done.entries} entries")
 
 

@@ -83,6 +83,24 @@ def test_one_layer_can_be_published_alone(quiet: Company) -> None:
     assert numbers(quiet) == {"enterprise": 1, "emergency": 1, "feeds": 2}
 
 
+def test_a_draft_whose_key_is_away_does_not_hold_up_an_emergency(quiet: Company, tmp_path: Path) -> None:
+    quiet.run("keys", "export", "ble-enterprise", tmp_path / "stick")
+    add(quiet, "a.example", Layer.ENTERPRISE)
+    add(quiet, "c.example", Layer.EMERGENCY)
+
+    done = quiet.attempt("ble", "publish")
+    nothing_left = quiet.attempt("ble", "publish")
+    after = numbers(quiet)
+    quiet.run("ble", "publish", "--keys", tmp_path / "stick")
+
+    assert (done.returncode, after) == (0, {"enterprise": 1, "emergency": 2, "feeds": 1}), done.stderr
+    assert "not published, for want of their keys: ble-enterprise; say --keys DIR" in done.stderr
+    assert nothing_left.returncode == 1
+    assert "role ble-enterprise wants 1 of its 1 keys" in nothing_left.stderr
+    assert "--keys DIR" in nothing_left.stderr
+    assert numbers(quiet) == {"enterprise": 3, "emergency": 2, "feeds": 1}
+
+
 @pytest.mark.parametrize(
     ("layer", "fields", "words"),
     [
@@ -164,7 +182,7 @@ def test_a_server_without_the_administrators_key_blocks_at_once_and_says_how(com
     assert numbers(company) == {"enterprise": 1, "emergency": 2, "feeds": 1}
 
 
-def test_a_server_without_the_administrators_key_allows_nothing_but_keeps_the_answer(company: Company) -> None:
+def test_a_server_without_the_administrators_key_allows_nothing_and_leaves_the_alert_open(company: Company) -> None:
     for key in (company.dir / "keys").glob("ble-enterprise.*"):
         key.rename(company.dir / key.name)
     company.stop()
@@ -173,11 +191,13 @@ def test_a_server_without_the_administrators_key_allows_nothing_but_keeps_the_an
     alert = company.device().sent(indicator={"kind": "sha256", "value": value})
 
     answer = company.admin("POST", f"/alerts/{alert}/dismiss", {"reason": "ours"})
+    open_still = [one["state"] for one in company.admin("GET", "/alerts").body]
+    written = company.json("ble", "list")["entries"]
     for key in company.dir.glob("ble-enterprise.*"):
         key.rename(company.dir / "keys" / key.name)
-    company.run("ble", "publish")
+    company.run("alerts", "dismiss", alert)
 
-    assert answer.status == 500
+    assert (answer.status, open_still, written) == (500, ["open"], [])
     assert "role ble-enterprise wants 1 of its 1 keys" in answer.body["detail"]
     assert numbers(company) == {"enterprise": 2, "emergency": 1, "feeds": 1}
 
