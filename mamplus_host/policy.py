@@ -9,6 +9,7 @@ off: the dead-man timer cannot be turned off, and the enterprise's own way comes
 whatever `never_block` adds.
 """
 
+import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,6 +30,9 @@ Effect = Literal["report", "suspect-as-block", "refuse-unknown"]
 Address = IPv4Address | IPv6Address
 Guard = tuple[Address, int]  # port 0: every port
 _DAY_S = 86_400
+_SEEN_BYTES = 80  # that a refusal shows of a value
+_PLACE = re.compile(r"at `\$([^`]*)`")  # as msgspec names it: $.age.stale[0]
+_STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 _Age = Annotated[
     int, msgspec.Meta(ge=3600, le=3650 * _DAY_S)
 ]  # under an hour, a slow network would look like an attack
@@ -88,9 +92,23 @@ def parse(data: bytes) -> Policy:
     try:
         policy = msgspec.json.decode(data, type=Policy)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigInvalid(f"the policy is not as docs/policy.md has it: {error}") from None
+        raise ConfigInvalid(f"the policy is not as docs/policy.md has it: {error}{_seen(data, str(error))}") from None
     check(policy)
     return policy
+
+
+def _seen(data: bytes, complaint: str) -> str:
+    """Return what stands where the decoder complains of, as the end of its sentence; "" when it names no place."""
+    place = _PLACE.search(complaint)
+    if place is None or complaint.startswith("Object"):  # these name the field themselves
+        return ""
+    try:
+        found = msgspec.json.decode(data)
+        for field, index in _STEP.findall(place[1]):
+            found = found[field] if field else found[int(index)]
+    except (msgspec.MsgspecError, LookupError, TypeError):
+        return ""
+    return f"; seen {msgspec.json.encode(found)[:_SEEN_BYTES].decode(errors='replace')}"
 
 
 def check(policy: Policy) -> None:

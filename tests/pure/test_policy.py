@@ -55,6 +55,21 @@ def test_what_a_device_could_not_follow_is_refused_by_name(fields: dict[str, Any
         parse(data(**fields))
 
 
+@pytest.mark.parametrize(
+    ("fields", "seen"),
+    [
+        ({"shadow_limit": -9}, "`$.shadow_limit`; seen -9"),
+        ({"age": {"stale": ["report", "shout"]}}, '`$.age.stale[1]`; seen "shout"'),
+        ({"table_bytes": "many"}, '`$.table_bytes`; seen "many"'),
+    ],
+)
+def test_a_refusal_shows_what_was_seen(fields: dict[str, Any], seen: str) -> None:
+    with pytest.raises(ConfigInvalid) as refused:
+        parse(data(**fields))
+
+    assert str(refused.value).endswith(seen)
+
+
 @given(st.binary(max_size=200))
 def test_garbage_is_one_clear_error(garbage: bytes) -> None:
     try:
