@@ -63,6 +63,7 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
     enterprise_id: str  # "" when it was found
     layers: tuple[LayerRecord, ...]
     changed: tuple[Change, ...] = ()
+    bytes: int = 0  # that it cost on the network, metadata included; of a carrier, what was read; 0: not known
 
     @property
     def sha256(self) -> str:

@@ -85,7 +85,7 @@ def update_here(
     with _verified(state, source, total_s, lock_wait_s) as found:
         store, offered, record = found.store, found.offered, found.record
         if offered.is_new:
-            store.install(record)
+            store.install(msgspec.structs.replace(record, bytes=offered.bytes))
         # Not before: a new key excuses a number that falls only while the old key is what is remembered of its role.
         found.trust.remember()
         # The enterprise's time: the device's clock cannot be before it.

@@ -13,15 +13,12 @@ from mamplus_host.age import in_words
 from mamplus_host.ble import update
 from mamplus_host.ble.entry import Entry
 from mamplus_host.ble.layer import Layer
-from mamplus_host.ble.record import Change
 from mamplus_host.ble.stack import Stack
-from mamplus_host.ble.store import BleStore
-from mamplus_host.cli import dry_run, standing
+from mamplus_host.cli import dry_run, history, standing
 from mamplus_host.cli.state import CLI, ERR, OUT, print_json, safe
 from mamplus_host.clock import DeviceClock
 from mamplus_host.control import client
 from mamplus_host.errors import AgentUnreachable, MamplusError
-from mamplus_host.jsonlines import to_builtins
 
 _LOAD_HELP = """Load a generation from SRC: a carrier file, a directory (USB stick), or the enterprise's URL.
 
@@ -80,19 +77,6 @@ def show(
             ERR.print(f"... and {ble.count - count} more; --limit 0 shows all", style="dim")
 
 
-@app.command("history")
-def history(as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False) -> None:
-    """Show which generations were installed, when, from where, and what each changed; newest first."""
-    for record in BleStore(CLI.config.state).records():
-        if as_json:
-            print_json(to_builtins(record))
-        else:
-            when = _when(record.installed_at)
-            OUT.print(f"{record.number:>6}  {when}  {record.entries} entries  {safe(record.source)}")
-            for change in record.changed:
-                OUT.print(f"        {_changed(change)}", style="dim")
-
-
 def _print_layers(ble: Stack) -> None:
     age_s = max(0.0, DeviceClock(CLI.config.state).list_s() - ble.created_s)
     OUT.print(f"generation {ble.number}, {ble.count} entries, made {_when(ble.created_s)} ({in_words(age_s)} ago)")
@@ -122,14 +106,7 @@ def _plain(entry: Entry) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _changed(change: Change) -> str:
-    """Say what came in a layer: `enterprise 7 to 8: 3 changes, 10 to 11 entries`."""
-    since = f"{change.before} to " if change.before else ""
-    how = f"{change.changes} changes" if change.is_delta else "a whole list"
-    counts = f"{change.entries_before} to {change.entries} entries"
-    return f"{change.layer} {since}{change.number}: {how}, {counts}"
-
-
+app.command("history")(history.run)
 app.command("accept")(standing.accept)
 
 
@@ -139,7 +116,7 @@ def _install(source: str | None) -> None:
     if result.note:
         ERR.print(safe(result.note))
     if not result.new:
-        OUT.print(f"nothing newer: generation {result.generation} is installed")
+        OUT.print(f"nothing newer: generation {result.generation} is installed{history.since(CLI.config.state)}")
     else:
         OUT.print(
             f"installed generation {result.generation} ({result.entries} entries, verified in {result.took_s:.2f} s,"

@@ -9,6 +9,7 @@ import pytest
 from mamplus_host.ble.entry import Kind
 from mamplus_host.ble.shadow import Use
 from mamplus_host.cli.app import run_app
+from mamplus_host.cli.state import CLI
 from mamplus_host.policy import Policy
 from tests.journey.device import Device
 
@@ -77,3 +78,36 @@ def test_ble_show_lists_what_is_in_force_and_names_what_is_held(mamplus: Termina
     assert out.startswith("generation 1, 1 entries")
     assert "generation 2 is held" in " ".join(out.split())
     assert WORSE[1] not in out
+
+
+def test_ble_history_says_what_became_of_each_generation_and_keeps_the_files_to_itself(mamplus: Terminal) -> None:
+    assert "No generation was ever installed." in mamplus("ble", "history")[1]
+    mamplus.hold()
+
+    newest, older = (line for line in mamplus("ble", "history")[1].splitlines() if not line.startswith("        "))
+
+    assert newest.endswith(", held")
+    assert older.endswith(", in force")
+    assert " UTC " in older
+    mamplus.device.generations.accept(2)
+    said = [json.loads(line) for line in mamplus("ble", "history", "--json")[1].splitlines()]
+    assert [(one["number"], one["marks"]) for one in said] == [(2, ["accepted", "in force"]), (1, [])]
+    assert "parts" not in str(said)
+    assert "sha256" not in str(said)
+
+
+def test_status_writes_times_for_people_and_keeps_the_facts_of_a_layer_together(
+    mamplus: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = {
+        "ble": {"layers": {"enterprise": {"generation": 2, "entries": 3}}},
+        "clock": {"signed_at": 1_800_000_000},
+        "uplink": {"last_contact": 0.0},
+    }
+    monkeypatch.setattr(type(CLI), "call", lambda *_words, **_more: status)
+
+    said = " ".join(mamplus("status")[1].split())
+
+    assert "enterprise=(generation=2, entries=3)" in said
+    assert "signed_at 2027-01-15 08:00:00 UTC" in said
+    assert "last_contact never" in said

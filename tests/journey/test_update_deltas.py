@@ -189,6 +189,7 @@ def test_show_and_history_tell_the_layers_and_what_each_generation_changed(
     assert "enterprise 1: a whole list, 0 to 2000 entries" in history
     records = [json.loads(line) for line in said("history", "--json").splitlines()]
     assert [record["number"] for record in records] == [3, 2]
+    assert all(record["bytes"] > 0 for record in records), "what each cost is known later, too"
 
 
 def test_the_record_names_every_part_by_its_hash(state: Path, repository: Repository, tmp_path: Path) -> None:
