@@ -15,6 +15,7 @@ Needs 34 MB: this module runs in the helper process of `update.py`, never in the
 """
 
 import hashlib
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ from mamplus_host.files import no_room
 __all__ = ["Held", "LayerOffer", "Offered", "Trust"]
 MAX_POLICY_BYTES = 64 << 10
 POLICY = "policy/policy.json"
+_NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,13 +208,22 @@ def _missing(error: Missing, source: Source) -> MamplusError:
     return UplinkFailed(text) if source.is_network else BleInvalid(text)
 
 
+def _older(error: Exception, name: str) -> str:
+    """Say which version came and which was wanted; python-tuf names the wanted one first, but for timestamps."""
+    numbers = _NUMBER.findall(str(error))
+    if len(numbers) != 2 or "must be >=" not in str(error):
+        return f"{name!r}: {error}"
+    came, seen = numbers if str(error).startswith("New timestamp") else reversed(numbers)
+    return f"{name!r} has version {came}, want {seen} or newer; export a new carrier, or fetch: mamplus ble refresh"
+
+
 def _translated(error: Exception, name: str, now_s: float) -> MamplusError:
     """Return our error for python-tuf's; `name` is the file that was read last."""
     if isinstance(error, tuf_errors.ExpiredMetadataError):
         what = str(error).removeprefix("New ").removeprefix("Final ").replace("is expired", "expired")
         return BleExpired(_expired(what, now_s))
     if isinstance(error, tuf_errors.BadVersionNumberError) and name.endswith(("timestamp.json", "snapshot.json")):
-        return BleRollback(f"the repository's state is older than the one this device has seen: {name!r}: {error}")
+        return BleRollback(f"the repository's state is older than the one this device has seen: {_older(error, name)}")
     if isinstance(error, tuf_errors.UnsignedMetadataError):
         return BleInvalid(f"{name!r} is not signed by this device's enterprise: {error}; get the list from there")
     return BleInvalid(f"{name!r} is damaged, or does not belong to the others: {error}")
