@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from http.client import BadStatusLine
 from pathlib import Path
 
 import msgspec
@@ -222,7 +223,7 @@ def _address(enterprise: Enterprise, source: str, work: Path, total_s: float) ->
         where = Endpoint(where.host, where.port, where.path, known.fingerprint)
     for prefix in ("/", REPOSITORY):
         with closing(_network(where, prefix, total_s)) as network:
-            if network.has("metadata/timestamp.json"):
+            if _answers(network, source):
                 yield network
                 return
     copy = work / "carrier"
@@ -235,6 +236,17 @@ def _address(enterprise: Enterprise, source: str, work: Path, total_s: float) ->
             raise no_room(error, copy) from None
     with open_local(copy) as opened:
         yield opened
+
+
+def _answers(network: Network, source: str) -> bool:
+    """Whether a repository is there; who speaks no HTTP at an http:// address most likely speaks TLS."""
+    try:
+        return network.has("metadata/timestamp.json")
+    except UplinkFailed as error:
+        if source.startswith("http://") and isinstance(error.__context__, (BadStatusLine, ConnectionResetError)):
+            secure = "https" + source.removeprefix("http")
+            raise UplinkFailed(f"{error}; if that server speaks TLS, say {secure!r}") from None
+        raise
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -77,6 +77,16 @@ def test_a_server_with_another_certificate_is_asked_for_nothing(
     assert server.requests == []
 
 
+def test_plain_http_at_a_server_that_speaks_tls_is_told_to_say_https(
+    state: Path, repository: Repository, certificate: Path
+) -> None:
+    with served(files(repository.files), certificate=certificate) as server:
+        plain = "http" + server.url.removeprefix("https")
+
+        with pytest.raises(UplinkFailed, match=f"if that server speaks TLS, say '{server.url}'"):
+            update_here(state, plain)
+
+
 def test_an_enterprise_that_is_down_is_a_failed_uplink(state: Path, repository: Repository) -> None:
     with served(files({})) as server:
         url = server.url
