@@ -174,6 +174,13 @@ static int begin(struct walk *walk, const struct mamplus_ble_piece *asked, uint3
 	return 0;
 }
 
+static void drop(struct walk *walk)
+{
+	free(walk->parts);
+	free(walk->views);
+	free(walk->places);
+}
+
 int mamplus_ble_verdicts(const struct mamplus_ble_stack *stack, const struct mamplus_ble_piece *asked, uint32_t section,
 			 unsigned char *verdicts, uint32_t *ends, struct mamplus_ble_fault *fault)
 {
@@ -183,9 +190,49 @@ int mamplus_ble_verdicts(const struct mamplus_ble_stack *stack, const struct mam
 
 	if (view)
 		result = answer_all(&walk, &walk.parts[stack->count], view, verdicts, ends, fault);
-	free(walk.parts);
-	free(walk.views);
-	free(walk.places);
+	drop(&walk);
+	return result;
+}
+
+/* Whether a newer part mentions the value of `entry`; asked with keys that rise. */
+static int is_mentioned_later(struct walk *walk, uint32_t part, const struct ble_entry *entry)
+{
+	struct ble_entry found;
+
+	while (++part < walk->stack->count)
+		if (walk->views[part] && ble_find(&walk->parts[part], walk->views[part], entry, &walk->places[part], &found) != BLE_NOWHERE)
+			return 1;
+	return 0;
+}
+
+static int count_ended(struct walk *walk, uint32_t part, const struct mamplus_ble_view *view, uint64_t *ended)
+{
+	const struct ble_part *opened = &walk->parts[part];
+	struct ble_entry entry;
+
+	memset(walk->places, 0, walk->stack->count * sizeof(*walk->places));
+	for (uint32_t i = 0; i < view->count; i++) {
+		uint32_t end = get32(opened->data + view->ends + (uint64_t)i * 4);
+
+		if (!end || end > walk->stack->now_s)
+			continue;
+		if (ble_entry_at(opened->data, &opened->file, view, i, &entry))
+			return -1;
+		*ended += entry.group[0] && !is_mentioned_later(walk, part, &entry);
+	}
+	ble_give_back_entries(opened, view, 0, view->count);
+	return 0;
+}
+
+int mamplus_ble_count_ended(const struct mamplus_ble_stack *layer, uint32_t section, uint64_t *ended, struct mamplus_ble_fault *fault)
+{
+	struct walk walk = { .stack = layer };
+	int result = begin(&walk, layer->parts, section, fault);
+
+	for (uint32_t part = 0; !result && part < layer->count; part++)
+		if (walk.views[part] && count_ended(&walk, part, walk.views[part], ended))
+			result = ble_fail(fault, "entry", section, 0);
+	drop(&walk);
 	return result;
 }
 

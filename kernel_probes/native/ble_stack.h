@@ -24,6 +24,9 @@ struct mamplus_ble_stack {
 int mamplus_ble_verdicts(const struct mamplus_ble_stack *stack, const struct mamplus_ble_piece *asked, uint32_t section,
 			 unsigned char *verdicts, uint32_t *ends, struct mamplus_ble_fault *fault);
 
+/* Count the entries in `section` that stand in a stack of one layer, but ended. 0, or -1 and *fault. */
+int mamplus_ble_count_ended(const struct mamplus_ble_stack *layer, uint32_t section, uint64_t *ended, struct mamplus_ble_fault *fault);
+
 /* The slot of the entry with this id, -1 when there is none. */
 int64_t mamplus_ble_find_id(const struct mamplus_ble_piece *list, uint64_t id);
 /* cffi: end */

@@ -57,7 +57,6 @@ static int set_entry(struct mamplus_build *build, const struct mamplus_columns *
 		return -EINVAL;
 	if (!identity)	/* of a length that is not looked up */
 		return 0;
-	build->expired += own && !resolved;
 	/* A key that is held has its memory already, from another part of the list. */
 	if (own == OVER_BUDGET && resolved && !is_held(build, identity)) {
 		build->over_budget++;

@@ -24,7 +24,7 @@ struct mamplus_build {
 	uint64_t salt[2];
 	uint64_t now_s;			/* entries that ended by then are left out */
 	uint64_t entries;		/* in the table: one a key; 0 at begin, as all that counts */
-	uint64_t expired;		/* left out: they ended */
+	uint64_t expired;		/* left out of what was scattered: they ended */
 	uint64_t over_budget;		/* left out: verdict 4, or beyond the cut */
 	uint64_t next_end_s;		/* when the first entry ends; 0: none does */
 	uint64_t probes4[132];		/* prefix length x 4 + qualifier (MAMPLUS_Q_): networks that came in, gone ones too */

@@ -93,6 +93,15 @@ def verdicts(
     return bytes(ffi.buffer(said)), bytes(ffi.buffer(ends))
 
 
+def count_ended(parts: Sequence[Buffer], section: int, now_s: int) -> int:
+    """Return how many entries stand in a layer, made of `parts` (the base first, then deltas by age), but ended."""
+    ended = ffi.new("uint64_t *")
+    with pieces(parts) as files:
+        stack = ffi.new("struct mamplus_ble_stack *", (files, ffi.NULL, len(parts), now_s))
+        call(lib.mamplus_ble_count_ended, stack, section, ended)
+    return int(ended[0])
+
+
 def find_id(data: Buffer, entry_id: int) -> int | None:
     """Return the slot of the entry with this id, None when there is none."""
     with pieces([data]) as files:

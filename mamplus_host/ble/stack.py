@@ -8,7 +8,7 @@ million entries are a small file beside the large one, which stays as it is. Acr
 greatest verdict that has not ended wins.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mamplus_host.ble import native
@@ -152,6 +152,13 @@ class Stack:
             return b"", b""
         parts = [(files.layer, one.buffer) for files in self.layers for one in files.parts]
         return native.verdicts(parts, part.buffer, section, view.count, int(now_s))
+
+    def count_ended(self, sections: Iterable[Section], now_s: float) -> int:
+        """Return how many entries in `sections` stand, but ended by `now_s`."""
+        return sum(
+            native.count_ended([part.buffer for part in files.parts], section, int(now_s))
+            for files in self.layers for section in sections
+        )  # fmt: skip
 
     def says_the_same_as(self, other: "Stack") -> bool:
         """Whether both hold the same entries, in whatever files."""

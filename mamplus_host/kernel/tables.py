@@ -57,7 +57,7 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
 
     entries: int  # values in the kernel's tables
     by_kind: dict[str, int] = {}  # not enforced: of a kind that nothing here enforces yet
-    expired: int = 0  # not enforced: past their date
+    expired: int = 0  # not enforced: past their date when all was loaded last
     over_budget: int = 0  # not enforced: no kernel memory is granted for them, `[limits] ble_table_bytes`
     unprobed: int = 0  # not enforced: IPv6 networks of too many lengths and qualifiers
     table_bytes: int = 0  # kernel memory that they have
@@ -87,6 +87,7 @@ class _Loaded(NamedTuple):
     tables: list[Filled]
     names: tuple[str, ...]
     now_s: float  # entries that had ended by then are left out
+    expired: int = 0  # so many
 
 
 def file_of(descriptor: int) -> File:
@@ -164,7 +165,7 @@ class Tables:
         into = [empty_like(old) if count_in(old.table, parts) else old for old in loaded.tables]
         with self._sides.installing(into) as side:
             made = [
-                old if old is new else _changed(old, new, stack, parts, loaded, int(now_s))
+                old if old is new else renewed(old, new, stack, parts, loaded.names, loaded.salt, int(now_s))
                 for old, new in zip(loaded.tables, into, strict=True)
             ]
         self._sides.replace(side, into, made)
@@ -239,11 +240,13 @@ class Tables:
 
     def _ask(self, stack: Stack, side: int, now: _Loaded, started_ns: int, *, is_patch: bool = False) -> LoadReport:
         took_ns = self._sides.ask(stack.number, side, now.salt, now.tables) - started_ns
+        if not is_patch:
+            now = now._replace(expired=_expired(stack, now))
         self._loaded = now
         return LoadReport(
             entries=max(sum(table.words for table in now.tables) - len(now.names), 0),
             by_kind=_idle(stack),
-            expired=sum(table.expired for table in now.tables),
+            expired=now.expired,
             over_budget=sum(table.over_budget for table in now.tables),
             unprobed=sum(table.unprobed for table in now.tables),
             table_bytes=sum(table.bytes for table in now.tables),
@@ -262,16 +265,25 @@ def _parts(stack: Stack, now_s: int, budget_bytes: int) -> list[Part]:
     ]
 
 
-def _changed(old: Filled, new: Filled, stack: Stack, parts: Sequence[Part], loaded: _Loaded, now_s: int) -> Filled:
-    """Return a table as `parts` change it: a copy, or where that has no room a new one."""
+def renewed(
+    old: Filled, into: Filled, stack: Stack, parts: Sequence[Part], names: Sequence[str], salt: bytes, now_s: int
+) -> Filled:
+    """Return a table as `parts` change it: `into`, a copy, or where that has no room a new one."""
     try:
         if old.blocks:
-            return changed(old, new, stack, parts, loaded.names, loaded.salt, now_s)
+            return changed(old, into, stack, parts, names, salt, now_s)
     except NoRoom:
         pass
     whole = _parts(stack, now_s, budget_bytes=0)
-    empty = room(old.table, count_in(old.table, whole, loaded.names))
-    return fill(empty, stack, whole, loaded.names, loaded.salt, now_s)
+    empty = room(old.table, count_in(old.table, whole, names))
+    return fill(empty, stack, whole, names, salt, now_s)
+
+
+def _expired(stack: Stack, loaded: _Loaded) -> int:
+    """Return how many entries were left out of a load; where deltas renewed or repeated some, they are counted anew."""
+    if any(part.is_delta for part in stack.parts()):
+        return stack.count_ended(ENFORCED, loaded.now_s)
+    return sum(table.expired for table in loaded.tables)
 
 
 def _can_patch(

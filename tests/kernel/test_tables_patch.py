@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from socket import AF_INET, inet_pton
 
+import msgspec
 import pytest
 
 from mamplus_host.ble.encode import encode, encode_delta, withdrawal
@@ -158,6 +159,21 @@ def test_patches_put_off_no_longer_the_time_when_ended_entries_go(agent: Agent) 
         stack, changes = _grown(stack, _ip(f"11.0.0.{later_s}"))
         report = agent.kernel.tables.patch(stack, changes, now_s + later_s)
         assert (report.is_patch, report.next_end_s) == (True, now_s + 3)
+
+
+def test_an_entry_that_ended_counts_once_however_often_patches_name_it(agent: Agent) -> None:
+    ended = Entry(id=1, kind=Kind.IP, value=OTHER, verdict=Verdict.BLOCK, valid_until=100)
+    stack = _stack([*_many(100), ended])
+    assert _load(agent, stack).expired == 1
+
+    for confidence in (1, 2, 3):
+        stack, changes = _grown(stack, msgspec.structs.replace(ended, confidence=confidence))
+        report = _patch(agent.kernel.tables, stack, changes)
+        assert (report.is_patch, report.expired) == (True, 1)
+
+    assert _load(agent, stack).expired == 1
+    stack, changes = _grown(stack, _ip(OTHER))
+    assert _load(agent, stack).expired == 0
 
 
 def test_a_load_that_fails_leaves_the_old_generation_and_no_memory(

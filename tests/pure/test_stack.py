@@ -82,6 +82,17 @@ def test_c_resolves_verdicts_as_the_entries_say(changes: dict[Layer, list[list[E
             assert said == [resolved(wanted, part.value(slot)) for slot in part.slots(section)]
 
 
+@given(LAYERS)
+def test_what_ended_is_counted_once_and_not_where_a_delta_renewed_or_withdrew_it(
+    changes: dict[Layer, list[list[Entry]]],
+) -> None:
+    stack = Stack([opened(layer, entries) for layer, entries in changes.items()])
+    stands = [entry for entries in changes.values() for entry in standing(entries).values()]
+
+    ended = sum(1 for entry in stands if 0 < entry.valid_until <= NOW_S)
+    assert stack.count_ended([Section.IP4, Section.DOMAIN], NOW_S) == ended
+
+
 @given(LAYERS, st.data())
 def test_what_changed_between_two_stacks_is_in_the_parts_that_are_named(
     changes: dict[Layer, list[list[Entry]]], data: st.DataObject
