@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mamplus_host.ble.encode import encode, encode_delta, withdrawal
@@ -22,12 +22,14 @@ from mamplus_host.kernel.filling import (
     Filled,
     NoRoom,
     Part,
+    Table,
     changed,
     count_in,
     empty_like,
     fill,
     room,
 )
+from mamplus_host.kernel.tables import renewed
 from mamplus_host.verdicts import Severity, Verdict
 from tests.table_reader import Reader
 
@@ -37,8 +39,9 @@ NUMBERS = (int.from_bytes(SALT[:8], "little"), int.from_bytes(SALT[8:], "little"
 NOW_S = 100
 VALUES = [
     *((Kind.IP, f"10.0.0.{n}") for n in range(4)), (Kind.IP, "2001:db8::1"), (Kind.CIDR, "10.0.0.0/8"),
-    (Kind.CIDR, "2001:db8::/32"), (Kind.IP, "10.0.0.1:443/tcp"), (Kind.PORT, "53/udp"), (Kind.SHA256, "ab" * 32),
-    (Kind.SHA256, "cd" * 32), *((Kind.DOMAIN, f"{c}.example") for c in "ab"), (Kind.DOMAIN, "=a.example"),
+    *((Kind.CIDR, f"2001:db8::/{n}") for n in (32, 33, 48)), (Kind.CIDR, "[2001:db8::/32]:443"),
+    (Kind.IP, "10.0.0.1:443/tcp"), (Kind.PORT, "53/udp"), (Kind.SHA256, "ab" * 32), (Kind.SHA256, "cd" * 32),
+    *((Kind.DOMAIN, f"{c}.example") for c in "ab"), (Kind.DOMAIN, "=a.example"),
 ]  # fmt: skip
 ENTRIES = st.builds(
     lambda place, verdict, end: Entry(id=1, kind=place[0], value=place[1], verdict=verdict, valid_until=end)
@@ -46,7 +49,7 @@ ENTRIES = st.builds(
     st.sampled_from(VALUES), st.sampled_from([Verdict.NOTHING, Verdict.SUSPECT, Verdict.BLOCK, Verdict.ALLOW]),
     st.sampled_from([0, 50, 200]),
 )  # fmt: skip
-CHANGES = st.lists(ENTRIES, max_size=6, unique_by=lambda entry: (entry.kind, entry.value))
+CHANGES = st.lists(ENTRIES, max_size=8, unique_by=lambda entry: (entry.kind, entry.value))
 LAYERS = st.dictionaries(st.sampled_from(Layer), st.lists(CHANGES, min_size=1, max_size=4), min_size=1)
 
 
@@ -58,9 +61,11 @@ def layer(which: Layer, changes: Sequence[list[Entry]]) -> LayerFiles:
     return files
 
 
-def loaded(stack: Stack, names: Sequence[str] = ()) -> list[Filled]:
-    parts = [Part(part, Rules.of(part), part.is_delta) for part in stack.parts()]
-    return [fill(room(table, count_in(table, parts, names)), stack, parts, names, SALT, NOW_S) for table in TABLES]
+def loaded(stack: Stack, names: Sequence[str] = (), now_s: int = NOW_S, budget_bytes: int = 0) -> list[Filled]:
+    files = list(stack.parts())
+    granted = rules(files, ENFORCED, now_s, budget_bytes)
+    parts = [Part(part, rule, part.is_delta) for part, rule in zip(files, granted, strict=True)]
+    return [fill(room(table, count_in(table, parts, names)), stack, parts, names, SALT, now_s) for table in TABLES]
 
 
 def patched(old: Iterable[Filled], stack: Stack, files: Sequence[Generation], names: Sequence[str]) -> list[Filled]:
@@ -70,6 +75,14 @@ def patched(old: Iterable[Filled], stack: Stack, files: Sequence[Generation], na
         changed(table, empty_like(table), stack, parts, names, SALT, NOW_S) if count_in(table.table, parts) else table
         for table in old
     ]
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "crowded"])
+def crowd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All names share a key of their files, and the programs ask for one IPv6 length only."""
+    if request.param:
+        monkeypatch.setattr("mamplus_host.ble.encode.domain_key", lambda _value: 7)
+        monkeypatch.setattr(layout, "PROBES6_MAX", 1)
 
 
 def held(filled: Filled) -> dict[int, int]:
@@ -94,7 +107,11 @@ def flat(stack: Stack) -> Stack:
     return Stack.of(Generation(encode(best.values(), generation=1, created_s=0)))
 
 
-@settings(max_examples=100, deadline=None)
+IN_CROWDS = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.mark.usefixtures("crowd")
+@IN_CROWDS
 @given(LAYERS)
 def test_layers_with_deltas_become_the_tables_of_one_list_of_what_stands(
     changes: dict[Layer, list[list[Entry]]],
@@ -104,29 +121,64 @@ def test_layers_with_deltas_become_the_tables_of_one_list_of_what_stands(
     tables, wanted = loaded(stack), loaded(flat(stack))
 
     assert [held(one) for one in tables] == [held(one) for one in wanted]
+    assert [one.unprobed for one in tables] == [one.unprobed for one in wanted]
 
 
-@settings(max_examples=100, deadline=None)
-@given(LAYERS, LAYERS, st.sampled_from([(), ("a.example",)]))
-def test_patched_tables_are_those_of_a_fresh_load(
-    before: dict[Layer, list[list[Entry]]], after: dict[Layer, list[list[Entry]]], names: tuple[str, ...]
+@pytest.mark.usefixtures("crowd")
+@IN_CROWDS
+@given(LAYERS, st.integers(1, 12))
+def test_with_a_budget_tables_hold_nothing_that_the_list_does_not_say(
+    changes: dict[Layer, list[list[Entry]]], entries: int
 ) -> None:
-    """Most examples grow layers, as a delta does; some replace a layer as a whole."""
+    stack = Stack([layer(which, parts) for which, parts in changes.items()])
+
+    for few, all_of_them in zip(loaded(stack, budget_bytes=entries * 10), loaded(flat(stack)), strict=True):
+        if few.unprobed or all_of_them.unprobed:
+            continue  # which lengths are left out depends on how many entries of each have room
+        said = held(all_of_them)
+        assert all(verdict <= said.get(identity, 0) for identity, verdict in held(few).items())
+        assert len(said) - few.over_budget <= few.words
+
+
+def mentioned(files: Sequence[Generation], table: Table) -> set[int]:
+    """The identities of all that `files` name, withdrawn or not."""
+    values = {file.value(slot) for file in files for slot in range(file.count)}
+    everything = [Entry(id=1, kind=kind, value=value, verdict=Verdict.BLOCK) for kind, value in values]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layout, "PROBES6_MAX", 256)
+        filled = loaded(Stack.of(Generation(encode(everything, generation=1, created_s=0))))
+    return set(held(next(one for one in filled if one.table == table)))
+
+
+@pytest.mark.usefixtures("crowd")
+@IN_CROWDS
+@given(LAYERS, LAYERS, st.sampled_from([(), ("a.example",)]), st.sampled_from([NOW_S, 250]))
+def test_patched_tables_are_those_of_a_fresh_load(
+    before: dict[Layer, list[list[Entry]]], after: dict[Layer, list[list[Entry]]], names: tuple[str, ...], later_s: int
+) -> None:
+    """Most examples grow layers, as a delta does; some replace a layer as a whole.
+
+    What a patch does not name stays as it was loaded, even if it ended since: the next load leaves it out.
+    """
     grown = {which: before.get(which, []) + after.get(which, []) for which in before | after}
     old = Stack([layer(which, entries) for which, entries in before.items()])
     new = Stack([layer(which, entries) for which, entries in grown.items()])
     files = new.changed_since(old)
     assert files is not None
-    start = loaded(old, names)
-    if any(not table.blocks and count_in(table.table, [Part(f, Rules.of(f), False) for f in files]) for table in start):
-        return  # a table is needed that was empty: Tables.patch loads
+    parts = [Part(part, Rules.of(part), is_resolved=True) for part in files]
 
-    try:
-        tables = patched(start, new, files, names)
-    except NoRoom:
-        return
-
-    assert [held(one) for one in tables] == [held(one) for one in loaded(new, names)]
+    for start, fresh in zip(loaded(old, names), loaded(new, names, later_s), strict=True):
+        if not count_in(start.table, parts):
+            continue
+        into = empty_like(start)
+        made = renewed(start, into, new, parts, names, SALT, later_s)
+        wanted = held(fresh)
+        if made.map is into.map:  # patched, and not filled anew for want of room
+            named = mentioned(files, start.table)
+            wanted = {identity: verdict for identity, verdict in wanted.items() if identity in named}
+            wanted |= {identity: verdict for identity, verdict in held(start).items() if identity not in named}
+        assert held(made) == wanted
+        assert made.unprobed == (0 if made.map is into.map else fresh.unprobed)
 
 
 def test_a_patch_of_many_changes_in_large_tables_is_that_of_a_fresh_load() -> None:
