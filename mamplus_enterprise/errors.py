@@ -36,6 +36,12 @@ class PublishFailed(EnterpriseError):
     """The list could not be published; what is stored stays stored."""
 
 
+class Harmful(EnterpriseError):
+    """What would be published blocks what the gate knows as good; nothing was signed."""
+
+    status = 422
+
+
 class Unknown(EnterpriseError):
     """There is no such alert, entry or device."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from mamplus_enterprise.ble import repository, states
+from mamplus_enterprise.ble import harm, publish, repository, states
 from mamplus_enterprise.ble.compile import Next, compile_layer
 from mamplus_enterprise.ble.gate import Gate
 from mamplus_enterprise.ble.shelf import LayerChange, LayerState
@@ -23,7 +23,7 @@ from mamplus_enterprise.lock import locked
 from mamplus_enterprise.storage.schema import AlertRow
 from mamplus_enterprise.storage.store import Store
 from mamplus_host.analyzer.verify import verify
-from mamplus_host.ble.entry import Entry, canonical, parse_kind
+from mamplus_host.ble.entry import canonical, parse_kind
 from mamplus_host.ble.format import Generation
 from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.stack import LayerFiles, Stack
@@ -64,6 +64,8 @@ class Candidate:
     layers: list[LayerPlan] = field(default_factory=list)
     hits: list[Hit] = field(default_factory=list)
     hit_count: int = 0
+    policy: int = 0  # the version that would be published; 0: it is not another
+    harmful: int = 0  # of the hits, those for which `ble publish` wants --force
 
     def hit(self, one: Hit) -> None:
         self.hit_count += 1
@@ -95,8 +97,12 @@ def candidate(home: Home, store: Store, gate: Gate, layers: Sequence[Layer] = ()
             made.layers.append(_plan(differs, change))
             assert isinstance(change.full, Path)
             now.append(LayerFiles(layer, closing.enter_context(Generation.open(change.full))))
-            for hit in _gated(gate, [*differs.added, *(new for _, new in differs.changed)]):
-                made.hit(hit)
+            if layer is not Layer.FEEDS:  # as publishing: those were asked about at their import
+                for one in harm.harms(session, gate, [*differs.added, *(new for _, new in differs.changed)]):
+                    made.harmful += 1
+                    made.hit(_gated(one))
+        target = None if layers else publish.new_policy(home, repository.read(home))
+        made.policy = target[0] if target else 0
         for hit in _alerts(session, Stack(then), Stack(now)):
             made.hit(hit)
     return made
@@ -122,11 +128,8 @@ def _plan(differs: states.Difference, change: LayerChange) -> LayerPlan:
     )  # fmt: skip
 
 
-def _gated(gate: Gate, entries: Sequence[Entry]) -> Iterator[Hit]:
-    """What is new and known to be good: a person may have added it without asking the gate."""
-    for entry in entries:
-        if entry.verdict is not Verdict.ALLOW and (refusal := gate.ask(entry.kind, entry.value).refusal):
-            yield Hit("gate", entry.kind.name.lower(), entry.value, refusal.reason)
+def _gated(one: harm.Harm) -> Hit:
+    return Hit("gate", one.entry.kind.name.lower(), one.entry.value, one.refusal.reason)
 
 
 def _alerts(session: Session, then: Stack, now: Stack) -> Iterator[Hit]:

@@ -60,31 +60,33 @@ class Gate:
         self._names = list(SPECIAL.values())
         self._special = Ranges((network, label) for label, network in enumerate(SPECIAL))
 
-    def ask(self, kind: Kind, value: str, *, is_host_of_url: bool = False) -> Answer:
-        """Say whether canonical `value` may be blocked.
+    def ask(self, kind: Kind, value: str, *, is_host_of_url: bool = False, is_by_hand: bool = False) -> Answer:
+        """Say whether canonical `value` may be blocked; by a person (`is_by_hand`) also ports and special addresses.
 
         The host of a URL is asked more strictly: what many people share must not be blocked for one page.
         """
         if kind in (Kind.IP, Kind.CIDR):
-            return self._addresses(kind, value, span(split(value)[0]))
+            return self._addresses(kind, value, span(split(value)[0]), is_by_hand)
         if kind is Kind.DOMAIN:
             return self._domain(value, is_host_of_url)
-        if kind is Kind.PORT:
+        if kind is Kind.PORT and not is_by_hand:
             return Answer(Refusal("wide", "a port is one of every address; an administrator adds such an entry"))
         if self._lists is None or kind not in (Kind.SHA256, Kind.TLS):
             return Answer()
         return _answer(self._lists.sha256(value) if kind is Kind.SHA256 else self._lists.certificate(value))
 
-    def _addresses(self, kind: Kind, value: str, at: Span) -> Answer:
+    def _addresses(self, kind: Kind, value: str, at: Span, is_by_hand: bool) -> Answer:
         if why := self._never.network(at):
             return Answer(Refusal("never", f"{value} is never to be blocked: {why}"))
         label = self._special.touching(at)
-        if label is not None:
+        if label is not None and not is_by_hand:
             special = self._names[label]
             return Answer(Refusal("private" if special == "private" else "bogon", f"{value} has {special} addresses"))
         if kind is Kind.CIDR and (refusal := self._width(value)):
             return Answer(refusal)
-        return _answer(self._lists.network(at) if self._lists is not None else None)
+        if self._lists is None or label is not None:
+            return Answer()
+        return _answer(self._lists.network(at))
 
     def _width(self, value: str) -> Refusal | None:
         where = split(value)[0]

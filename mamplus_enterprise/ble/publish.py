@@ -9,7 +9,7 @@ are written after the repository, so a crash between them leaves a served genera
 row, which the next publisher adds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -17,8 +17,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from mamplus_enterprise import policy
-from mamplus_enterprise.ble import author, repository, shelf
+from mamplus_enterprise.ble import author, harm, repository, shelf
 from mamplus_enterprise.ble.compile import Next, compile_layer
+from mamplus_enterprise.ble.gate import Gate
 from mamplus_enterprise.ble.keys import Signers
 from mamplus_enterprise.ble.repository import Published
 from mamplus_enterprise.ble.roles import SERVING
@@ -42,6 +43,8 @@ class Request:
     why: str
     allow_shrink: bool = False
     layers: Sequence[Layer] = ()  # none: what has changed; the administrators' layer when nothing has
+    make_gate: Callable[[], Gate] | None = None  # None: what is new is not asked about
+    force: str = ""  # why what the gate refuses is published all the same
 
 
 class _Chosen(NamedTuple):
@@ -53,16 +56,19 @@ class _Chosen(NamedTuple):
 def publish(home: Home, store: Store, signers: Signers, request: Request) -> Published:
     """Publish what is stored and can be signed for; `left` of the result names the roles that could not.
 
-    KeysUnavailable when nothing can be, PublishFailed when the list would be emptied or halved unasked.
+    KeysUnavailable when nothing can be, PublishFailed when the list would be emptied or halved unasked,
+    Harmful when something new blocks what the gate knows as good, unforced.
     """
     with locked(home.publish_lock):
         before = repository.layers(home)
         now_s = _moment(store)
         with store.reading() as session:
             chosen = _chosen(home, session, signers, request)
+            harmful = _harmful(session, chosen.layers, request)
             changes = _compiled(home, session, before, chosen.layers, request, now_s)
         repository.add(home, signers, changes, policy=chosen.policy)
         _record(store, before, changes, now_s, request)
+        _note_forced(store, harmful, request)
         return replace(repository.current(home), left=chosen.left)
 
 
@@ -71,6 +77,21 @@ def _moment(store: Store) -> float:
     with store.writing() as session:
         session.execute(select(1))  # waits for the write lock: changes in flight are done
         return author.moment(session)
+
+
+def _harmful(session: Session, layers: Sequence[Layer], request: Request) -> list[harm.Harm]:
+    found = harm.waiting(session, layers, request.make_gate) if request.make_gate is not None else []
+    if not request.force:
+        harm.refuse(found)
+    return found
+
+
+def _note_forced(store: Store, harmful: Sequence[harm.Harm], request: Request) -> None:
+    if harmful:
+        with store.writing() as session:
+            for one in harmful:
+                detail = f"{one.refusal.reason}; {request.force}"
+                note(session, who=request.who, what=harm.OVERRULED, subject=one.entry.value, detail=detail)
 
 
 def _chosen(home: Home, session: Session, signers: Signers, request: Request) -> _Chosen:

@@ -84,20 +84,26 @@ def publish(
     layer: Annotated[
         list[str] | None, typer.Option(metavar="enterprise|emergency|feeds", help="Repeatable; else what has changed.")
     ] = None,
+    force: Annotated[str, typer.Option(metavar="REASON", help="Publish what the gate refuses; kept in the log.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would be; sign and change nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: JSON for machines.")] = False,
 ) -> None:
-    """Make the entries the next generation, signed; devices are told at once."""
+    """Make the entries the next generation, signed; devices are told at once.
+
+    Exit 1, and nothing is signed: an entry of yours blocks what the gate knows as good.
+    """
     chosen = ble_states.layers_of(layer) if layer else ()
     if dry_run:
         return ble_states.dry_run(context, chosen, as_json=as_json)
+    from mamplus_enterprise.ble.imports import gate_of
     from mamplus_enterprise.ble.keys import load_signers
     from mamplus_enterprise.ble.publish import Request
     from mamplus_enterprise.ble.publish import publish as publish_now
 
     with opened(context) as (home, store):
         signers = load_signers(home, passphrase_of(context), elsewhere=keys_of(context))
-        done = publish_now(home, store, signers, Request(who(), why, allow_shrink, chosen))
+        request = Request(who(), why, allow_shrink, chosen, make_gate=lambda: gate_of(home), force=force)
+        done = publish_now(home, store, signers, request)
     if done.left:
         remark(f"not published, for want of their keys: {', '.join(done.left)}; say --keys DIR where these are")
     return print(f"published generation {done.generation} with {done.entries} entries")

@@ -12,6 +12,7 @@ from mamplus_host.errors import ConfigInvalid
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mamplus_enterprise.ble.candidate import Candidate
     from mamplus_host.ble.entry import Entry
     from mamplus_host.ble.layer import Layer
 
@@ -189,7 +190,7 @@ def _publish(context: typer.Context, layers: "Sequence[Layer]", why: str, allow_
 
 
 def dry_run(context: typer.Context, layers: "Sequence[Layer]", *, as_json: bool) -> None:
-    """Print what `publish` would do."""
+    """Print what `publish` would do; exit 1 when it would want --force."""
     import msgspec
 
     from mamplus_enterprise.ble import imports
@@ -198,7 +199,14 @@ def dry_run(context: typer.Context, layers: "Sequence[Layer]", *, as_json: bool)
     with opened(context) as (home, store):
         found = candidate(home, store, imports.gate_of(home), layers)
     if as_json:
-        return print_json(msgspec.to_builtins(found))
+        print_json(msgspec.to_builtins(found))
+    else:
+        _candidate(found)
+    if found.harmful:
+        raise typer.Exit(1)
+
+
+def _candidate(found: "Candidate") -> None:
     print_table(
         ("LAYER", "GENERATION", "ENTRIES", "ADDED", "CHANGED", "REMOVED", "LIST BYTES", "DELTA BYTES"),
         [
@@ -211,4 +219,8 @@ def dry_run(context: typer.Context, layers: "Sequence[Layer]", *, as_json: bool)
         print(f"would block {hit.kind} {_printable(hit.value)} ({hit.what}): {_printable(hit.why)}")
     if found.hit_count > len(found.hits):
         remark(f"... and {found.hit_count - len(found.hits)} more")
-    return remark("nothing was published" if found.layers else "nothing has changed")
+    if found.policy:
+        print(f"policy: version {found.policy}")
+    remark("nothing was published" if found.layers or found.policy else "nothing has changed")
+    if found.harmful:
+        remark("`ble publish` wants --force REASON for what the gate refuses, or `ble remove ID`")

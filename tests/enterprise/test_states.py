@@ -133,8 +133,10 @@ def test_a_dry_run_says_what_publishing_would_do_and_does_nothing(company: Compa
     company.run("ble", "add", "ip", "8.8.8.8", "--verdict", "block", "--layer", "emergency")
     before = company.json("ble", "history")
 
-    plan = company.json("ble", "publish", "--dry-run")
+    done = company.attempt("ble", "publish", "--dry-run", "--json")
+    plan = json.loads(done.stdout)
 
+    assert (done.returncode, plan["harmful"]) == (1, 1)
     assert company.json("ble", "history") == before
     assert [(one["layer"], one["added"], one["full_bytes"] > 0) for one in plan["layers"]] == [
         ("enterprise", 1, True), ("emergency", 1, True),
@@ -142,7 +144,44 @@ def test_a_dry_run_says_what_publishing_would_do_and_does_nothing(company: Compa
     assert {(one["what"], one["value"]) for one in plan["hits"]} == {
         ("dismissed alert", "tool.example"), ("gate", "8.8.8.8"),
     }  # fmt: skip
-    assert "would block domain tool.example (dismissed alert)" in company.run("ble", "publish", "--dry-run")
+    assert "would block domain tool.example (dismissed alert)" in company.attempt("ble", "publish", "--dry-run").stdout
+
+
+@pytest.mark.parametrize("entry", [("cidr", "0.0.0.0/0"), ("domain", "mam.example"), ("domain", "portal.example")])
+def test_what_the_gate_refuses_is_published_only_by_force(tmp_path: Path, entry: tuple[str, str]) -> None:
+    company = Company(tmp_path / "enterprise")
+    company.run("init", company.dir, "--dev", "--url", "https://mam.example:8443")
+    (company.dir / "never-block.txt").write_text("portal.example\n")
+    company.run("ble", "add", *entry, "--verdict", "block")
+
+    refused = company.attempt("ble", "publish")
+    tried = company.attempt("ble", "publish", "--dry-run")
+    before = company.json("ble", "history")
+    forced = company.run("ble", "publish", "--force", "an exercise")
+
+    assert (refused.returncode, tried.returncode, len(before)) == (1, 1, 1)
+    assert entry[1] in refused.stderr
+    assert "--force REASON" in refused.stderr
+    assert forced.startswith("published generation 2 with 1 entries")
+
+
+def test_a_person_may_block_an_address_of_ones_own_network(quiet: Company) -> None:
+    quiet.run("ble", "add", "ip", "192.168.7.8", "--verdict", "block")
+
+    assert quiet.run("ble", "publish").startswith("published generation 2 ")
+
+
+def test_a_dry_run_sees_a_policy_that_waits(quiet: Company, tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text('{"dead_man_s": 60}')
+    quiet.run("policy", "set", tmp_path / "p.json")
+
+    waits = quiet.json("ble", "publish", "--dry-run")["policy"]
+    said = quiet.attempt("ble", "publish", "--dry-run")
+    quiet.run("ble", "publish")
+
+    assert (waits, quiet.json("ble", "publish", "--dry-run")["policy"]) == (1, 0)
+    assert "policy: version 1" in said.stdout
+    assert "nothing has changed" not in said.stderr
 
 
 def test_a_candidate_of_one_layer_leaves_the_others_alone(quiet: Company, store: Store) -> None:

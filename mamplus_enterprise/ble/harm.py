@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a new generation would refuse though the gate knows it as good: asked before it is signed.
+
+Journey: author -> [harm] -> publish, candidate.
+
+A feed's entries were asked when they were imported. A person's own may name private addresses, which
+no feed may: they are asked for the rest, the never-block set and wide networks above all. What was
+overruled once (`Audit`, as `ble import --force` writes it) is not asked again, but for the never-block set.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from mamplus_enterprise.ble import states
+from mamplus_enterprise.ble.gate import Gate, Refusal
+from mamplus_enterprise.errors import Harmful
+from mamplus_enterprise.storage.schema import Audit
+from mamplus_host.ble.entry import Entry
+from mamplus_host.ble.layer import Layer
+from mamplus_host.verdicts import Verdict
+
+OVERRULED = "gate overruled"
+_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Harm:
+    """One entry, and what the gate says of it."""
+
+    entry: Entry
+    refusal: Refusal
+
+    def __str__(self) -> str:
+        return f"entry {self.entry.id}: {self.refusal.reason}"
+
+
+def waiting(session: Session, layers: Iterable[Layer], make_gate: Callable[[], Gate]) -> list[Harm]:
+    """Return what is new in `layers` since they were published and harms; the gate is made when it is needed."""
+    newest = str(states.newest(session))
+    own = [layer for layer in layers if layer is not Layer.FEEDS]
+    found = [states.difference(session, layer, newest, states.WORKING) for layer in own]
+    entries = [entry for one in found for entry in (*one.added, *(new for _, new in one.changed))]
+    refusing = [entry for entry in entries if entry.verdict is not Verdict.ALLOW]
+    return list(harms(session, make_gate(), refusing)) if refusing else []
+
+
+def harms(session: Session, gate: Gate, entries: Iterable[Entry]) -> Iterator[Harm]:
+    """Yield those of `entries` that the gate would keep out though a person wrote them."""
+    overruled = frozenset(session.scalars(select(Audit.subject).where(Audit.what == OVERRULED)))
+    for entry in entries:
+        if entry.verdict is Verdict.ALLOW:
+            continue
+        refusal = gate.ask(entry.kind, entry.value, is_by_hand=True).refusal
+        if refusal and (entry.value not in overruled or refusal.code == "never"):
+            yield Harm(entry, refusal)
+
+
+def refuse(found: list[Harm]) -> None:
+    """Raise Harmful when there is any."""
+    if found:
+        more = f"; and {len(found) - _NAMED} more, `ble lint` lists them" if len(found) > _NAMED else ""
+        said = "; ".join(map(str, found[:_NAMED]))
+        raise Harmful(f"{said}{more}; say `ble remove ID`, or `ble publish --force REASON` if it is meant")
