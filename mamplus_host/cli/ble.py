@@ -7,7 +7,6 @@ from itertools import islice
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from mamplus_host.age import in_words
 from mamplus_host.ble import update
@@ -16,6 +15,7 @@ from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.stack import Stack
 from mamplus_host.cli import dry_run, history, standing
 from mamplus_host.cli.state import CLI, ERR, OUT, print_json, safe
+from mamplus_host.cli.table import print_table
 from mamplus_host.clock import DeviceClock
 from mamplus_host.control import client
 from mamplus_host.errors import AgentUnreachable, MamplusError
@@ -72,7 +72,7 @@ def show(
             return
         _print_layers(ble)
         if ble.count:
-            OUT.print(_table(entries))
+            _print_entries(entries)
         if count and count < ble.count:
             ERR.print(f"... and {ble.count - count} more; --limit 0 shows all", style="dim")
 
@@ -87,15 +87,11 @@ def _print_layers(ble: Stack) -> None:
         OUT.print(f"  {files.layer.word}: generation {files.number}, {files.count} entries{on_top}")
 
 
-def _table(entries: Iterable[tuple[Layer, Entry]]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in ("id", "layer", "kind", "value", "verdict", "until", "reason", "source"):
-        table.add_column(column, overflow="fold")
-    for layer, entry in entries:
-        plain = _plain(entry)
-        number, *rest = plain.values()
-        table.add_row(*map(safe, (number, layer.word, *rest)))
-    return table
+def _print_entries(entries: Iterable[tuple[Layer, Entry]]) -> None:
+    columns = ("id", "layer", "kind", "value", "verdict", "until", "reason", "source")
+    plain = ((layer, list(_plain(entry).values())) for layer, entry in entries)
+    rows = [(number, layer.word, *rest) for layer, (number, *rest) in plain]
+    print_table(columns, rows, expendable=("source", "until", "reason", "layer", "id"), prose="reason")
 
 
 def _plain(entry: Entry) -> dict[str, str]:

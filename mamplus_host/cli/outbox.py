@@ -6,10 +6,10 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.table import Table
 
 from mamplus_host.cli.alerts import when
 from mamplus_host.cli.state import CLI, ERR, OUT, print_json, safe
+from mamplus_host.cli.table import print_table
 from mamplus_host.errors import EnrollRefused, NotPossible
 
 app = typer.Typer(no_args_is_help=True, help="Look at what waits for the enterprise, and carry it there by hand.")
@@ -30,15 +30,15 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="One JSON object a
         for one in waiting:
             print_json({"seq": one.seq, **one.fields})
         return
-    table = Table(box=None, pad_edge=False, expand=True)
-    for column in ("number", "when (UTC)", "severity", "id"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("what", ratio=1, overflow="fold")
-    for one in waiting:
-        fields = one.fields
-        at = when(float(str(fields["at"])))
-        table.add_row(str(one.seq), at, str(one.severity), safe(fields["id"]), safe(fields["summary"]))
-    OUT.print(table if table.row_count else "Nothing waits.")
+    rows = [
+        (one.seq, when(float(str(one.fields["at"]))), one.severity, one.fields["id"], one.fields["summary"])
+        for one in waiting
+    ]
+    if not rows:
+        OUT.print("Nothing waits.")
+        return
+    columns = ("number", "when (UTC)", "severity", "id", "what")
+    print_table(columns, rows, expendable=("severity", "when (UTC)"), prose="what")
 
 
 @app.command("export")

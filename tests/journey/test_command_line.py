@@ -5,11 +5,16 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from mamplus_host.ble.entry import Kind
 from mamplus_host.ble.shadow import Use
+from mamplus_host.cli import state, table
 from mamplus_host.cli.app import run_app
 from mamplus_host.cli.state import CLI
+from mamplus_host.errors import NotPossible
+from mamplus_host.executor import netfilter
+from mamplus_host.kernel import pins
 from mamplus_host.policy import Policy
 from tests.journey.device import Device
 
@@ -22,11 +27,11 @@ class Terminal:
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.device, self._capsys = Device(folder / "state"), capsys
-        self._config = folder / "agent.toml"
-        self._config.write_text(f'[paths]\nstate = "{folder}/state"\nrun = "{folder}/run"\n')
+        self.config = folder / "agent.toml"
+        self.config.write_text(f'[paths]\nstate = "{folder}/state"\nrun = "{folder}/run"\n')
 
     def __call__(self, *words: str) -> tuple[int, str, str]:
-        code = run_app(self._config, list(words))
+        code = run_app(self.config, list(words))
         said = self._capsys.readouterr()
         return code, said.out, said.err
 
@@ -111,3 +116,58 @@ def test_status_writes_times_for_people_and_keeps_the_facts_of_a_layer_together(
     assert "enterprise=(generation=2, entries=3)" in said
     assert "signed_at 2027-01-15 08:00:00 UTC" in said
     assert "last_contact never" in said
+
+
+DIGEST = "ab" * 32
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_ble_show_breaks_no_value_whatever_the_width_of_the_terminal(
+    mamplus: Terminal, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    mamplus.device.take(1, (Kind.SHA256, DIGEST))
+    monkeypatch.setattr(state, "OUT", Console(highlight=False, width=width, force_terminal=True, color_system=None))
+    monkeypatch.setattr(table, "OUT", state.OUT)
+
+    (line,) = (line for line in mamplus("ble", "show")[1].splitlines() if DIGEST in line)
+
+    assert line.split()[line.split().index(DIGEST) + 1] == "block"
+
+
+def test_in_a_pipe_every_entry_is_one_line_with_all_columns(mamplus: Terminal) -> None:
+    mamplus.device.take(1, (Kind.SHA256, DIGEST), BAD)
+
+    (line,) = (line for line in mamplus("ble", "show")[1].splitlines() if DIGEST in line)
+
+    assert "block" in line
+    assert "enterprise" in line
+
+
+def test_without_an_agent_the_way_out_names_the_configuration_that_was_given(mamplus: Terminal) -> None:
+    code, _out, err = mamplus("status")
+
+    assert (code, err.rstrip().endswith(f"start one: mamplus run --config {mamplus.config}")) == (1, True)
+
+
+def test_an_alert_that_is_not_there_is_no_wrong_usage(mamplus: Terminal) -> None:
+    with pytest.raises(NotPossible, match="no alert has the id 'zzz'") as refused:
+        mamplus.device.alerts.get("zzz")
+
+    assert refused.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("pinned", "said"),
+    [(False, "nothing was attached: nothing is enforced"), (True, "detached: nothing is enforced any more")],
+)
+def test_detach_says_whether_anything_was_attached(
+    mamplus: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pinned: bool, said: str
+) -> None:
+    directory = tmp_path / "pins" / f"{pins.stamp()}-1"
+    if pinned:
+        directory.mkdir(parents=True)
+    mamplus.config.write_text(mamplus.config.read_text() + f'bpffs = "{tmp_path}/pins"\n')
+    monkeypatch.setattr(netfilter, "remove", lambda _config: None)  # this machine's own rules are not the test's
+
+    assert mamplus("detach")[1].strip() == said
+    assert not directory.exists()
