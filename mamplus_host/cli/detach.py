@@ -17,13 +17,14 @@ def run() -> None:
 
     An agent that stops, or is killed, leaves its enforcement standing on purpose; this ends it.
     """
-    from mamplus_host.kernel import responder  # the native extension: other commands do without
+    from mamplus_host.kernel import pins, responder  # the native extension: other commands do without
     from mamplus_host.kernel.objects import Kernel
 
     config = CLI.config
     config.state.mkdir(parents=True, exist_ok=True)
     lock = StateLock(config.state)  # AlreadyRunning: an agent would put everything back
     guard = StateLock(config.bpffs) if config.bpffs.is_dir() else None  # another state's agent may live on these pins
+    was_attached = bool(pins.directories(config))
     _let_go(config)
     netfilter.remove(config)  # before the pins: a rule whose pin is gone breaks every later iptables commit
     responder.stop(config)
@@ -31,7 +32,7 @@ def run() -> None:
     lock.release()
     if guard is not None:
         guard.release()
-    OUT.print("detached: nothing is enforced any more")
+    OUT.print("detached: nothing is enforced any more" if was_attached else "nothing was attached: nothing is enforced")
 
 
 def _let_go(config: Config) -> None:
