@@ -2,6 +2,7 @@
 """The commands of `mamplus`, in the order in which help shows them."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import typer
 
 from mamplus_host.cli import alerts, ble, check, detach, doctor, enroll, events, outbox, protect, status, undo, vault
 from mamplus_host.cli.state import CLI
+from mamplus_host.control.client import NoAgent
 from mamplus_host.errors import MamplusError
 
 app = typer.Typer(
@@ -51,6 +53,9 @@ def run_app(config: Path, arguments: list[str]) -> int:
         app(arguments)  # typer answers wrong usage itself, and always ends with SystemExit
     except SystemExit as end:
         return int(end.code or 0)
+    except NoAgent as error:
+        print(f"mamplus: {error}; start one: mamplus run --config {shlex.quote(str(config))}", file=sys.stderr)
+        return error.exit_code
     except MamplusError as error:
         print(f"mamplus: {error}", file=sys.stderr)
         return error.exit_code

@@ -26,7 +26,7 @@ class _Cli:
         return load(self.config_path)
 
     def call(self, command: str, **arguments: Any) -> Any:
-        """Ask the agent; AgentUnreachable says how to start one."""
+        """Ask the agent; AgentUnreachable when there is none (`run_app` says how to start one)."""
         return client.call(self.config.control_socket, command, **arguments)
 
 

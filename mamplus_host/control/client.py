@@ -21,6 +21,10 @@ class Refused(MamplusError):
         self.exit_code = exit_code
 
 
+class NoAgent(AgentUnreachable):
+    """Nobody listens; whoever knows the configuration says how to start an agent."""
+
+
 def call(socket_path: Path, command: str, /, *, timeout_s: float = 60.0, **arguments: Any) -> Any:
     """Return the agent's answer to `command`; AgentUnreachable when none listens, Refused when it says no."""
     with _connect(socket_path, timeout_s) as sock:
@@ -51,9 +55,7 @@ def _connect(path: Path, timeout_s: float | None) -> socket.socket:
         raise AgentUnreachable(f"{str(path)!r} is for root only; run this as root") from None
     except OSError as error:
         sock.close()
-        raise AgentUnreachable(
-            f"no agent answers at {str(path)!r} ({error.strerror}); start one: mamplus run --config FILE"
-        ) from None
+        raise NoAgent(f"no agent answers at {str(path)!r} ({error.strerror})") from None
     return sock
 
 

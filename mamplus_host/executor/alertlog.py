@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from mamplus_host.errors import ConfigInvalid
+from mamplus_host.errors import NotPossible
 from mamplus_host.jsonlines import encode_line
 from mamplus_host.verdicts import Decision, Escalation, Outcome
 
@@ -69,13 +69,13 @@ class AlertLog:
         return [self._view(row) for row in rows]
 
     def get(self, alert_id: str) -> dict[str, Any]:
-        """Return one alert by its id or an unambiguous part of its beginning or end."""
+        """Return one alert by its id or an unambiguous part of its beginning or end; NotPossible when none fits."""
         rows = self._db.execute(
             "SELECT * FROM alerts WHERE id LIKE ?1 || '%' OR id LIKE '%' || ?1 LIMIT 2", (alert_id.upper(),)
         ).fetchall()
         if len(rows) != 1 or not alert_id:
             count = "no alert has" if not rows or not alert_id else "several alerts have"
-            raise ConfigInvalid(f"{count} the id {alert_id!r}; `mamplus alerts` lists them")
+            raise NotPossible(f"{count} the id {alert_id!r}; `mamplus alerts` lists them")
         return self._view(rows[0])
 
     def close(self) -> None:

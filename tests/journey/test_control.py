@@ -156,8 +156,8 @@ def test_a_follower_that_does_not_read_is_let_go_and_counted(loop: Loop) -> None
         assert loop.server.refused == 1
 
 
-def test_no_agent_is_said_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(AgentUnreachable, match=r"start one: mamplus run --config FILE"):
+def test_no_agent_is_said_with_the_socket_and_the_cause(tmp_path: Path) -> None:
+    with pytest.raises(AgentUnreachable, match=r"none\.sock' \(No such file or directory\)"):
         client.call(tmp_path / "none.sock", "status")
 
 
