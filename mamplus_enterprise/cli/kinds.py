@@ -24,7 +24,8 @@ def text_of(kind: Kind, value: str) -> str:
         with Path(value[1:]).open(encoding="utf-8") as file:
             return file.read(MAX_RULE_BYTES + 1)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigInvalid(f"cannot read {value[1:]!r}: {error}; want a file with one rule in UTF-8") from None
+        why = (error.strerror if isinstance(error, OSError) else None) or "it is not in UTF-8"
+        raise ConfigInvalid(f"cannot read {value[1:]!r}: {why}; want a file with one rule in UTF-8") from None
 
 
 def brief(value: str) -> str:

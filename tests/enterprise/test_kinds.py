@@ -7,6 +7,7 @@ import pytest
 
 from mamplus_enterprise.ble.author import Draft
 from mamplus_enterprise.ble.rules import check_rule
+from mamplus_enterprise.cli.kinds import text_of
 from mamplus_host.ble.entry import Kind
 from mamplus_host.errors import ConfigInvalid
 from mamplus_host.verdicts import Verdict
@@ -92,3 +93,12 @@ def test_root_may_be_allowed_but_not_refused() -> None:
     Draft(kind=Kind.USER, value="uid:0", verdict=Verdict.ALLOW)
     with pytest.raises(ConfigInvalid, match="cannot be refused"):
         Draft(kind=Kind.GROUP, value="gid:0", verdict=Verdict.SUSPECT)
+
+
+def test_a_rule_file_that_is_not_there_is_said_once_and_without_a_number(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid) as refused:
+        text_of(Kind.YARA, f"@{tmp_path}/none")
+
+    assert str(refused.value) == (
+        f"cannot read '{tmp_path}/none': No such file or directory; want a file with one rule in UTF-8"
+    )
