@@ -6,6 +6,7 @@ Journey: author -> [compile] -> publish -> repository.
 What a layer's key may not say is refused here already: devices would refuse the whole list.
 """
 
+import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def _compiled(session: Session, wanted: Next, folder: Path, *, may_shrink: bool)
     folder.mkdir(exist_ok=True)
     path = folder / f"{wanted.number}.new"
     since_s = author.published_at(session, wanted.layer, wanted.since)
-    created_s = int(wanted.now_s)
+    created_s = int(min(wanted.now_s, time.time()))  # `now_s` follows the last state where a clock fell behind it
     if wanted.before is None or since_s is None:  # the row of that generation is lost: no delta
         state = author.state_at(session, wanted.layer, wanted.now_s)
         return compile_next(None, state, (), path, number=wanted.number, created_s=created_s, may_shrink=may_shrink)

@@ -56,10 +56,12 @@ class _Chosen(NamedTuple):
 def publish(home: Home, store: Store, signers: Signers, request: Request) -> Published:
     """Publish what is stored and can be signed for; `left` of the result names the roles that could not.
 
-    KeysUnavailable when nothing can be, PublishFailed when the list would be emptied or halved unasked,
-    Harmful when something new blocks what the gate knows as good, unforced.
+    KeysUnavailable when nothing can be, PublishFailed when the list would be emptied or halved unasked, or
+    when this machine's clock is far before the last publication, Harmful when something new blocks what the
+    gate knows as good, unforced.
     """
     with locked(home.publish_lock):
+        repository.want_clock(home)
         before = repository.layers(home)
         now_s = _moment(store)
         with store.reading() as session:

@@ -12,7 +12,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +37,7 @@ from mamplus_enterprise.home import Home
 from mamplus_host.ble.layer import Layer
 from mamplus_host.files import write_whole
 
+CLOCK_BACK_S = 86_400  # the clock of the enterprise may fall back so far; devices grant a list as much
 KEPT_VERSIONS = 8  # for devices and caches that are in the middle of reading
 _COMPACT = JSONSerializer(compact=True)  # devices pay for every byte
 _T = TypeVar("_T", Root, Timestamp, Snapshot, Targets)
@@ -137,6 +138,8 @@ def renew(home: Home, signers: Signers) -> list[str]:
     """
     state = read(home)
     able = [role for role in _aged(state) if is_able(state, role, signers)]
+    if able:
+        want_clock(home)
     if "root" in able:
         state.root.version += 1
         state.root.expires = roles.expiry("root")
@@ -149,6 +152,34 @@ def renew(home: Home, signers: Signers) -> list[str]:
 def aged(home: Home) -> list[str]:
     """Return the roles that are to be signed again."""
     return _aged(read(home))
+
+
+def want_clock(home: Home) -> None:
+    """Raise PublishFailed when this machine's clock is far before what it has signed: devices would refuse the state.
+
+    A rotation need not ask: devices forget what the snapshot's old key said about the time.
+    """
+    now_s, last_s = time.time(), _last_signed_s(read(home))
+    if now_s < last_s - CLOCK_BACK_S:
+        raise PublishFailed(
+            f"this machine's clock says {_day(now_s)}, and what is published was signed at {_day(last_s)}; set the"
+            " clock if it is wrong now. If it was wrong then: `root rotate --role snapshot --role timestamp`, then"
+            " publish again, lets devices forget that time"
+        )
+
+
+def _last_signed_s(state: State) -> int:
+    return int(state.snapshot.unrecognized_fields.get(FIELD, {}).get("signed_at", 0))
+
+
+def _signing_s(state: State) -> int:
+    """Return the time to sign: now, or that of the state before when the clock fell back a little."""
+    now_s, last_s = int(time.time()), _last_signed_s(state)
+    return last_s if now_s < last_s <= now_s + CLOCK_BACK_S else now_s
+
+
+def _day(at_s: float) -> str:
+    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _aged(state: State) -> list[str]:
@@ -180,7 +211,7 @@ def save(home: Home, signers: Signers, state: State, changed: Iterable[str], als
     names = {f"{role}.json": role for role in changed}
     metas = {name: _write(home, signers, state, role, also) for name, role in names.items()}
     state.snapshot.meta.update(metas)
-    state.snapshot.unrecognized_fields[FIELD] = {"signed_at": int(time.time())}
+    state.snapshot.unrecognized_fields[FIELD] = {"signed_at": _signing_s(state)}
     state.timestamp.snapshot_meta = _write(home, signers, state, "snapshot", also)
     _write(home, signers, state, "timestamp", also)
     _prune(home, state)

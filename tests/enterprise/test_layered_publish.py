@@ -19,6 +19,7 @@ from mamplus_host import policy
 from mamplus_host.ble.entry import Kind
 from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.update_helper import update_here
+from mamplus_host.clock import DeviceClock
 from mamplus_host.errors import BleInvalid, BleWrongDevice
 from mamplus_host.verdicts import Verdict
 from tests.enterprise.company import Company, FakeDevice, opened
@@ -231,6 +232,49 @@ def test_every_role_is_renewed_before_it_ends(quiet: Company, monkeypatch: pytes
 
     assert (online, all_of_them) == ([role for role in every if role not in ("root", "targets")], every)
     assert repository.read(home).root.version == 2
+
+
+def published_at(company: Company, monkeypatch: pytest.MonkeyPatch, ahead_s: float) -> None:
+    """Publish in this process, whose clock is that much ahead."""
+    home, real = Home.open(company.dir), time.time
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", lambda: real() + ahead_s)
+        store = Store(home)
+        publish(home, store, load_signers(home, None, SIGNING), Request("test", "a clock that is ahead"))
+        store.close()
+
+
+def test_a_clock_that_was_days_ahead_once_stops_the_next_publication_and_says_the_way_out(
+    quiet: Company, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Devices would refuse all that comes: it says to be older than what they have seen signed."""
+    device = Device(quiet, tmp_path / "device")
+    published_at(quiet, monkeypatch, 2 * DAY_S)
+    device.update()
+    assert DeviceClock(device.state).signed_s > time.time() + DAY_S
+
+    refused = quiet.attempt("ble", "publish")
+    assert (refused.returncode, "set the clock if it is wrong now" in refused.stderr) == (1, True)
+    quiet.run("root", "rotate", "--role", "snapshot", "--role", "timestamp")
+    quiet.run("ble", "publish")
+    device.update()
+
+    assert abs(DeviceClock(device.state).signed_s - time.time()) < 60
+
+
+def test_a_clock_that_was_hours_ahead_once_stops_nothing(
+    quiet: Company, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device(quiet, tmp_path / "device")
+    published_at(quiet, monkeypatch, 20 * 3600)
+    device.update()
+    signed_s = DeviceClock(device.state).signed_s
+    add(quiet, "a.example", Layer.ENTERPRISE)
+
+    quiet.run("ble", "publish")
+
+    assert device.update() != []
+    assert DeviceClock(device.state).signed_s == signed_s, "never lower, so no list is younger than what is signed"
 
 
 def test_a_carrier_for_one_device_says_so_in_its_timestamp(quiet: Company, tmp_path: Path) -> None:
