@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam, func, insert, select, update
+from msgspec import structs
+from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from mamplus_enterprise.ble import author
-from mamplus_enterprise.errors import Unknown
-from mamplus_enterprise.storage.schema import EntryRow, GenerationRow
+from mamplus_enterprise.errors import PublishFailed, Unknown
+from mamplus_enterprise.storage.schema import AlertRow, EntryRow, GenerationRow
 from mamplus_enterprise.storage.store import note
 from mamplus_host.ble.entry import Entry
 from mamplus_host.ble.layer import Layer
@@ -44,6 +45,8 @@ class Reverted:
     withdrawn: int  # entries that the earlier state has not
     restored: int
     expired: int  # of the earlier state: their end has come since, so they stay away
+    at_s: float  # when it was written
+    differs: Difference  # what it makes of the state that was written before
 
 
 def newest(session: Session) -> int:
@@ -70,6 +73,10 @@ def difference(session: Session, layer: Layer, earlier: str, later: str) -> Diff
         new, old = author.changed_rows(session, layer, since_s, until_s)
     else:
         old, new = author.changed_rows(session, layer, until_s, since_s)
+    return _beside(layer, old, new)
+
+
+def _beside(layer: Layer, old: Sequence[Entry], new: Sequence[Entry]) -> Difference:
     before = {(entry.kind, entry.value): entry for entry in old}
     added, changed = list[Entry](), list[tuple[Entry, Entry]]()
     for entry in new:
@@ -84,18 +91,65 @@ def difference(session: Session, layer: Layer, earlier: str, later: str) -> Diff
 def revert(session: Session, layer: Layer, number: str, *, who: str, really: bool) -> Reverted:
     """Make the working state of `layer` that of a generation; only say what that means unless `really`.
 
-    Entries come back as new ones: an id says one thing for ever.
+    Entries come back as new ones: an id says one thing for ever. What says the same already stays as it is.
     """
     then_s, now_s = moment_of(session, layer, number), author.moment(session) if really else time.time()
-    newer, older = author.changed_rows(session, layer, then_s, now_s)
+    newer, older = _unlike(*author.changed_rows(session, layer, then_s, now_s))
     back = [entry for entry in older if not 0 < entry.valid_until <= now_s]
-    done = Reverted(layer, len(newer), len(back), len(older) - len(back))
+    ended = len(older) - len(back)
+    done = Reverted(layer, len(newer), len(back), ended, now_s, _beside(layer, newer, back))
     if really and (newer or back):
         _remove(session, [entry.id for entry in newer], now_s)
         _restore(session, layer, back, now_s)
         detail = f"{done.withdrawn} withdrawn, {done.restored} restored, {done.expired} ended since"
         note(session, who=who, what="reverted", subject=f"{layer.name.lower()} to generation {number}", detail=detail)
     return done
+
+
+def _unlike(newer: Sequence[Entry], older: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """Return both without the entries that say the same but for their ids: an earlier revert wrote them again."""
+    before = {(entry.kind, entry.value): structs.replace(entry, id=0) for entry in older}
+    same = {
+        (entry.kind, entry.value)
+        for entry in newer
+        if before.get((entry.kind, entry.value)) == structs.replace(entry, id=0)
+    }
+    kept_new, kept_old = (
+        [entry for entry in entries if (entry.kind, entry.value) not in same] for entries in (newer, older)
+    )
+    return kept_new, kept_old
+
+
+def undo(session: Session, done: Sequence[Reverted], *, who: str, why: str) -> None:
+    """Take back a revert that was written and never published."""
+    for one in done:
+        place = EntryRow.layer == int(one.layer)
+        session.execute(delete(EntryRow).where(place, EntryRow.added_at == one.at_s))
+        session.execute(update(EntryRow).where(place, EntryRow.removed_at == one.at_s).values(removed_at=None))
+    note(session, who=who, what="took a revert back", subject="it could not be published", detail=why)
+
+
+def check_shrinking(session: Session, layer: Layer, number: str, published: int) -> None:
+    """PublishFailed when generation `number` holds less than half of the `published` entries of `layer`."""
+    then_s, now_s = moment_of(session, layer, number), time.time()
+    living = or_(EntryRow.valid_until == 0, EntryRow.valid_until > now_s)
+    wanted = select(func.count()).select_from(EntryRow)
+    there = session.scalar(wanted.where(EntryRow.layer == int(layer), author.alive(then_s), living)) or 0
+    if 2 * there < published:
+        raise PublishFailed(
+            f"the list would have {there} entries, the published one has {published}; devices refuse an emptied or"
+            f" halved list, so say `ble revert {number} --allow-shrink` if it is meant; nothing was changed"
+        )
+
+
+def answered(session: Session, entries: Sequence[Entry]) -> dict[int, str]:
+    """Return the alert that each entry of `entries` answers, by the entry's id."""
+    found: dict[int, str] = {}
+    for start in range(0, len(entries), _BATCH):
+        ids = [entry.id for entry in entries[start : start + _BATCH]]
+        wanted = select(AlertRow.entry_id, AlertRow.alert_id).where(AlertRow.entry_id.in_(ids))
+        found |= {number: alert for number, alert in session.execute(wanted) if number is not None}
+    return found
 
 
 def _remove(session: Session, ids: Sequence[int], now_s: float) -> None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mamplus_enterprise.ble.candidate import Candidate
+    from mamplus_enterprise.ble.states import Difference, Reverted
+    from mamplus_enterprise.home import Home
     from mamplus_host.ble.entry import Entry
     from mamplus_host.ble.layer import Layer
 
@@ -98,18 +100,28 @@ def diff(
     if as_json:
         return print_json([_difference(one) for one in found])
     for one in found:
-        lines = [
-            *(f"+ {_said(entry)}" for entry in one.added),
-            *(f"~ {_said(entry)}, was {_opinion(was)}" for was, entry in one.changed),
-            *(f"- {_said(entry)}" for entry in one.removed),
-        ]
-        for line in lines[: limit or None]:
-            print(f"{one.layer.name.lower()} {line}")
-        if limit and len(lines) > limit:
-            remark(f"... and {len(lines) - limit} more in layer {one.layer.name.lower()}; --limit 0 shows all")
+        _print_difference(one, limit, {})
     counts = [sum(len(getattr(one, part)) for one in found) for part in ("added", "changed", "removed")]
     remark(f"{earlier} to {later}: {counts[0]} added, {counts[1]} changed, {counts[2]} removed")
     return None
+
+
+def _print_difference(one: "Difference", limit: int, answers: dict[int, str]) -> None:
+    """Print what changes, entries that answer an alert first: taking one back asks its question again."""
+
+    def note(entry: "Entry") -> str:
+        return f", answers alert {answers[entry.id]}" if entry.id in answers else ""
+
+    lines = [
+        *(f"+ {_said(entry)}" for entry in one.added),
+        *(f"~ {_said(entry)}, was {_opinion(was)}{note(was)}" for was, entry in one.changed),
+        *(f"- {_said(entry)}{note(entry)}" for entry in one.removed),
+    ]
+    lines.sort(key=lambda line: ", answers alert " not in line)
+    for line in lines[: limit or None]:
+        print(f"{one.layer.name.lower()} {line}")
+    if limit and len(lines) > limit:
+        remark(f"... and {len(lines) - limit} more in layer {one.layer.name.lower()}; --limit 0 shows all")
 
 
 def _difference(one: Any) -> dict[str, Any]:
@@ -148,45 +160,83 @@ def revert(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change; change nothing.")] = False,
     no_publish: Annotated[bool, typer.Option("--no-publish", help="Write it, and publish later.")] = False,
     allow_shrink: Annotated[bool, typer.Option("--allow-shrink", help="The list is meant to be that small.")] = False,
+    limit: Annotated[int, typer.Option(min=0, help="With --dry-run: at most so many a layer; 0: all.")] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """Write the list as it was in generation N, and publish that as a new generation."""
+    """Write the list as it was in generation N, and publish that as a new generation: both, or neither."""
     from mamplus_enterprise.ble import states
 
     chosen = layers_of(layer)
+    if not (dry_run or no_publish):
+        return _reverted(context, chosen, str(number), allow_shrink=allow_shrink, as_json=as_json)
     with opened(context) as (_home, store), store.reading() if dry_run else store.writing() as session:
         done = [states.revert(session, one, str(number), who=who(), really=not dry_run) for one in chosen]
+        answers = states.answered(session, [entry for one in done for entry in _gone(one.differs)])
+    _print_reverted(done, as_json=as_json)
+    for one in done if dry_run and not as_json else ():
+        _print_difference(one.differs, limit, answers)
+    if dry_run or not any(one.withdrawn or one.restored for one in done):
+        return remark("nothing was changed")
+    return remark("not published yet; devices have it after: mamplus-enterprise ble publish")
+
+
+def _served(home: "Home") -> int:
+    from mamplus_enterprise.ble import repository
+
+    return max(one.number for one in repository.layers(home).values())
+
+
+def _gone(differs: "Difference") -> "list[Entry]":
+    return [*differs.removed, *(was for was, _ in differs.changed)]
+
+
+def _print_reverted(done: "Sequence[Reverted]", *, as_json: bool) -> None:
     if as_json:
-        print_json([
+        return print_json([
             {"layer": one.layer.name.lower(), "withdrawn": one.withdrawn, "restored": one.restored,
              "expired": one.expired}
             for one in done
         ])  # fmt: skip
-    else:
-        for one in done:
-            print(
-                f"{one.layer.name.lower()}: {one.withdrawn} withdrawn, {one.restored} restored,"
-                f" {one.expired} have ended since"
-            )
-    if dry_run or not any(one.withdrawn or one.restored for one in done):
-        return remark("nothing was changed")
-    if no_publish:
-        return remark("not published yet; devices have it after: mamplus-enterprise ble publish")
-    return _publish(context, chosen, f"reverts to generation {number}", allow_shrink)
+    for one in done:
+        print(
+            f"{one.layer.name.lower()}: {one.withdrawn} withdrawn, {one.restored} restored,"
+            f" {one.expired} have ended since"
+        )
+    return None
 
 
-def _publish(context: typer.Context, layers: "Sequence[Layer]", why: str, allow_shrink: bool) -> None:
-    from mamplus_enterprise.ble import author
+def _reverted(
+    context: typer.Context, layers: "Sequence[Layer]", number: str, *, allow_shrink: bool, as_json: bool
+) -> None:
+    from mamplus_enterprise.ble import author, repository, states
     from mamplus_enterprise.ble.keys import load_signers
     from mamplus_enterprise.ble.publish import Request
     from mamplus_enterprise.ble.publish import publish as publish_now
+    from mamplus_host.ble.layer import Layer
 
     with opened(context) as (home, store):
-        with store.reading() as session:
-            changed = tuple(layer for layer in layers if author.waiting(session, layer))
         signers = load_signers(home, passphrase_of(context), elsewhere=keys_of(context))
-        done = publish_now(home, store, signers, Request(who(), why, allow_shrink, changed))
-    remark(f"published generation {done.generation} with {done.entries} entries")
+        before = _served(home)
+        with store.writing() as session:
+            if Layer.ENTERPRISE in layers and not allow_shrink:
+                published = repository.layers(home)[Layer.ENTERPRISE].entries
+                states.check_shrinking(session, Layer.ENTERPRISE, number, published)
+            done = [states.revert(session, one, number, who=who(), really=True) for one in layers]
+        if not any(one.withdrawn or one.restored for one in done):
+            _print_reverted(done, as_json=as_json)
+            return remark("nothing was changed")
+        try:
+            with store.reading() as session:
+                changed = tuple(layer for layer in layers if author.waiting(session, layer))
+            why = f"reverts to generation {number}"
+            made = publish_now(home, store, signers, Request(who(), why, True, changed))
+        except Exception as error:
+            with store.writing() as session:
+                if _served(home) == before:  # else devices may have it
+                    states.undo(session, done, who=who(), why=str(error))
+            raise
+    _print_reverted(done, as_json=as_json)
+    return remark(f"published generation {made.generation} with {made.entries} entries")
 
 
 def dry_run(context: typer.Context, layers: "Sequence[Layer]", *, as_json: bool) -> None:

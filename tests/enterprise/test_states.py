@@ -117,6 +117,56 @@ def test_a_revert_leaves_what_has_ended_since_away_and_survives_what_ended_in_it
     assert opinions(store) == {"long.example": (Verdict.BLOCK, 0)}
 
 
+def test_a_revert_that_cannot_be_published_changes_nothing(quiet: Company, store: Store) -> None:
+    quiet.run("ble", "publish")
+    empty = quiet.json("ble", "history")[0]["number"]
+    for number in range(4):
+        write(store, Kind.DOMAIN, f"bad{number}.example")
+    quiet.run("ble", "publish")
+    before, small = opinions(store), quiet.attempt("ble", "revert", str(empty))
+
+    assert (small.returncode, f"ble revert {empty} --allow-shrink" in small.stderr) == (1, True), small.stderr
+    assert "ble publish --allow-shrink" not in small.stderr
+    (quiet.dir / "keys" / "away").mkdir()
+    for key in (quiet.dir / "keys").glob("ble-enterprise*"):
+        key.rename(quiet.dir / "keys" / "away" / key.name)
+    keyless = quiet.attempt("ble", "revert", str(empty), "--allow-shrink")
+
+    assert (keyless.returncode, opinions(store)) == (1, before), keyless.stderr
+    assert quiet.run("ble", "diff") == ""
+
+
+def test_a_second_revert_to_the_same_generation_has_nothing_to_do(quiet: Company, store: Store) -> None:
+    for value in ("one.example", "two.example"):
+        write(store, Kind.DOMAIN, value)
+    quiet.run("ble", "publish")
+    number = quiet.json("ble", "history")[0]["number"]
+    with store.writing() as session:
+        author.remove(session, 1, who="test")
+    quiet.run("ble", "publish")
+    quiet.run("ble", "revert", str(number))
+    ids = quiet.json("ble", "list")
+
+    again = quiet.attempt("ble", "revert", str(number))
+
+    assert "enterprise: 0 withdrawn, 0 restored" in again.stdout
+    assert "nothing was changed" in again.stderr
+    assert quiet.json("ble", "list") == ids
+
+
+def test_the_dry_run_of_a_revert_lists_entries_and_the_alerts_that_they_answer(company: Company) -> None:
+    company.run("ble", "publish")
+    number = company.json("ble", "history")[0]["number"]
+    company.run("ble", "add", "domain", "other.example", "--verdict", "block")
+    alert = company.device().sent(indicator={"kind": "domain", "value": "tool.example"})
+    company.run("alerts", "dismiss", alert)
+
+    lines = company.run("ble", "revert", str(number), "--dry-run").splitlines()
+
+    assert any(line.startswith("enterprise - domain tool.example allow") and alert in line for line in lines), lines
+    assert any(line.startswith("enterprise - domain other.example block") for line in lines), lines
+
+
 def test_a_generation_that_never_was_is_an_error(quiet: Company) -> None:
     for words in (("diff", "9"), ("revert", "9"), ("diff", "first")):
         done = quiet.attempt("ble", *words)
