@@ -145,7 +145,7 @@ def _export_list(context: typer.Context, out: Path, format_name: str) -> None:
         entries = formats.entries_of(session, about.number)
         formats.write(out, lines(entries, about))
     for why, count in about.left_out.most_common():
-        remark(f"{count} left out, {format_name} cannot say them: {why}")
+        remark(f"{count} left out: {format_name} cannot say {why}")
     left = sum(about.left_out.values())
     remark(f"exported {len(entries) - left} of {len(entries)} entries of generation {about.number} to {out}")
 

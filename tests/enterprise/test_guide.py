@@ -49,3 +49,9 @@ def test_the_guide_names_every_format() -> None:
     text = GUIDE.read_text()
 
     assert [name for name in (*FORMATS, *EXPORTS) if f"`{name}`" not in text] == []
+
+
+def test_the_guide_says_that_only_a_suspected_program_is_held() -> None:
+    (row,) = (line for line in GUIDE.read_text().splitlines() if line.startswith("| `suspect` |"))
+
+    assert "a program is held meanwhile, a connection or a name goes on" in row

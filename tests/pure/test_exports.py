@@ -92,6 +92,20 @@ def test_what_was_exported_is_imported_again_as_it_was(name: str, numbers: tuple
     assert len(wanted) + sum(about.left_out.values()) == len(ENTRIES) - (name == "misp")
 
 
+def test_what_was_left_out_is_named_with_what_is_special_about_it() -> None:
+    odd = [
+        entry(1, Kind.IP, "45.66.7.1:443/tcp"), entry(2, Kind.IP, "45.66.7.2:443"), entry(3, Kind.DOMAIN, "=a.example"),
+        entry(4, Kind.IP, "45.66.7.3"), entry(5, Kind.IP, "45.66.7.4", verdict=Verdict.SUSPECT),
+    ]  # fmt: skip
+
+    stix, crowdsec = (exported(name, odd)[1].left_out for name in ("stix", "crowdsec"))
+
+    assert stix == {"ip with port and protocol": 1, "domain without sub-domains": 1}
+    assert crowdsec == {
+        "ip with port and protocol": 1, "ip with port": 1, "domain without sub-domains": 1, "verdict suspect": 1,
+    }  # fmt: skip
+
+
 def test_our_csv_and_stix_keep_confidence_end_reason_and_link() -> None:
     for name in ("csv", "stix"):
         found = {one.text: one for one in read_back(name, exported(name)[0])}
@@ -131,7 +145,7 @@ def test_a_zone_names_each_domain_with_its_sub_domains_and_each_address_backward
     assert "\n32.1.7.66.45.rpz-ip CNAME .\n" in text
     assert "\n16.0.0.66.45.rpz-ip CNAME .\n" in text
     assert "\n128.1.0.0.0.0.0.0.2a00.rpz-ip CNAME .\n" in text
-    assert about.left_out["suspect"] == 1
+    assert about.left_out["verdict suspect"] == 1
 
 
 @pytest.mark.parametrize("name", EXPORTS)

@@ -10,6 +10,7 @@ from mamplus_host.ble.entry import Entry, Kind
 from mamplus_host.verdicts import Verdict
 
 NETWORK = (Kind.IP, Kind.CIDR)
+_VERDICTS = {verdict.name.lower(): f"verdict {verdict.name.lower()}" for verdict in Verdict}
 
 
 @dataclass(slots=True)
@@ -23,7 +24,8 @@ class About:
     left_out: Counter[str] = field(default_factory=Counter)  # kind or reason -> how many
 
     def leave(self, entry: Entry, why: str = "") -> None:
-        self.left_out[why or entry.kind.name.lower()] += 1
+        """Count `entry` as one that cannot be said; `why`: what of it, else its kind with what is special about it."""
+        self.left_out[_VERDICTS.get(why) or why or _sort(entry)] += 1
 
     def title(self) -> str:
         name = "".join(char if char.isprintable() else "?" for char in self.name)
@@ -49,3 +51,15 @@ def address(entry: Entry) -> tuple[str, int, str, int]:
 def one_line(text: str) -> str:
     """Return untrusted text as a part of one line."""
     return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _sort(entry: Entry) -> str:
+    """Return the kind, and what most entries of it do not have: a tool that takes `ip` may take no port."""
+    kind = entry.kind.name.lower()
+    if entry.kind is Kind.DOMAIN and entry.value.startswith("="):
+        return f"{kind} without sub-domains"
+    if entry.kind not in NETWORK:
+        return kind
+    _, _, protocol, port = address(entry)
+    extra = " and ".join(name for name, there in (("port", port), ("protocol", protocol)) if there)
+    return f"{kind} with {extra}" if extra else kind

@@ -38,7 +38,7 @@ def _decisions(entries: Iterable[Entry], about: About) -> Iterator[dict[str, str
             continue
         left_h = (entry.valid_until - about.created_s + 3599) // 3600 if entry.valid_until else _NO_END_H
         if left_h <= 0:
-            about.leave(entry, "ended")
+            about.leave(entry, "an end in the past")
             continue
         yield {
             "duration": f"{left_h}h", "scope": "ip" if entry.kind is Kind.IP else "range", "value": entry.value,
