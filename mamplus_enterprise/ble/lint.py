@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from mamplus_enterprise.ble import author
@@ -31,8 +31,10 @@ from mamplus_host.ble.entry import Entry, Kind
 from mamplus_host.ble.layer import Layer
 from mamplus_host.verdicts import Verdict
 
+FEW, FEWEST = 20, 3  # findings of a sort that are shown
 MOST = 60_000  # networks of one verdict that shadows are looked for among
 GRAVE = frozenset({"gate", "outranked", "key"})
+_ORDER = ("gate", "key", "outranked", "overruled", "ended", "twice", "shadowed", "ends")  # what harms first
 
 
 class Finding(NamedTuple):
@@ -76,8 +78,32 @@ def lint(session: Session, gate: Gate, *, soon_s: float) -> Iterator[Finding]:
                 yield _finding(code, layer, entry, why)
 
 
+def written(session: Session) -> int:
+    """Return how many entries the working list has."""
+    wanted = select(func.count()).select_from(EntryRow).where(EntryRow.removed_at.is_(None))
+    return session.scalar(wanted) or 0
+
+
 def counts(findings: "list[Finding]") -> dict[str, int]:
-    return dict(Counter(finding.code for finding in findings).most_common())
+    """Return how many there are of each sort, what harms first."""
+    found = Counter(finding.code for finding in findings)
+    return {code: found[code] for code in _ORDER if code in found}
+
+
+def shown(findings: "list[Finding]", limit: int | None) -> "list[Finding]":
+    """Return what is worth a look, what harms first: `limit` of each sort, all for 0.
+
+    None: FEW of what harms, FEWEST of what is only useless, for feeds shadow each other by the thousand.
+    """
+    room = dict.fromkeys(_ORDER, limit or len(findings))
+    if limit is None:
+        room = {code: FEW if code in GRAVE else FEWEST for code in _ORDER}
+    few = []
+    for one in sorted(findings, key=lambda one: _ORDER.index(one.code)):
+        room[one.code] -= 1
+        if room[one.code] >= 0:
+            few.append(one)
+    return few
 
 
 def _note(seen: _Seen, layer: Layer, entry: Entry) -> None:

@@ -11,6 +11,7 @@ import typer
 from mamplus_enterprise.cli.shared import opened, print_json, print_table, remark
 from mamplus_enterprise.times import clock
 
+_SLOW = 20_000  # entries that lint says beforehand it is going to look at
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for machines.")]
 _SHOWN = 1000  # rows of a table unless --limit says otherwise
 
@@ -138,7 +139,9 @@ def _sentence(answer: dict[str, Any]) -> str:
 def lint(
     context: typer.Context,
     soon: Annotated[int, typer.Option(metavar="DAYS", min=0, help="Report what ends within so many days.")] = 7,
-    limit: Annotated[int, typer.Option(min=0, help="Show at most so many of each sort; 0: all.")] = 20,
+    limit: Annotated[
+        int | None, typer.Option(min=0, help="Show at most so many of each sort; 0: all; else 20 that harm, 3 others.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find entries that are wrong, useless or about to end.
@@ -149,9 +152,11 @@ def lint(
     from mamplus_enterprise.ble import lint as rules
 
     with opened(context) as (home, store), store.reading() as session:
+        if (written := rules.written(session)) > _SLOW:
+            remark(f"looks at {written} entries; that takes a while")
         found = list(rules.lint(session, imports.gate_of(home), soon_s=soon * 86_400))
     counts = rules.counts(found)
-    shown = _few(found, limit)
+    shown = rules.shown(found, limit)
     if as_json:
         print_json({"counts": counts, "findings": [one._asdict() for one in shown]})
     else:
@@ -160,16 +165,6 @@ def lint(
             [(one.code, one.entry_id, one.layer, one.kind, one.value, one.why) for one in shown],
         )
         remark(", ".join(f"{count} {code}" for code, count in counts.items()) or "nothing to say")
+        if len(shown) < len(found):
+            remark(f"{len(found) - len(shown)} are not shown; --limit 0 shows all")
     raise typer.Exit(int(any(code in rules.GRAVE for code in counts)))
-
-
-def _few(found: "list[Any]", limit: int) -> "list[Any]":
-    if not limit:
-        return found
-    seen: dict[str, int] = {}
-    few = []
-    for one in sorted(found, key=lambda one: one.code):
-        seen[one.code] = seen.get(one.code, 0) + 1
-        if seen[one.code] <= limit:
-            few.append(one)
-    return few

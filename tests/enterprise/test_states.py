@@ -275,6 +275,23 @@ def test_lint_finds_each_sort_of_mistake(store: Store) -> None:
     }  # fmt: skip
 
 
+def test_lint_shows_what_harms_first_and_few_of_what_is_only_useless(quiet: Company, store: Store) -> None:
+    write(store, Kind.DOMAIN, "soon.example", until=int(time.time()) + 86_400)
+    write(store, Kind.DOMAIN, "wide.example")
+    for number in range(9):
+        write(store, Kind.DOMAIN, f"a{number}.wide.example")
+    write(store, Kind.DOMAIN, "google.com")
+
+    done = quiet.attempt("ble", "lint")
+    every = quiet.attempt("ble", "lint", "--limit", "0")
+
+    sorts = [line.split()[0] for line in done.stdout.splitlines()[1:]]
+    assert sorts == ["gate", "shadowed", "shadowed", "shadowed", "ends"], done.stdout
+    assert "1 gate, 9 shadowed, 1 ends" in done.stderr
+    assert "6 are not shown; --limit 0 shows all" in done.stderr
+    assert len(every.stdout.splitlines()) == 12
+
+
 def test_lint_is_exit_1_for_what_harms_and_0_for_what_is_only_useless(quiet: Company) -> None:
     quiet.run("ble", "add", "domain", "wide.example", "--verdict", "block")
     quiet.run("ble", "add", "domain", "a.wide.example", "--verdict", "block")
