@@ -43,6 +43,7 @@ class _Side:
     last_contact_s: float = 0.0  # seconds since the epoch, 0: never
     last_error: str = ""  # "" after a success
     is_stale: bool = False  # the connection is to be made anew before the next request
+    turn: int = 0  # of all attempts of both that have ended, which one was this side's last
     reached_ns: int = 0  # when the newest connection that brought an answer was made, CLOCK_BOOTTIME
     state: str = "connecting"  # connecting, connected, unreachable, refused, wrong-certificate
 
@@ -123,13 +124,15 @@ class Uplink(threading.Thread):
         counters = self._outbox.counters()
         with self._changed:
             wait, send = self._wait, self._send_side
-            state = send.state if send.failures or wait.state == "connecting" else wait.state
+            # A long poll that was cut off answers after its whole time; a sender that got through knows it earlier.
+            told = send if send.failures or wait.state == "connecting" or send.turn > wait.turn else wait
+            state = told.state
             return {
                 "enterprise": self._identity.enterprise.url,
                 "connected": state == "connected",
                 "state": state,
                 "last_contact": max(wait.last_contact_s, send.last_contact_s),
-                "last_error": send.last_error or wait.last_error,
+                "last_error": told.last_error,
                 "queued": counters.queued,
                 "queued_bytes": counters.queued_bytes,
                 "acknowledged": counters.acknowledged,
@@ -242,6 +245,7 @@ class Uplink(threading.Thread):
             self._recover(side, error)
             return None
         with self._changed:
+            self._note_turn(side)
             side.failures, side.last_error, side.state = 0, "", "connected"
             side.last_contact_s, side.reached_ns = self._clock.wall_s(), side.client.opened_ns
         return result
@@ -250,6 +254,7 @@ class Uplink(threading.Thread):
         with self._changed:
             if self._stopping:
                 return
+            self._note_turn(side)
             side.failures += 1
             side.last_error, side.state = str(error) or type(error).__name__, _state_after(error)
             is_first = side.failures == 1
@@ -257,6 +262,9 @@ class Uplink(threading.Thread):
         level = logging.WARNING if is_first else logging.DEBUG  # an outage is one line, not one every minute
         LOG.log(level, "uplink (%s): %s; trying again in %.1f s, what waits is kept", side.name, error, pause_s)
         self._sleep(pause_s)
+
+    def _note_turn(self, side: _Side) -> None:
+        side.turn = max(self._wait.turn, self._send_side.turn) + 1
 
     def _delay_s(self, failures: int) -> float:
         least, most = self._settings.retry_min_s, self._settings.retry_max_s
