@@ -29,8 +29,9 @@ _DEVICE = re.compile(r"[0-9a-f]{64}")
 
 def export(home: Home, signers: Signers, out: Path, *, device: str = "") -> Published:
     """Write the current generation to `out`, whole or not at all; for one device (its id), or for all."""
-    if device and not _DEVICE.fullmatch(device):
-        raise ConfigInvalid(f"device {device!r}; want its id, 64 hex digits: `devices` lists them")
+    check_device(device)
+    if str(out) == "-":
+        raise ConfigInvalid("a carrier is a file, and `-` is none; say its name, or --format for a list on stdout")
     beside = out.with_name(f".{out.name}.{os.getpid()}.new")
     try:
         with locked(home.publish_lock), beside.open("wb") as file:
@@ -44,6 +45,12 @@ def export(home: Home, signers: Signers, out: Path, *, device: str = "") -> Publ
     finally:
         beside.unlink(missing_ok=True)
     return published
+
+
+def check_device(device: str) -> None:
+    """Raise ConfigInvalid when `device` is neither empty nor an id."""
+    if device and not _DEVICE.fullmatch(device):
+        raise ConfigInvalid(f"device {device!r}; want its id, 64 hex digits: `devices --json` lists them")
 
 
 def _write(home: Home, signers: Signers, device: str, file: IO[bytes]) -> None:

@@ -126,14 +126,27 @@ def export(
     """Write the published generation to a carrier for `mamplus ble load`, as on a USB stick; or for other tools."""
     if format_name != "carrier":
         return _export_list(context, out, format_name)
+    from mamplus_enterprise.ble.carrier import check_device
     from mamplus_enterprise.ble.carrier import export as export_now
     from mamplus_enterprise.ble.keys import load_signers
     from mamplus_enterprise.ble.roles import CARRIER
 
     home = home_of(context)
+    check_device(device)
+    if device:
+        _want_enrolled(context, device)
     signers = load_signers(home, passphrase_of(context), (CARRIER,), keys_of(context))
     done = export_now(home, signers, out, device=device)
     return print(f"exported generation {done.generation} with {done.entries} entries to {out}")
+
+
+def _want_enrolled(context: typer.Context, device: str) -> None:
+    from mamplus_enterprise.errors import Unknown
+    from mamplus_enterprise.storage.schema import Device
+
+    with opened(context) as (_home, store), store.reading() as session:
+        if session.get(Device, device) is None:
+            raise Unknown(f"no device {device} is enrolled here; `devices --json` lists their ids")
 
 
 def _export_list(context: typer.Context, out: Path, format_name: str) -> None:

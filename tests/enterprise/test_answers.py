@@ -2,6 +2,7 @@
 """An administrator answers an alert: by program, by command line; the list carries it to every device."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,17 @@ def test_the_later_answer_about_a_value_wins(company: Company) -> None:
     company.run("alerts", "confirm", confirmed)
 
     assert published(company)[indicator("tool")["value"]].verdict is Verdict.BLOCK
+
+
+def test_a_confirmed_address_is_blocked_though_its_port_is_suspected(company: Company) -> None:
+    company.run("ble", "add", "ip", "45.66.7.8:443/tcp", "--verdict", "suspect")
+    company.run("ble", "publish")
+    alert = company.device().sent(indicator={"kind": "ip", "value": "45.66.7.8"})
+
+    company.run("alerts", "confirm", alert)
+    asked = json.loads(company.attempt("ble", "check", "ip", "45.66.7.8:443/tcp", "--json").stdout)["published"]
+
+    assert (asked["verdict"], asked["entry"]["value"]) == ("block", "45.66.7.8")
 
 
 @pytest.mark.parametrize(

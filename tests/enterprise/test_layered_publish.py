@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from mamplus_enterprise.ble import author, repository, shelf
+from mamplus_enterprise.ble.carrier import export
 from mamplus_enterprise.ble.keys import load_signers
 from mamplus_enterprise.ble.publish import Request, publish
-from mamplus_enterprise.ble.roles import ONLINE, SIGNING
+from mamplus_enterprise.ble.roles import CARRIER, ONLINE, SIGNING
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.storage.store import Store
 from mamplus_host import policy
@@ -47,6 +48,12 @@ def numbers(company: Company) -> dict[str, int]:
 
 def in_days(days: float) -> int:
     return int(time.time() + days * DAY_S)
+
+
+def export_for(company: Company, out: Path, device: str) -> None:
+    """Write a carrier for a device that need not be enrolled: the command asks for that, the export does not."""
+    home = Home.open(company.dir)
+    export(home, load_signers(home, None, (CARRIER,)), out, device=device)
 
 
 class Device:
@@ -277,8 +284,19 @@ def test_a_clock_that_was_hours_ahead_once_stops_nothing(
     assert DeviceClock(device.state).signed_s == signed_s, "never lower, so no list is younger than what is signed"
 
 
+def test_a_carrier_is_a_file_for_a_device_that_is_enrolled(company: Company, tmp_path: Path) -> None:
+    stranger = company.attempt("ble", "export", tmp_path / "x.tar", "--device", "ab" * 32)
+    nowhere = company.attempt("ble", "export", "-")
+    company.run("ble", "export", tmp_path / "ours.tar", "--device", company.device().id)
+
+    assert (stranger.returncode, f"no device {'ab' * 32} is enrolled" in stranger.stderr) == (1, True)
+    assert (nowhere.returncode, "a carrier is a file" in nowhere.stderr) == (2, True)
+    assert not Path("-").exists()
+    assert [path.name for path in tmp_path.glob("*.tar")] == ["ours.tar"]
+
+
 def test_a_carrier_for_one_device_says_so_in_its_timestamp(quiet: Company, tmp_path: Path) -> None:
-    quiet.run("ble", "export", tmp_path / "c.tar", "--device", "ab" * 32)
+    export_for(quiet, tmp_path / "c.tar", "ab" * 32)
     refused = quiet.attempt("ble", "export", tmp_path / "d.tar", "--device", "someone")
 
     assert b'"device":"' + b"ab" * 32 in (tmp_path / "c.tar").read_bytes()
@@ -331,8 +349,8 @@ def test_a_carrier_reaches_the_device_that_it_is_for_and_no_other(quiet: Company
     device.update()
     add(quiet, "a.example", Layer.ENTERPRISE)
     quiet.run("ble", "publish")
-    quiet.run("ble", "export", tmp_path / "other.tar", "--device", "ab" * 32)
-    quiet.run("ble", "export", tmp_path / "mine.tar", "--device", DEVICE_ID)
+    export_for(quiet, tmp_path / "other.tar", "ab" * 32)
+    export_for(quiet, tmp_path / "mine.tar", DEVICE_ID)
 
     with pytest.raises(BleWrongDevice, match="made for device 'abab"):
         update_here(device.state, str(tmp_path / "other.tar"))
