@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from mamplus_host.ble import standing
-from mamplus_host.ble.standing import Watch
+from mamplus_host.ble.standing import Known, Watch
 from mamplus_host.clock import DeviceClock
 from mamplus_host.ledger import Ledger
 from mamplus_host.verdicts import Severity
@@ -41,16 +41,16 @@ class DeadMan:
         self._clock, self._ledger, self._reach = clock, ledger, reach
         self._awake_ns = self._looked_ns = self._spent_ns = clock.boot_ns()
 
-    def watch(self, number: int, previous: int, limit_s: int) -> Watch | None:
-        """Return the timer for the swap from `previous` to `number`; None where there is no contact to lose."""
+    def watch(self, new: Known, previous: Known | None, limit_s: int) -> Watch | None:
+        """Return the timer for the swap from `previous` to `new`; None where there is no contact to lose."""
         reach = self._reach()
         has_contact = (reach is not None and reach.is_reachable()) or self._ledger.standing.watch is not None
-        if not previous or not has_contact:
+        if previous is None or not has_contact:
             return None
         now_ns = self._clock.boot_ns()
         return Watch(
-            number=number, previous=previous, limit_s=limit_s, boot_id=self._clock.boot_id, since_ns=now_ns,
-            swapped_ns=now_ns,
+            number=new.number, state=new.state, previous=previous.number, previous_state=previous.state,
+            limit_s=limit_s, boot_id=self._clock.boot_id, since_ns=now_ns, swapped_ns=now_ns,
         )  # fmt: skip
 
     def look(self) -> bool:

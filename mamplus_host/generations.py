@@ -21,7 +21,7 @@ from mamplus_host.analyzer.matcher import in_user_space, places
 from mamplus_host.ble import guard, standing
 from mamplus_host.ble.shadow import Shadow, Use
 from mamplus_host.ble.stack import Stack
-from mamplus_host.ble.standing import Held, Standing
+from mamplus_host.ble.standing import Held, Known, Standing
 from mamplus_host.ble.store import BleStore
 from mamplus_host.clock import DeviceClock
 from mamplus_host.config import Config
@@ -76,6 +76,11 @@ class Generations:
         return self.ble.number if self.ble else 0
 
     @property
+    def state(self) -> str:
+        """What tells the generation in force from every other; "": none is."""
+        return self.ble.state if self.ble else ""
+
+    @property
     def newest(self) -> int:
         """The newest generation that is installed, in force or not; 0: none."""
         return next((record.number for record in self._store.records()), 0)
@@ -108,17 +113,17 @@ class Generations:
         Tables first, then the analyzer, then what is held. KernelRefused or BleInvalid: the old one stays.
         """
         self.read_policy()
-        newest = self.newest
-        if newest == self.number:
+        newest = next(iter(self._store.records()), None)
+        if newest is not None and newest.state == self.state:
             self._look_at_files()
-        if newest in (0, self.number) or (self.ble is not None and self._is_kept_out(newest)):
+        if newest is None or newest.state == self.state or (self.ble is not None and self._is_kept_out(newest)):
             return False
         ble = self._store.current() if self.ble is not None else self._anything()
         if self._store.note:
             LOG.warning("%s", self._store.note)
         if ble is None:
             return False
-        if self.ble is not None and (ble.number == self.number or self._is_kept_out(ble.number) or self._holds(ble)):
+        if self.ble is not None and (ble.state == self.state or self._is_kept_out(ble) or self._holds(ble)):
             ble.close()
             return False
         self._swap(ble)
@@ -176,30 +181,30 @@ class Generations:
     def _holds(self, ble: Stack) -> bool:
         """Keep `ble` out when it would newly block too much of what is in use; say so once."""
         is_free = self.ble is None or ble.number < self.number or self._config.agent.mode == "monitor"
-        if is_free or self._ledger.standing.is_let_in(ble.number, self.policy.forced_generation):
+        if is_free or self._ledger.standing.is_let_in(ble, self.policy.forced_generation):
             return False
         limit = self.policy.shadow_limit
         tried = try_out(self.ble, ble, self.situation(), now_s=self._clock.list_s())
         if not tried.is_too_much(limit):
             return False
-        self._hold(ble.number, tried, tried.why_held(limit))
+        self._hold(ble, tried, tried.why_held(limit))
         return True
 
-    def _hold(self, number: int, tried: Shadow, why: str) -> None:
-        ledger = self._ledger
+    def _hold(self, ble: Stack, tried: Shadow, why: str) -> None:
+        ledger, number = self._ledger, ble.number
         summary = f"generation {number} is held: {why}; generation {self.number} stays in force"
         way_out = (
             f"publish a newer generation, or force this one by the policy; on the device: mamplus ble accept {number}"
         )
         evidence = {"held": number, "would_block": msgspec.to_builtins(tried), "way_out": way_out}
         telling = ledger.telling("shadow-load", Severity.HIGH, summary, self.number, evidence)
-        held = Held(number=number, at_s=int(self._clock.wall_s()), why=why, alert_id=telling.id)
+        held = Held(number=number, state=ble.state, at_s=int(self._clock.wall_s()), why=why, alert_id=telling.id)
         ledger.keep(standing.hold(ledger.standing, held, telling))
         ledger.note("held", generation=number, in_force=self.number, why=why)
         ledger.hand_on()
 
-    def _is_kept_out(self, number: int) -> bool:
-        return self._ledger.standing.keeps_out(number, self.policy.forced_generation)
+    def _is_kept_out(self, one: Known) -> bool:
+        return self._ledger.standing.keeps_out(one, self.policy.forced_generation)
 
     def _sample(self, now_ns: int) -> None:
         self._sampled_ns = now_ns
@@ -208,7 +213,7 @@ class Generations:
     def _anything(self) -> Stack | None:
         """Return the newest generation that nothing speaks against; while none is in force, any is better than none."""
         for record in self._store.records():
-            if not self._is_kept_out(record.number) and (ble := self._store.open_number(record.number)) is not None:
+            if not self._is_kept_out(record) and (ble := self._store.open_state(record.state)) is not None:
                 return ble
         return self._store.current()
 
@@ -216,16 +221,16 @@ class Generations:
 
     def _swap(self, ble: Stack) -> None:
         ledger = self._ledger
-        previous = 0 if self._config.agent.mode == "monitor" else self.number  # monitor mode refuses nothing
-        watch = self._dead_man.watch(ble.number, previous, self.policy.dead_man_s)
+        previous = None if self._config.agent.mode == "monitor" else self.ble  # monitor mode refuses nothing
+        watch = self._dead_man.watch(ble, previous, self.policy.dead_man_s)
         ledger.keep(standing.before_swap(ledger.standing, watch))
         try:
             self._enforce(ble)
         except BaseException:
             ble.close()
-            ledger.keep(standing.not_swapped(ledger.standing, ble.number))
+            ledger.keep(standing.not_swapped(ledger.standing, ble.state))
             raise
-        ledger.keep(standing.after_swap(ledger.standing, ble.number))
+        ledger.keep(standing.after_swap(ledger.standing, ble.number, ble.state))
 
     def _enforce(self, ble: Stack) -> None:
         self._load(ble, self.ble)
@@ -243,7 +248,7 @@ class Generations:
         ble = self._store.current()
         if ble is None or self.ble is None:
             return
-        if ble.number == self.number and ble.says_the_same_as(self.ble) and ble.changed_since(self.ble) != ():
+        if ble.state == self.state and ble.changed_since(self.ble) != ():
             self._replace(ble)
         else:
             ble.close()
@@ -251,15 +256,15 @@ class Generations:
     def _align(self) -> None:
         """Enforce what the standing says is in force: after a start, a rollback, or a crash in the middle of one."""
         ledger = self._ledger
-        wanted = ledger.standing.number
-        if wanted in (0, self.number):
+        wanted = ledger.standing.state
+        if wanted in ("", self.state):
             return
-        ble = self._store.open_number(wanted)
+        ble = self._store.open_state(wanted)
         if ble is not None:
             self._enforce(ble)
             return
-        LOG.error("generation %d, which is to be in force, is not in the store any more", wanted)
-        ledger.keep(standing.after_swap(ledger.standing, self.number))
+        LOG.error("generation %d, which is to be in force, is not in the store any more", ledger.standing.number)
+        ledger.keep(standing.after_swap(ledger.standing, self.number, self.state))
 
     def _load(self, ble: Stack, since: Stack | None = None) -> None:
         """Fill the tables; where `since` is what they were made from, with what has changed alone."""

@@ -72,6 +72,7 @@ class Service:
         self.faults = 0
         self.last_fault = ""
         self.uplink: Uplink | None = None
+        self._reported = ""  # state of the generation that the uplink was told of last
         self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll = select.epoll()
@@ -167,8 +168,9 @@ class Service:
 
     def _report(self) -> None:
         """Have the uplink say which generation is in force, when that has changed."""
-        number = self.generations.number
-        if self.uplink is not None and self.uplink.enforced != number:
+        number, state = self.generations.number, self.generations.state
+        if self.uplink is not None and (self.uplink.enforced != number or self._reported != state):
+            self._reported = state
             self.uplink.installed(number, losses=self.losses(), controls=self.kernel.hooks())
 
     def _begin_uplink(self) -> None:
@@ -185,6 +187,7 @@ class Service:
                 enforced=self.generations.number,
                 on_generation=self._on_news,
             )
+            self._reported = self.generations.state
             self.uplink.knows(self.generations.known)
             self.uplink.start()
 

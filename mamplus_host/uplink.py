@@ -67,6 +67,7 @@ class Uplink(threading.Thread):
         self._stopping = False
         self._wanted = True  # something may be in the outbox
         self._report: dict[str, Any] | None = None
+        self._looked_at = 0  # the enterprise's newest when the service looked last
         self._told = (0, 0)  # the generation that was announced last, and how often
         self._wait, self._send_side = self._side("wait"), self._side("send")
         self._sender = threading.Thread(target=self._run_sender, name="uplink-send", daemon=True)
@@ -99,7 +100,7 @@ class Uplink(threading.Thread):
     def knows(self, generation: int) -> None:
         """Say that the device holds `generation`, in force or not: it need not be told of it again."""
         with self._changed:
-            self._known = max(generation, self._enforced)
+            self._known, self._looked_at = max(generation, self._enforced), self._told[0]
             self._changed.notify_all()
 
     def installed(
@@ -159,7 +160,7 @@ class Uplink(threading.Thread):
         while not self._stopping:
             began = time.monotonic()
             newest = self._attempt(self._wait, self._poll)
-            if newest is not None and newest > self._known:
+            if newest is not None and self._is_news(newest):
                 self._announce(newest)
             elif newest is not None:
                 self._sleep(MIN_POLL_PERIOD_S - (time.monotonic() - began))
@@ -167,6 +168,10 @@ class Uplink(threading.Thread):
 
     def _poll(self, client: Client) -> int:
         return client.wait(self._enforced, self._settings.poll_s, known=self._known)
+
+    def _is_news(self, newest: int) -> bool:
+        """Whether the device may not hold `newest`. One below what it knows is: a thief may have driven that up."""
+        return newest > self._known or newest not in (0, self._known, self._looked_at)
 
     def _announce(self, newest: int) -> None:
         """Tell the service, and wait until it enforces `newest`, for a while that grows with every time it did not."""
@@ -176,7 +181,7 @@ class Uplink(threading.Thread):
         self._on_generation(newest)
         patience_s = max(MIN_POLL_PERIOD_S, self._delay_s(self._told[1]))
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping or self._known >= newest, patience_s)
+            self._changed.wait_for(lambda: self._stopping or not self._is_news(newest), patience_s)
 
     def _run_sender(self) -> None:
         while self._wait_for_work():

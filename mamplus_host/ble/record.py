@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from mamplus_host.ble.layer import Layer
+from mamplus_host.ble.layer import Layer, state_of
 
 HISTORY = 10  # generations
 
@@ -64,6 +64,11 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[LayerRecord, ...]
     changed: tuple[Change, ...] = ()
     bytes: int = 0  # that it cost on the network, metadata included; of a carrier, what was read; 0: not known
+
+    @property
+    def state(self) -> str:
+        """What tells it from every other generation, also from one of the same number."""
+        return state_of((one.which, one.number, one.root) for one in self.layers)
 
     @property
     def sha256(self) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from mamplus_host.ble import native
 from mamplus_host.ble.entry import Entry
 from mamplus_host.ble.format import Generation, Section
-from mamplus_host.ble.layer import Layer
+from mamplus_host.ble.layer import Layer, state_of
 
 FEW = 8  # of 1: an eighth of a stack may be asked again; more, and it is loaded anew
 ALWAYS_FEW = 20_000  # keys; so many are always few
@@ -160,9 +160,10 @@ class Stack:
             for files in self.layers for section in sections
         )  # fmt: skip
 
-    def says_the_same_as(self, other: "Stack") -> bool:
-        """Whether both hold the same entries, in whatever files."""
-        return self._roots() == other._roots()
+    @property
+    def state(self) -> str:
+        """What tells it from every other generation, also from one of the same number."""
+        return state_of((files.layer, files.number, files.root.hex()) for files in self.layers)
 
     def changed_since(self, before: "Stack") -> tuple[Generation, ...] | None:
         """Return files (of both) that mention every key of which `before` may have said something else.
@@ -176,9 +177,6 @@ class Stack:
             changed += list(new.values())[len(old) :] if is_longer else [*old.values(), *new.values()]
         keys = sum(part.count for part in changed)
         return tuple(changed) if keys <= max(ALWAYS_FEW, self.count // FEW) else None
-
-    def _roots(self) -> list[tuple[Layer, bytes]]:
-        return [(files.layer, files.root) for files in self.layers if files.count]
 
     def _marked(self, layer: Layer) -> dict[tuple[int, int, bytes], Generation]:
         """Return the parts of a layer by what tells them from all others."""

@@ -10,6 +10,7 @@ decision and not half of an action. The transitions are pure: a standing in, a s
 """
 
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -26,6 +27,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     """A generation that was installed and is kept out: what the shadow load said of it."""
 
     number: int
+    state: str = ""  # tells it from others of its number, as everywhere below
     at_s: int  # by the device's clock
     why: str
     alert_id: str
@@ -36,6 +38,8 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
     number: int  # swapped in
     previous: int  # what to go back to
+    state: str = ""
+    previous_state: str = ""
     limit_s: int
     boot_id: str
     since_ns: int  # what `spent_s` does not count yet begins here
@@ -46,30 +50,54 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
         return self.spent_s + max(0, boot_ns - self.since_ns) / _NS
 
 
+class Mark(msgspec.Struct, frozen=True):
+    """A generation that was rolled back."""
+
+    number: int
+    state: str
+
+
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """Where this device's generations stand."""
 
     enterprise_id: str = ""  # whose numbers these are
     number: int = 0  # in force; 0: none was ever loaded
+    state: str = ""
     held: Held | None = None
-    bad: tuple[int, ...] = ()  # rolled back: not taken again
-    accepted: int = 0  # let in by a person on this device
+    marks: tuple[Mark, ...] = ()  # rolled back: not taken again
+    accepted: str = ""  # state of what a person on this device let in
     watch: Watch | None = None
     told_step: int = 0  # age.Step that was told of last
     untold: tuple[Telling, ...] = ()  # decided, and not yet handed on
 
-    def is_let_in(self, number: int, forced: int) -> bool:
-        """Whether a person has decided that `number` is taken, whatever the shadow load says."""
-        return number in (self.accepted, forced)
+    @property
+    def bad(self) -> tuple[int, ...]:
+        """The numbers of what was rolled back."""
+        return tuple(mark.number for mark in self.marks)
 
-    def is_bad(self, number: int) -> bool:
-        """Whether `number` was rolled back and nobody on this device said that it is to be tried again."""
-        return number in self.bad and number != self.accepted
+    def is_let_in(self, one: "Known", forced: int) -> bool:
+        """Whether a person has decided that `one` is taken, whatever the shadow load says."""
+        return one.state == self.accepted or one.number == forced
 
-    def keeps_out(self, number: int, forced: int) -> bool:
-        """Whether `number` is installed and not to be enforced. Force lifts a hold, not the mark of a rollback."""
-        is_held = self.held is not None and self.held.number == number
-        return self.is_bad(number) or (is_held and not self.is_let_in(number, forced))
+    def is_bad(self, one: "Known") -> bool:
+        """Whether `one` was rolled back and nobody on this device said that it is to be tried again."""
+        return one.state in {mark.state for mark in self.marks} and one.state != self.accepted
+
+    def keeps_out(self, one: "Known", forced: int) -> bool:
+        """Whether `one` is installed and not to be enforced. Force lifts a hold, not the mark of a rollback."""
+        is_held = self.held is not None and self.held.state == one.state
+        return self.is_bad(one) or (is_held and not self.is_let_in(one, forced))
+
+
+class Known(Protocol):
+    """A generation, open or as a record."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def state(self) -> str:
+        """What tells it from every other generation, also from one of the same number."""
 
 
 def check_acceptable(standing: Standing, newest: int, number: int) -> None:
@@ -88,13 +116,16 @@ def hold(standing: Standing, held: Held, telling: Telling) -> Standing:
 
 def accept(standing: Standing, number: int) -> Standing:
     """Let `number` in: a person said so."""
-    return msgspec.structs.replace(standing, accepted=number)
+    states = {mark.number: mark.state for mark in standing.marks}
+    if standing.held is not None:
+        states[standing.held.number] = standing.held.state
+    return msgspec.structs.replace(standing, accepted=states.get(number, ""))
 
 
 def before_swap(standing: Standing, watch: Watch | None) -> Standing:
     """Set the dead-man timer. One that runs for the same generation goes on: a crash must not wind it up again."""
     running = standing.watch
-    if watch is not None and running is not None and running.number == watch.number:
+    if watch is not None and running is not None and running.state == watch.state:
         return standing
     if watch is not None and running is not None:
         watch = _inherit(watch, running)
@@ -103,19 +134,19 @@ def before_swap(standing: Standing, watch: Watch | None) -> Standing:
 
 def _inherit(watch: Watch, running: Watch) -> Watch:
     """A swap while the one before is not proven goes back to what was proven."""
-    return msgspec.structs.replace(watch, previous=running.previous)
+    return msgspec.structs.replace(watch, previous=running.previous, previous_state=running.previous_state)
 
 
-def not_swapped(standing: Standing, number: int) -> Standing:
-    """`number` could not be loaded: no timer runs for it."""
-    is_its = standing.watch is not None and standing.watch.number == number
+def not_swapped(standing: Standing, state: str) -> Standing:
+    """What `state` tells from others could not be loaded: no timer runs for it."""
+    is_its = standing.watch is not None and standing.watch.state == state
     return safe(standing) if is_its else standing
 
 
-def after_swap(standing: Standing, number: int) -> Standing:
-    """`number` is in force."""
+def after_swap(standing: Standing, number: int, state: str) -> Standing:
+    """Generation `number` is in force."""
     held = standing.held if standing.held and standing.held.number > number else None
-    return msgspec.structs.replace(standing, number=number, held=held)
+    return msgspec.structs.replace(standing, number=number, state=state, held=held)
 
 
 def safe(standing: Standing) -> Standing:
@@ -127,9 +158,12 @@ def rolled_back(standing: Standing, telling: Telling) -> Standing:
     """Go back to the generation before the watched one, and mark that."""
     watch = standing.watch
     assert watch is not None
-    bad = (*(number for number in standing.bad if number != watch.number), watch.number)[-MAX_BAD:]
-    accepted = 0 if standing.accepted == watch.number else standing.accepted
-    back = msgspec.structs.replace(standing, number=watch.previous, bad=bad, accepted=accepted, watch=None)
+    others = (mark for mark in standing.marks if mark.state != watch.state)
+    marks = (*others, Mark(watch.number, watch.state))[-MAX_BAD:]
+    accepted = "" if standing.accepted == watch.state else standing.accepted
+    back = msgspec.structs.replace(
+        standing, number=watch.previous, state=watch.previous_state, marks=marks, accepted=accepted, watch=None,
+    )  # fmt: skip
     return _tell(back, telling)
 
 
@@ -193,10 +227,10 @@ def read(state: Path) -> tuple[Standing, str]:
         return Standing(), f"{str(path)!r} is damaged ({error}): what was held or rolled back is judged anew"
 
 
-def needed(state: Path) -> frozenset[int]:
-    """Return the generations that must stay in the store: what is in force, and what the timer may go back to."""
+def needed(state: Path) -> frozenset[str]:
+    """Return the states of what must stay in the store: what is in force, and what the timer may go back to."""
     kept, _fault = read(state)
-    return frozenset({kept.number, kept.watch.previous if kept.watch else 0} - {0})
+    return frozenset({kept.state, kept.watch.previous_state if kept.watch else ""} - {""})
 
 
 def write(state: Path, standing: Standing) -> None:

@@ -76,6 +76,11 @@ class BleStore:
         record = next((one for one in self.records() if one.number == number and self._is_intact(one)), None)
         return self.open(record) if record else None
 
+    def open_state(self, state: str) -> Stack | None:
+        """Open the generation that is told from others by `state`; None when it is not there and intact."""
+        record = next((one for one in self.records() if one.state == state and self._is_intact(one)), None)
+        return self.open(record) if record else None
+
     def open(self, record: Installed) -> Stack:
         """Open what `record` names; OSError or BleInvalid when it is damaged."""
         with ExitStack() as undo:
@@ -85,13 +90,10 @@ class BleStore:
 
     def entry(self, generation: int, entry_id: int) -> Entry | None:
         """Return an entry of a generation that is still in the history, else None: why something was decided."""
-        record = next((one for one in self.records() if one.number == generation), None)
-        try:
-            with self.open(record) if record else Stack([]) as stack:
-                there = stack.entry_by_id(entry_id)
-                return there[1] if there else None
-        except (OSError, BleInvalid):
-            return None
+        for record in self.records():
+            if record.number == generation and (entry := self._entry_of(record, entry_id)) is not None:
+                return entry
+        return None
 
     # --- what comes ------------------------------------------------------------------------------
 
@@ -124,8 +126,8 @@ class BleStore:
         What is in force stays: newer generations may be held for long (`standing.py`).
         """
         needed = standing.needed(self.folder.parent)
-        known = [record, *(known for known in self.records() if known.number != record.number)]
-        kept = [one for age, one in enumerate(known) if age < HISTORY or one.number in needed]
+        known = [record, *(known for known in self.records() if known.state != record.state)]
+        kept = [one for age, one in enumerate(known) if age < HISTORY or one.state in needed]
         write_whole(self.folder / "installed.json", msgspec.json.encode(Book(kept)))
         names = _kept_names(kept, needed)
         for path in self.folder.glob("*.mble"):
@@ -157,6 +159,14 @@ class BleStore:
         if not parts or parts[-1].number != layer.number or parts[-1].root.hex() != layer.root:
             raise BleInvalid(f"layer {layer.layer} is not the generation {layer.number} that the record names")
         return LayerFiles(layer.which, parts[0], tuple(parts[1:]))
+
+    def _entry_of(self, record: Installed, entry_id: int) -> Entry | None:
+        try:
+            with self.open(record) as stack:
+                there = stack.entry_by_id(entry_id)
+                return there[1] if there else None
+        except (OSError, BleInvalid):
+            return None
 
     def _checked(self, offer: Offer, held: LayerRecord | None) -> Change:
         """Return what `offer` changes; BleInvalid unless it comes to what was signed."""
@@ -247,13 +257,13 @@ def _delta_name(layer: Layer, path: Path) -> str:
         return f"{layer.word}-{delta.from_number}-{delta.number}.delta.mble"
 
 
-def _kept_names(records: Sequence[Installed], needed: Container[int]) -> set[str]:
+def _kept_names(records: Sequence[Installed], needed: Container[str]) -> set[str]:
     """Return the files that stay: of the newest generations all, of older ones as long as there is room."""
     sizes = dict[str, int]()
     has_room = True
     for age, record in enumerate(records):
         more = {part.name: part.seen[1] for part in record.parts}
         has_room = has_room and (age < ALWAYS_KEPT or sum({**sizes, **more}.values()) <= HISTORY_BYTES)
-        if has_room or record.number in needed:
+        if has_room or record.state in needed:
             sizes |= more
     return set(sizes)

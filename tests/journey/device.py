@@ -11,6 +11,7 @@ from mamplus_host import policy
 from mamplus_host.ble.encode import encode, encode_delta
 from mamplus_host.ble.entry import Entry, Kind, canonical
 from mamplus_host.ble.format import Generation
+from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.shadow import Use
 from mamplus_host.ble.stack import Stack
 from mamplus_host.ble.store import BleStore
@@ -147,7 +148,10 @@ class Device:
     def lifelines(self, _enterprise: Enterprise | None, _policy: Policy) -> list[Use]:
         return self.vital
 
-    def install(self, number: int, *lines: tuple[Kind, str], verdict: Verdict = Verdict.BLOCK, until: int = 0) -> None:
+    def install(
+        self, number: int, *lines: tuple[Kind, str], verdict: Verdict = Verdict.BLOCK, until: int = 0,
+        layer: Layer = Layer.ENTERPRISE,
+    ) -> None:  # fmt: skip
         """Install a generation as the update helper does; nothing is loaded yet."""
         entries = [
             Entry(id=nth, kind=kind, value=canonical(kind, value), verdict=verdict, valid_until=until)
@@ -158,7 +162,7 @@ class Device:
         staged.write_bytes(data)
         before = self.store.installed()
         self.store.install(
-            self.store.prepare([whole(staged)], before, source="network", enterprise_id=self.enterprise_id)
+            self.store.prepare([whole(staged, layer)], before, source="network", enterprise_id=self.enterprise_id)
         )
         self.clock.confirm(self.clock.wall)
 
@@ -179,9 +183,9 @@ class Device:
             self.store.prepare([chain(staged)], before, source="network", enterprise_id=self.enterprise_id)
         )
 
-    def take(self, number: int, *lines: tuple[Kind, str]) -> None:
+    def take(self, number: int, *lines: tuple[Kind, str], layer: Layer = Layer.ENTERPRISE) -> None:
         """Install a generation and have the agent take it."""
-        self.install(number, *lines)
+        self.install(number, *lines, layer=layer)
         self.generations.reload()
 
     def set_policy(self, chosen: Policy) -> None:

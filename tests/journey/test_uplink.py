@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -331,6 +332,24 @@ def test_a_generation_that_the_service_cannot_install_is_announced_again_but_not
         device.office.publish(1)
         assert [device.news.get(timeout=WAIT_S) for _ in range(3)] == [1, 1, 1]
         assert time.monotonic() - began >= 2
+        uplink.stop()
+
+
+def test_a_number_below_the_known_one_is_announced_until_the_service_has_looked_and_again_when_it_moves(
+    device: Device,
+) -> None:
+    """A stolen layer key may have driven the known number up: what is published after it is news all the same."""
+    device.office.publish(12)
+    with device.serving() as server:
+        uplink = device.connect(server.url, enforced=1 << 62, settings=msgspec.structs.replace(SETTINGS, poll_s=1))
+        assert [device.news.get(timeout=WAIT_S) for _ in range(2)] == [12, 12]
+        uplink.knows(1 << 62)
+        waits = len(device.office.waits)
+        device.office.until(lambda: len(device.office.waits) >= waits + 3)
+        while not device.news.empty():  # those of before the service had looked
+            assert device.news.get() == 12
+        device.office.publish(13)
+        assert device.news.get(timeout=WAIT_S) == 13
         uplink.stop()
 
 
