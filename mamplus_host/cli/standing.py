@@ -47,22 +47,25 @@ def open_in_force(state: Path) -> Stack | None:
     """
     store, (kept, _fault) = BleStore(state), standing.read(state)
     forced = policy.load(state)[0].forced_generation
-    let_in = [record.number for record in store.records() if not kept.keeps_out(record.number, forced)]
-    if let_in and let_in[0] == newest(state):
+    records = store.records()
+    let_in = [record.state for record in records if not kept.keeps_out(record, forced)]
+    if let_in and let_in[0] == records[0].state:
         return store.current()
-    for number in (kept.number, *let_in):  # held and still in force: a list is better than none
-        if number and (ble := store.open_number(number)) is not None:
+    for one in (kept.state, *let_in):  # held and still in force: a list is better than none
+        if one and (ble := store.open_state(one)) is not None:
             return ble
     return store.current()
 
 
 def open_kept_out(state: Path) -> tuple[Stack, str] | None:
     """Open the newest generation when it is kept out, with how ("held", "rolled back"); None when it is not."""
-    kept, number = standing.read(state)[0], newest(state)
-    if number == kept.number or not kept.keeps_out(number, policy.load(state)[0].forced_generation):
+    kept, store = standing.read(state)[0], BleStore(state)
+    record = next(iter(store.records()), None)
+    forced = policy.load(state)[0].forced_generation
+    if record is None or record.state == kept.state or not kept.keeps_out(record, forced):
         return None
-    ble = BleStore(state).open_number(number)
-    return (ble, "rolled back" if kept.is_bad(number) else "held") if ble is not None else None
+    ble = store.open_state(record.state)
+    return (ble, "rolled back" if kept.is_bad(record) else "held") if ble is not None else None
 
 
 def facts(state: Path) -> dict[str, Any]:
