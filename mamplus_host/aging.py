@@ -29,9 +29,14 @@ class Aging:
         """The declared answers of the exec control that hold now."""
         return self.now.declared(self._config.exec)
 
-    def look(self, generation: int, ladder: AgeLadder) -> None:
-        """Do what the age of the list in force asks for; `generation` is its number."""
+    def look(self, generation: int, ladder: AgeLadder, *, superseded_s: int = 0) -> None:
+        """Do what the age of the list in force asks for; `generation` is its number.
+
+        `superseded_s`: when the enterprise made the next one, where that is kept out; 0: this is the newest.
+        """
         age_s = self._clock.age_s()
+        if superseded_s:
+            age_s = max(age_s, self._clock.list_s() - superseded_s)
         now = age.aged(age_s, ladder)
         if now != self.now:
             config = msgspec.structs.replace(self._config, exec=now.declared(self._config.exec))

@@ -5,7 +5,8 @@ Journey: uplink, ledger -> [deadman] -> generations.
 
 Set only where there was contact before the swap. Ended only by an answer on a connection that was made after it:
 that an old connection lives on proves nothing about the new list. Written before the swap, carried over restarts and
-reboots (`ble/standing.py`).
+reboots (`ble/standing.py`). After a rollback, an enterprise that stays silent under the old list, too, acquits the
+new one: it is tried again, under a timer, when the enterprise is there.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from mamplus_host.verdicts import Severity
 
 GRACE_S = 30.0  # for the uplink to try again, after a suspend or a start, before the timer may act
 SPENT_EVERY_S = 30.0  # writes of a running timer
+ACQUITS_S = 120.0  # of silence after a rollback, at least: the uplink tries again within that
 _GAP_S = 30.0  # between two looks: the device slept
 _NS = 1_000_000_000
 
@@ -73,6 +75,18 @@ class DeadMan:
             ledger.keep(standing.spent(ledger.standing, now_ns))
         return False
 
+    def acquits(self) -> bool:
+        """Judge what was rolled back last when the enterprise is reached again; True: it was not the cause."""
+        ledger, reach, trial = self._ledger, self._reach(), self._ledger.standing.trial
+        if trial is None or reach is None or reach.reached_ns() <= trial.swapped_ns:
+            return False
+        silent_s = trial.elapsed_s(reach.reached_ns())
+        is_guilty = silent_s <= max(trial.limit_s, ACQUITS_S)
+        ledger.keep(standing.tried(ledger.standing, is_guilty=is_guilty))
+        if not is_guilty:
+            ledger.note("acquitted", generation=trial.number, silent_s=round(silent_s))
+        return not is_guilty
+
     def _roll_back(self, watch: Watch) -> None:
         ledger = self._ledger
         why = (
@@ -82,5 +96,5 @@ class DeadMan:
         way_out = f"publish a newer generation; on the device: mamplus ble accept {watch.number}"
         evidence = {"rolled_back": watch.number, "way_out": way_out}
         telling = ledger.telling("dead-man", Severity.HIGH, why, watch.previous, evidence)
-        ledger.keep(standing.rolled_back(ledger.standing, telling))
+        ledger.keep(standing.rolled_back(ledger.standing, telling, self._clock.boot_ns()))
         ledger.note("rolled back", generation=watch.number, in_force=watch.previous, why=why)

@@ -66,6 +66,7 @@ class Generations:
         self.policy, self.policy_fault = policy.load(config.state)
         self.ble: Stack | None = None
         self.loaded: dict[str, Any] = {}  # what came of loading it, for `status`
+        self._superseded_s = 0  # when the generation in force ceased to be the newest; 0: it is
         self._next_end_s = 0  # when the first enforced entry ends; 0: none ends
         self._loaded_at_s = 0.0  # by the time that entries end by
         self._sampled_ns = 0
@@ -112,6 +113,12 @@ class Generations:
 
         Tables first, then the analyzer, then what is held. KernelRefused or BleInvalid: the old one stays.
         """
+        try:
+            return self._take_newest()
+        finally:
+            self._superseded_s = self._superseded()
+
+    def _take_newest(self) -> bool:
         self.read_policy()
         newest = next(iter(self._store.records()), None)
         if newest is not None and newest.state == self.state:
@@ -128,6 +135,15 @@ class Generations:
             return False
         self._swap(ble)
         return True
+
+    def _superseded(self) -> int:
+        """Return when the enterprise made what came after the generation in force; 0: nothing did."""
+        after = 0
+        for record in self._store.records():
+            if record.state == self.state:
+                return after
+            after = record.created_s
+        return 0
 
     def accept(self, number: int) -> bool:
         """Let in a generation that is held or was rolled back; NotPossible when `number` is neither."""
@@ -147,8 +163,10 @@ class Generations:
         self._look_at_dates()
         if self._dead_man.look():
             self._align()
+        elif self._dead_man.acquits():
+            self.reload()
         if self.number:
-            self.aging.look(self.number, self.policy.age)
+            self.aging.look(self.number, self.policy.age, superseded_s=self._superseded_s)
         now_ns = self._clock.boot_ns()
         if now_ns - self._sampled_ns >= SAMPLE_EVERY_S * _NS:
             self._sample(now_ns)
@@ -239,6 +257,7 @@ class Generations:
 
     def _replace(self, ble: Stack) -> None:
         previous, self.ble = self.ble, ble
+        self._superseded_s = self._superseded()
         self._use(ble)
         if previous is not None:
             previous.close()

@@ -45,6 +45,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     since_ns: int  # what `spent_s` does not count yet begins here
     swapped_ns: int  # of this boot; 0: swapped in a boot before
     spent_s: float = 0.0
+    replaced: "Watch | None" = None  # the timer of an unproven swap before this one: it goes on when this one fails
 
     def elapsed_s(self, boot_ns: int) -> float:
         return self.spent_s + max(0, boot_ns - self.since_ns) / _NS
@@ -67,6 +68,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     marks: tuple[Mark, ...] = ()  # rolled back: not taken again
     accepted: str = ""  # state of what a person on this device let in
     watch: Watch | None = None
+    trial: Watch | None = None  # since a rollback: was it the list that kept the enterprise silent?
     told_step: int = 0  # age.Step that was told of last
     untold: tuple[Telling, ...] = ()  # decided, and not yet handed on
 
@@ -129,18 +131,23 @@ def before_swap(standing: Standing, watch: Watch | None) -> Standing:
         return standing
     if watch is not None and running is not None:
         watch = _inherit(watch, running)
-    return msgspec.structs.replace(standing, watch=watch)
+    return msgspec.structs.replace(standing, watch=watch, trial=None)
 
 
 def _inherit(watch: Watch, running: Watch) -> Watch:
     """A swap while the one before is not proven goes back to what was proven."""
-    return msgspec.structs.replace(watch, previous=running.previous, previous_state=running.previous_state)
+    before = msgspec.structs.replace(running, replaced=None)
+    return msgspec.structs.replace(
+        watch, previous=running.previous, previous_state=running.previous_state, replaced=before
+    )
 
 
 def not_swapped(standing: Standing, state: str) -> Standing:
-    """What `state` tells from others could not be loaded: no timer runs for it."""
-    is_its = standing.watch is not None and standing.watch.state == state
-    return safe(standing) if is_its else standing
+    """What `state` tells from others could not be loaded: its timer ends, that of an unproven one before goes on."""
+    watch = standing.watch
+    if watch is None or watch.state != state:
+        return standing
+    return msgspec.structs.replace(standing, watch=watch.replaced)
 
 
 def after_swap(standing: Standing, number: int, state: str) -> Standing:
@@ -154,8 +161,8 @@ def safe(standing: Standing) -> Standing:
     return msgspec.structs.replace(standing, watch=None)
 
 
-def rolled_back(standing: Standing, telling: Telling) -> Standing:
-    """Go back to the generation before the watched one, and mark that."""
+def rolled_back(standing: Standing, telling: Telling, boot_ns: int) -> Standing:
+    """Go back to the generation before the watched one, and mark that; its trial begins at `boot_ns`."""
     watch = standing.watch
     assert watch is not None
     others = (mark for mark in standing.marks if mark.state != watch.state)
@@ -163,8 +170,18 @@ def rolled_back(standing: Standing, telling: Telling) -> Standing:
     accepted = "" if standing.accepted == watch.state else standing.accepted
     back = msgspec.structs.replace(
         standing, number=watch.previous, state=watch.previous_state, marks=marks, accepted=accepted, watch=None,
+        trial=msgspec.structs.replace(watch, since_ns=boot_ns, swapped_ns=boot_ns, spent_s=0.0, replaced=None),
     )  # fmt: skip
     return _tell(back, telling)
+
+
+def tried(standing: Standing, *, is_guilty: bool) -> Standing:
+    """End the trial: the mark stays, or is dropped so that the generation is taken again."""
+    trial = standing.trial
+    marks = standing.marks
+    if trial is not None and not is_guilty:
+        marks = tuple(mark for mark in marks if mark.state != trial.state)
+    return msgspec.structs.replace(standing, trial=None, marks=marks)
 
 
 def aged(standing: Standing, step: int, telling: Telling | None) -> Standing:
@@ -183,11 +200,15 @@ def in_boot(standing: Standing, boot_id: str) -> Standing:
 
     What was spent before is what had passed when it was written last; the time since this boot began counts, too.
     """
-    watch = standing.watch
+    watch, trial = _carried(standing.watch, boot_id), _carried(standing.trial, boot_id)
+    return msgspec.structs.replace(standing, watch=watch, trial=trial)
+
+
+def _carried(watch: Watch | None, boot_id: str) -> Watch | None:
     if watch is None or watch.boot_id == boot_id:
-        return standing
-    carried = msgspec.structs.replace(watch, boot_id=boot_id, since_ns=0, swapped_ns=0)
-    return msgspec.structs.replace(standing, watch=carried)
+        return watch
+    replaced = _carried(watch.replaced, boot_id)
+    return msgspec.structs.replace(watch, boot_id=boot_id, since_ns=0, swapped_ns=0, replaced=replaced)
 
 
 def spent(standing: Standing, boot_ns: int) -> Standing:

@@ -334,6 +334,49 @@ def test_another_enterprises_marks_do_not_count(device: Device) -> None:
     assert device.generations.number == 2
 
 
+def test_a_swap_that_fails_leaves_the_timer_of_the_unproven_one_before_running(device: Device) -> None:
+    device.take(2, BAD, *PROGRAMS)
+    device.run(50)
+    device.link.is_up = False
+    device.tables.is_full = True
+    with pytest.raises(KernelRefused):
+        device.take(3, BAD)
+    device.tables.is_full = False
+
+    device.run(80)
+
+    assert (device.generations.number, device.generations.standing.bad) == (1, (2,))
+
+
+def test_silence_under_the_old_list_too_acquits_the_new_one(device: Device) -> None:
+    device.take(2, BAD, *PROGRAMS)
+    device.run(125)
+    assert (device.generations.number, device.generations.standing.bad) == (1, (2,))
+    device.run(200)
+    assert device.generations.number == 1, "not before the enterprise is there: a timer must run"
+
+    device.answered()
+    device.run(10)
+
+    assert (device.generations.number, device.generations.standing.bad) == (2, ())
+    assert device.generations.standing.watch is not None
+    device.answered()
+    device.run(1000)
+    assert device.generations.number == 2
+
+
+def test_an_enterprise_that_is_there_again_soon_after_a_rollback_convicts_the_list(device: Device) -> None:
+    device.take(2, BAD, *PROGRAMS)
+    device.run(125)
+    device.run(60)
+    device.answered()
+
+    device.run(1000)
+
+    assert (device.generations.number, device.generations.standing.bad) == (1, (2,))
+    assert device.generations.standing.trial is None
+
+
 # --- power cuts --------------------------------------------------------------------------------
 
 
@@ -460,6 +503,23 @@ def test_each_step_is_told_once_also_over_restarts_and_again_after_it_was_fresh(
     device.run(10)
 
     assert len(device.sent) == 2
+
+
+def test_a_list_in_force_that_is_not_the_newest_ages_however_fresh_the_proof(device: Device) -> None:
+    device.set_policy(Policy(version=1, age=LADDER))
+    device.take(2, BAD, *PROGRAMS)
+    device.run(125)
+    assert device.generations.number == 1
+
+    device.sleep(DAY_S)
+    device.clock.confirm(device.clock.wall)
+    device.run(10)
+
+    seen = [device.generations.aging.now.step]
+    device.answered()
+    device.take(3, BAD)
+    device.run(10)
+    assert [*seen, device.generations.aging.now.step] == [Step.STALE, Step.FRESH]
 
 
 def test_after_a_restart_the_posture_of_the_step_holds_again(device: Device) -> None:
