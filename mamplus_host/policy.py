@@ -76,7 +76,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     version: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)] = 0  # grows with each; 0: none was ever received
     age: AgeLadder = AgeLadder()
     never_block: NeverBlock = NeverBlock()
-    shadow_limit: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5  # programs and destinations in use, newly blocked
+    shadow_limit: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5  # programs in use, newly blocked or cut off
     dead_man_s: Annotated[int, msgspec.Meta(ge=30, le=3600)] = 120  # without the enterprise after a swap
     clock_ahead_s: Annotated[int, msgspec.Meta(ge=3600, le=90 * _DAY_S)] = 7 * _DAY_S  # that a clock is believed
     table_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 0  # of kernel memory for the tables; 0: no bound

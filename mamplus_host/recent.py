@@ -18,7 +18,7 @@ from mamplus_host.ble.shadow import Use
 from mamplus_host.events import Connect, DnsQuery, Event, Exec
 from mamplus_host.verdicts import Indicator, Verdict
 
-MAX_VALUES = {Kind.SHA256: 1024, Kind.PATH: 1024, Kind.IP: 256, Kind.DOMAIN: 256}
+MAX_VALUES = {Kind.SHA256: 1024, Kind.PATH: 1024, Kind.IP: 256, Kind.DOMAIN: 256, Kind.USER: 1024, Kind.GROUP: 1024}
 _QUIET = (Verdict.NOTHING, Verdict.ALLOW)
 
 
@@ -65,8 +65,9 @@ class Recent:
     def _put(self, use: Use) -> None:
         kind = Kind.IP if use.kind in (Kind.CIDR, Kind.PORT) else use.kind
         uses = self._uses[kind]
-        uses[use.value] = use
-        uses.move_to_end(use.value)
+        key = f"{use.value}\0{use.by}" if kind in (Kind.USER, Kind.GROUP) else use.value  # each program under it
+        uses[key] = use
+        uses.move_to_end(key)
         if len(uses) > MAX_VALUES[kind]:
             uses.popitem(last=False)
 

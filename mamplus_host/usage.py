@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from mamplus_host.analyzer.accounts import Accounts
 from mamplus_host.ble import guard
 from mamplus_host.ble.endpoint import Endpoint, endpoint_value
 from mamplus_host.ble.entry import PROTOCOLS, Kind, address_key
@@ -38,14 +39,27 @@ class Usage:
     def __init__(self, cgroup: Path, tables: Tables | None) -> None:
         """`tables`: of the agent, which knows programs by their content; None: they are named by their path alone."""
         self._cgroup, self._tables = cgroup, tables
+        self._accounts = Accounts()
 
     def in_use(self) -> Iterator[Use]:
         """Yield what is in use at this moment."""
         tgids = in_use.tasks(self._cgroup)
         for tgid in tgids:
             yield from _program(Path(f"/proc/{tgid}/exe"), self._tables)
+            yield from self._account(tgid)
         for peer in in_use.peers(tgids):
-            yield destination(peer.address, peer.port, peer.protocol, peer.comm)
+            yield destination(peer.address, peer.port, peer.protocol, peer.by)
+
+    def _account(self, tgid: int) -> Iterator[Use]:
+        """Yield the user and the groups that `tgid` runs under; those of uid 0 are never refused."""
+        try:
+            uid, where = os.stat(f"/proc/{tgid}").st_uid, os.readlink(f"/proc/{tgid}/exe")
+        except OSError:
+            return  # ended meanwhile, or a kernel thread
+        if uid:
+            user, groups = self._accounts.names(uid)
+            yield from (Use(Kind.USER, name, where) for name in user)
+            yield from (Use(Kind.GROUP, name, where) for name in groups)
 
     def lifelines(self, enterprise: Enterprise | None, chosen: Policy) -> list[Use]:
         """Return what no list may newly block unasked."""

@@ -4,7 +4,8 @@
 Journey: recent, store -> [shadow] -> hold or swap.
 
 Pure: two lists to ask and the uses in, a report out. Newly blocked is what the new list refuses and the one in
-force does not. One lifeline (the way to the enterprise, the name servers, the programs that the device and its
+force does not. It is counted by program: one that holds a hundred connections is one, or any task could hold back a
+list by opening some. One lifeline (the way to the enterprise, the name servers, the programs that the device and its
 agent run by) is too much; of all else the policy's `shadow_limit`.
 """
 
@@ -17,7 +18,8 @@ from mamplus_host.verdicts import Verdict
 
 MAX_EXAMPLES = 20
 _NAMED = 3  # in one sentence
-_PROGRAM = ("sha256", "path")
+_ACCOUNTS = (Kind.USER, Kind.GROUP)  # in use once for each program that runs under them
+_PROGRAM = ("sha256", "path", "user", "group")
 Ask = Callable[[Kind, str], Verdict]
 
 
@@ -45,12 +47,13 @@ class Shadow(msgspec.Struct, frozen=True, kw_only=True):
     lifelines: int = 0
     programs: int = 0
     destinations: int = 0  # addresses with their port, and names
+    concerned: int = 0  # programs that would be blocked, or lose a destination
     examples: tuple[Would, ...] = ()  # lifelines first
 
     @property
     def count(self) -> int:
-        """Of what is no lifeline."""
-        return self.programs + self.destinations
+        """What the policy's limit is about."""
+        return self.concerned
 
     def is_too_much(self, limit: int) -> bool:
         return self.lifelines > 0 or self.count > limit
@@ -68,7 +71,7 @@ class Shadow(msgspec.Struct, frozen=True, kw_only=True):
     def why_held(self, limit: int) -> str:
         """Return why this is too much, with the first things that would be blocked by name."""
         named = [f"{one.kind} {one.value}" + (f" ({one.by})" if one.by else "") for one in self.examples[:_NAMED]]
-        left_out = self.lifelines + self.count - len(named)
+        left_out = self.lifelines + self.programs + self.destinations - len(named)
         more = f" and {left_out} more" if left_out > 0 else ""
         return (
             f"it would newly block {self.in_words()}: {', '.join(named)}{more};"
@@ -79,12 +82,13 @@ class Shadow(msgspec.Struct, frozen=True, kw_only=True):
 def shadow(old: Ask, new: Ask, uses: Iterable[Use], lifelines: Iterable[Use]) -> Shadow:
     """Ask both lists about everything in use. `old` and `new` answer for a kind and a canonical value."""
     asked, found = 0, []
-    seen: set[tuple[Kind, str]] = set()
+    seen: set[tuple[Kind, str, str]] = set()
     for is_lifeline, group in ((True, lifelines), (False, uses)):
         for use in group:
-            if (use.kind, use.value) in seen:
+            key = (use.kind, use.value, use.by if use.kind in _ACCOUNTS else "")
+            if key in seen:
                 continue
-            seen.add((use.kind, use.value))
+            seen.add(key)
             asked += 1
             if new(use.kind, use.value) is Verdict.BLOCK and old(use.kind, use.value) is not Verdict.BLOCK:
                 by = use.by.encode("utf-8", "backslashreplace").decode()  # a path may be no Unicode, JSON must be
@@ -94,5 +98,5 @@ def shadow(old: Ask, new: Ask, uses: Iterable[Use], lifelines: Iterable[Use]) ->
     destinations = sum(would.kind not in _PROGRAM for would in others)
     return Shadow(
         asked=asked, lifelines=len(found) - len(others), programs=programs, destinations=destinations,
-        examples=tuple(found[:MAX_EXAMPLES]),
+        concerned=len({would.by or would.value for would in others}), examples=tuple(found[:MAX_EXAMPLES]),
     )  # fmt: skip

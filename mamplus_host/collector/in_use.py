@@ -16,7 +16,7 @@ import msgspec
 from mamplus_host.collector.sockets import inet_sockets_of, socket_inodes
 
 MAX_TASKS = 2048
-_SILENT = ("listen", "time-wait")
+_SILENT = ("listen", "time-wait", "syn-sent")  # nobody is, or has answered, at the other end
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -25,7 +25,7 @@ class Peer(msgspec.Struct, frozen=True):
     address: str
     port: int  # 0 where the socket is a server's: its client's port means nothing
     protocol: str  # tcp, udp
-    comm: str  # of a task that holds it; the task picks this
+    by: str  # path of the program that holds it, else the name that the task picked
 
 
 def tasks(cgroup: Path) -> list[int]:
@@ -62,11 +62,18 @@ def _by_namespace(tgids: list[int]) -> dict[str, tuple[int, dict[bytes, str]]]:
             continue
         try:
             namespace = os.readlink(f"/proc/{tgid}/ns/net")
-            comm = Path(f"/proc/{tgid}/comm").read_text(errors="replace").strip()
+            by = _program(tgid)
         except OSError:
             continue  # ended meanwhile
-        found.setdefault(namespace, (tgid, {}))[1].update(dict.fromkeys(inodes, comm))
+        found.setdefault(namespace, (tgid, {}))[1].update(dict.fromkeys(inodes, by))
     return found
+
+
+def _program(tgid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{tgid}/exe")
+    except OSError:
+        return Path(f"/proc/{tgid}/comm").read_text(errors="replace").strip()
 
 
 def _parted(endpoint: str) -> tuple[str, int]:

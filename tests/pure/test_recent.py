@@ -80,6 +80,24 @@ def test_a_program_named_by_content_and_by_path_is_one_program() -> None:
     assert (said.programs, said.destinations, said.asked) == (2, 0, 3)
 
 
+def test_one_program_with_many_destinations_is_one() -> None:
+    uses = [Use(Kind.IP, f"198.51.100.{n}:443/udp", "/tmp/evil") for n in range(100)]
+
+    said = shadow(lambda _k, _v: Verdict.NOTHING, lambda _k, _v: Verdict.BLOCK, uses, [])
+
+    assert (said.destinations, said.count) == (100, 1)
+    assert not said.is_too_much(1)
+
+
+def test_an_account_counts_by_the_programs_that_run_under_it() -> None:
+    recent = Recent()
+    recent.sample(Use(Kind.GROUP, "users", f"/usr/bin/{n}") for n in range(7))
+
+    said = shadow(lambda _k, _v: Verdict.NOTHING, lambda _k, _v: Verdict.BLOCK, recent, [])
+
+    assert (said.programs, said.count) == (7, 7)
+
+
 def test_a_path_that_is_no_unicode_can_be_told() -> None:
     uses = [Use(Kind.SHA256, BAD, "/opt/\udcff")]
 
