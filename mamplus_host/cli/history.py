@@ -25,7 +25,7 @@ def run(as_json: Annotated[bool, typer.Option("--json", help="One JSON object a 
         if as_json:
             print_json(_plain(record, kept))
             continue
-        marks = "".join(f", {mark}" for mark in _marks(record.number, kept))
+        marks = "".join(f", {mark}" for mark in _marks(record, kept))
         OUT.print(
             f"{record.number:>6}  {_when(record.installed_at)}  {record.entries} entries  {safe(record.source)}"
             f"{_cost(record)}{marks}",
@@ -46,19 +46,19 @@ def _plain(record: Installed, kept: Standing) -> dict[str, Any]:
     """Return what others may build on: the files that a layer is made of are the store's own business."""
     return {
         "number": record.number, "entries": record.entries, "bytes": record.bytes, "source": record.source,
-        "created_s": record.created_s, "installed_at": record.installed_at, "marks": _marks(record.number, kept),
+        "created_s": record.created_s, "installed_at": record.installed_at, "marks": _marks(record, kept),
         "layers": {one.layer: {"number": one.number, "entries": one.entries} for one in record.layers},
         "changed": to_builtins(record.changed),
     }  # fmt: skip
 
 
-def _marks(number: int, kept: Standing) -> list[str]:
+def _marks(record: Installed, kept: Standing) -> list[str]:
     """Return what became of a generation, in the order in which it happened."""
     found = {
-        "held": kept.held is not None and kept.held.number == number,
-        "rolled back": number in kept.bad,
-        "accepted": kept.accepted == number,
-        "in force": kept.number == number,
+        "held": kept.held is not None and kept.held.state == record.state,
+        "rolled back": record.state in {mark.state for mark in kept.marks},
+        "accepted": kept.accepted == record.state,
+        "in force": kept.state == record.state,
     }
     return [mark for mark, is_so in found.items() if is_so]
 
