@@ -157,16 +157,10 @@ static __always_inline bool to_text(unsigned char *name)
 	return ended;
 }
 
-/* 0, 1 for a suspicion, 2 for what is decided. */
-static __always_inline __u64 firmness(__u64 hit)
-{
-	return hit_verdict(hit) & ~(hit_verdict(hit) >> 1);
-}
-
 /* What a more specific hit leaves of a wider one. */
 static __always_inline __u64 overrule(__u64 wider, __u64 hit)
 {
-	return heavier(hit, wider, firmness(hit), firmness(wider));
+	return hit && (is_decided(hit) || !is_decided(wider)) ? hit : wider;
 }
 
 /*
