@@ -107,7 +107,7 @@ def test_a_dry_run_verifies_asks_and_leaves_nothing_behind(
     handheld.run("ble", "refresh")
     before = {path: path.read_bytes() for path in handheld.state.rglob("*") if path.is_file()}
     company.run("ble", "add", "cidr", "127.0.0.0/8", "--verdict", "block")  # the enterprise's own address
-    company.run("ble", "publish")
+    company.run("ble", "publish", "--force", "to see what devices say")
     company.run("ble", "export", tmp_path / "stick")
 
     by_network = json.loads(handheld.run("ble", "refresh", "--dry-run", "--json"))
