@@ -15,7 +15,7 @@ from mamplus_host.errors import ConfigInvalid
 
 MAX_LINE_CHARS = 8192
 MAX_DOCUMENT_BYTES = 256 << 20  # unpacked; decoded it takes several times that
-_UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)  # the last: an odd zip
+_UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)  # the last: its compression
 HEAD_LINES = 200
 _CHUNK_LINES = 20_000
 Line = tuple[int, str, bool]  # number from 1, stripped text, whether it is whole
