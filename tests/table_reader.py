@@ -56,14 +56,20 @@ class Reader:
 
     def verdict(self, identity: int) -> int:
         """Return what a program that asks is told; 0: nothing."""
+        if not self.passes_filter(identity):
+            return 0
         spread = mix(identity ^ self._salt[1])
         begin = (spread >> 32) * self._blocks >> 32
         first = self._bucket(begin * self._buckets + ((spread & 0xFFFF) * self._buckets >> 16))
         second = self._bucket(begin * self._buckets + ((spread >> 16 & 0xFFFF) * self._buckets >> 16))
-        asked = first
-        if first[-1] > first[-2]:  # it turned others away
-            asked = first + second + self.stash()
-        return next((word & 3 for word in asked if word >> 2 == identity), 0)
+        return next((word & 3 for word in first + second + self.stash() if word >> 2 == identity), 0)
+
+    def passes_filter(self, identity: int) -> bool:
+        """Return whether the table is asked for the identity at all."""
+        spread = mix(identity ^ self._salt[1])
+        first = ((spread >> 32) * self._blocks >> 32) * self._buckets + ((spread & 0xFFFF) * self._buckets >> 16)
+        filter_word = self._words[(self._blocks * self._buckets + 1) * WORDS + first]
+        return all(filter_word >> (spread >> shift & 63) & 1 for shift in (32, 38, 44, 16))
 
     def stash(self) -> list[int]:
         return self._bucket(self._blocks * self._buckets)[: self._stashed]

@@ -56,8 +56,29 @@ static __always_inline bool is_decided(__u64 hit)
 	return hit_verdict(hit) > MAMPLUS_SUSPECT;
 }
 
-static __always_inline __u64 match_bucket(struct mamplus_bucket *bucket, __u32 index, __u64 identity)
+/* One word of those that follow the stash: filters first, then masks. NULL: no such table. */
+static __always_inline __u64 *word_after(void *table, __u32 buckets, __u32 number)
 {
+	__u32 index = buckets + 1 + number / MAMPLUS_BUCKET_WORDS;
+	struct mamplus_bucket *line = bpf_map_lookup_elem(table, &index);
+
+	return line ? &line->word[number & (MAMPLUS_BUCKET_WORDS - 1)] : NULL;
+}
+
+/* Whether a key with these bits may have the bucket `first` of `buckets` for its first one. */
+static __always_inline bool may_hold(void *table, __u32 buckets, __u32 first, __u64 bits)
+{
+	__u64 *filter = word_after(table, buckets, first);
+
+	return filter && (*filter & bits) == bits;
+}
+
+static __always_inline __u64 match_at(void *table, __u32 index, __u64 identity)
+{
+	struct mamplus_bucket *bucket = bpf_map_lookup_elem(table, &index);
+
+	if (!bucket)
+		return 0;
 #pragma unroll
 	for (__u32 i = 0; i < MAMPLUS_BUCKET_WORDS; i++) {
 		__u64 word = bucket->word[i];
@@ -66,13 +87,6 @@ static __always_inline __u64 match_bucket(struct mamplus_bucket *bucket, __u32 i
 			return ((__u64)index * MAMPLUS_BUCKET_WORDS + i) << MAMPLUS_VERDICT_BITS | (word & MAMPLUS_VERDICT_MASK);
 	}
 	return 0;
-}
-
-static __always_inline __u64 match_at(void *table, __u32 index, __u64 identity)
-{
-	struct mamplus_bucket *bucket = bpf_map_lookup_elem(table, &index);
-
-	return bucket ? match_bucket(bucket, index, identity) : 0;
 }
 
 static __always_inline struct mamplus_shape *ble_shape(__u64 word)
@@ -90,7 +104,6 @@ __noinline __u64 ble_probe(__u32 which, __u64 word, __u64 identity)
 {
 	struct mamplus_shape *now = ble_shape(word);
 	__u32 table_index = (word & 1) * MAMPLUS_T_MAX + which, blocks, buckets, first, begin;
-	struct mamplus_bucket *bucket;
 	__u64 spread, hit;
 	void *table;
 
@@ -106,13 +119,11 @@ __noinline __u64 ble_probe(__u32 which, __u64 word, __u64 identity)
 	spread = mamplus_spread(now->salt, identity);
 	begin = mamplus_block(spread, blocks) * buckets;
 	first = begin + mamplus_first(spread, buckets);
-	bucket = bpf_map_lookup_elem(table, &first);
-	if (!bucket)
+	if (!may_hold(table, blocks * buckets, first, mamplus_filter(spread)))
 		return 0;
-	hit = match_bucket(bucket, first, identity);
-	if (hit || bucket->word[MAMPLUS_BUCKET_WORDS - 1] <= bucket->word[MAMPLUS_BUCKET_WORDS - 2])
-		return hit;	/* nothing was turned away here */
-	hit = match_at(table, begin + mamplus_second(spread, buckets), identity);
+	hit = match_at(table, first, identity);
+	if (!hit)
+		hit = match_at(table, begin + mamplus_second(spread, buckets), identity);
 	if (!hit && now->stashed[which])
 		hit = match_at(table, blocks * buckets, identity);
 	return hit;
@@ -161,11 +172,11 @@ static __always_inline __u64 ask_port(const struct mamplus_shape *now, __u64 wor
 static __always_inline __u64 lengths4(const struct mamplus_shape *now, __u64 word, __u32 addr)
 {
 	__u32 table_index = (word & 1) * MAMPLUS_T_MAX + MAMPLUS_T_NET, first = addr >> (32 - now->mask_bits & 31);
-	__u32 index = now->blocks[MAMPLUS_T_NET] * now->block_buckets[MAMPLUS_T_NET] + 1 + first / MAMPLUS_BUCKET_WORDS;
+	__u32 buckets = now->blocks[MAMPLUS_T_NET] * now->block_buckets[MAMPLUS_T_NET];
 	void *table = bpf_map_lookup_elem(&ble, &table_index);
-	struct mamplus_bucket *masks = table ? bpf_map_lookup_elem(table, &index) : NULL;
+	__u64 *mask = table ? word_after(table, buckets, buckets + first) : NULL;
 
-	return masks ? masks->word[first & (MAMPLUS_BUCKET_WORDS - 1)] : 0;
+	return mask ? *mask : 0;
 }
 
 /*

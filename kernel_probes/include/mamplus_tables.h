@@ -39,9 +39,10 @@ struct mamplus_known {
 
 /*
  * Every BLE table: blocks of buckets of eight words, each an identity (mamplus_identity.h) and a
- * verdict. A key lies in its first bucket. Where that was full it lies in its second one or in the
- * stash, which is the bucket after the last block, and the first one says so by the order of its last
- * two words: the last is the greater. So a miss reads one cache line, mostly.
+ * verdict. A key lies in its first bucket, where that was full in its second one, or else in the
+ * stash, which is the bucket after the last block. Then follow the filters, a word for each bucket:
+ * the bits (mamplus_filter) of all keys whose first bucket it is. Of a hundred misses 98 or 99 end
+ * there: the filters are an eighth of the table, so they are in a cache when the table is not.
  *
  * In the table of networks 2^mask_bits words follow, one for each value of an IPv4 address's first bits:
  * bit n is set where a network of length n may cover such an address. Other lengths need no lookup.

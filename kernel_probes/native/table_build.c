@@ -23,7 +23,7 @@ static bool is_held(struct mamplus_build *build, uint64_t identity)
 static int set_word(struct mamplus_build *build, uint64_t identity, uint32_t verdict)
 {
 	struct stash stash = stash_of(build);
-	uint64_t word = identity << MAMPLUS_VERDICT_BITS | verdict, *held = find_word(build, &stash, word);
+	uint64_t word = identity << MAMPLUS_VERDICT_BITS | verdict, *held = find_word(build, &stash, word), spread;
 
 	if (held && verdict) {
 		*held = word;
@@ -31,11 +31,15 @@ static int set_word(struct mamplus_build *build, uint64_t identity, uint32_t ver
 	}
 	if (held) {
 		build->entries--;
-		return remove_word(build, &stash, held);
+		remove_word(build, &stash, held);
+		return 0;
 	}
 	if (!verdict)
 		return 0;
 	build->entries++;
+	build->added++;
+	spread = mamplus_spread(salt_of(build), identity);
+	*filter_of(build, spread) |= mamplus_filter(spread);
 	return insert_word(build, &stash, word);
 }
 

@@ -15,15 +15,16 @@
 struct mamplus_fill;			/* what is only alive between begin and settle */
 
 struct mamplus_build {
-	uint64_t *words;		/* (blocks x block_buckets + 1) x 8 and the masks, zero at first */
+	uint64_t *words;		/* mamplus_build_words of them, zero at first; aligned to 64 bytes */
 	uint32_t blocks;
 	uint32_t block_buckets;		/* at most MAMPLUS_BLOCK_BUCKETS */
 	uint32_t stashed;		/* words in the stash */
 	uint32_t threads;		/* as many fill the table; 1 to 4 */
-	uint32_t mask_bits;		/* of the table of networks, 3 to 24: 2^bits masks follow the stash; 0: none do */
+	uint32_t mask_bits;		/* of the table of networks, 3 to 24: 2^bits masks follow the filters; 0: none do */
 	uint64_t salt[2];
 	uint64_t now_s;			/* entries that ended by then are left out */
 	uint64_t entries;		/* in the table: one a key; 0 at begin, as all that counts */
+	uint64_t added;			/* keys that came in after it was settled: each leaves bits in the filters for good */
 	uint64_t expired;		/* left out of what was scattered: they ended */
 	uint64_t over_budget;		/* left out: verdict 4, or beyond the cut */
 	uint64_t next_end_s;		/* when the first entry ends; 0: none does */
@@ -50,6 +51,9 @@ struct mamplus_columns {
 	uint16_t section;		/* sha256, ip4, ip6, net or domain: enum mamplus_ble_section */
 	uint8_t has_cut;		/* 0: no group is cut */
 };
+
+/* Words of a table of this size, a multiple of 8. blocks 0: of one that is empty, which has room for a block. */
+uint64_t mamplus_build_words(uint32_t blocks, uint32_t block_buckets, uint32_t mask_bits);
 
 /* Make room for filling. 0 or -ENOMEM. Whatever happens afterwards: settle or drop. */
 int mamplus_build_begin(struct mamplus_build *build);

@@ -114,6 +114,14 @@ static int all_hands(struct mamplus_fill *fill, bool are_few, void *(*work)(void
 	return error;
 }
 
+uint64_t mamplus_build_words(uint32_t blocks, uint32_t block_buckets, uint32_t mask_bits)
+{
+	uint64_t buckets = (uint64_t)(blocks ? blocks : 1) * block_buckets;
+	uint64_t after = buckets + (mask_bits ? 1ULL << mask_bits : 0);
+
+	return (buckets + 1 + (after + BUCKET_WORDS - 1) / BUCKET_WORDS) * BUCKET_WORDS;
+}
+
 int mamplus_build_begin(struct mamplus_build *build)
 {
 	size_t blocks = build->blocks, block_words = (size_t)build->block_buckets * BUCKET_WORDS, size;
@@ -202,6 +210,7 @@ static uint64_t *same_in(uint64_t *bucket, uint32_t used, uint64_t word)
 /* What is known of the buckets while a block is filled: small enough for the first cache. */
 struct filling {
 	uint64_t tags[MAMPLUS_BLOCK_BUCKETS];	/* one byte a word: words of one key have the same */
+	uint64_t filters[MAMPLUS_BLOCK_BUCKETS];
 	uint8_t used[MAMPLUS_BLOCK_BUCKETS];
 };
 
@@ -227,6 +236,7 @@ static uint32_t fill_first(struct hand *hand, uint32_t block, uint64_t *words, u
 		uint32_t at = mamplus_first(spread, buckets), used = filling.used[at];
 		uint64_t *bucket = begin + (size_t)at * BUCKET_WORDS;
 
+		filling.filters[at] |= mamplus_filter(spread);
 		if (has_tag(filling.tags[at], tag))
 			same = same_in(bucket, used, word);
 		if (same) {
@@ -241,8 +251,7 @@ static uint32_t fill_first(struct hand *hand, uint32_t block, uint64_t *words, u
 		}
 	}
 	hand->counted.entries += count - left - same_keys;
-	for (uint32_t at = 0; at < buckets; at++)
-		order_bucket(begin + (size_t)at * BUCKET_WORDS, false);
+	memcpy(filters_of(&hand->counted) + (size_t)block * buckets, filling.filters, buckets * sizeof(*filling.filters));
 	return left;
 }
 

@@ -44,7 +44,7 @@ static bool is_v4(const unsigned char *addr)
 /* Say in the masks that networks of this length cover these addresses; several threads may at once. */
 static void mark_network(struct mamplus_build *build, uint32_t addr, uint32_t prefix)
 {
-	uint64_t *masks = build->words + ((size_t)build->blocks * build->block_buckets + 1) * BUCKET_WORDS;
+	uint64_t *masks = masks_of(build);
 	uint64_t bit = 1ULL << prefix, first = addr >> (32 - build->mask_bits);
 	uint64_t count = prefix < build->mask_bits ? 1ULL << (build->mask_bits - prefix) : 1;
 

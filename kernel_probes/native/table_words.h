@@ -58,6 +58,24 @@ static inline uint64_t *block_of(const struct mamplus_build *build, uint64_t spr
 	return build->words + (size_t)mamplus_block(spread, build->blocks) * build->block_buckets * BUCKET_WORDS;
 }
 
+/* The words that follow the stash: a filter for each bucket, */
+static inline uint64_t *filters_of(const struct mamplus_build *build)
+{
+	return build->words + ((size_t)build->blocks * build->block_buckets + 1) * BUCKET_WORDS;
+}
+
+/* and the masks. */
+static inline uint64_t *masks_of(const struct mamplus_build *build)
+{
+	return filters_of(build) + (size_t)build->blocks * build->block_buckets;
+}
+
+static inline uint64_t *filter_of(const struct mamplus_build *build, uint64_t spread)
+{
+	return filters_of(build) + (size_t)mamplus_block(spread, build->blocks) * build->block_buckets +
+	       mamplus_first(spread, build->block_buckets);
+}
+
 /* table_place.c. The stash that a thread fills by itself, or the table's. */
 struct stash {
 	uint64_t *words;
@@ -69,12 +87,11 @@ static inline struct stash stash_of(struct mamplus_build *build)
 	return (struct stash){ build->words + (size_t)build->blocks * build->block_buckets * BUCKET_WORDS, &build->stashed };
 }
 
-void order_bucket(uint64_t *bucket, bool is_marked);
 uint64_t *find_word(const struct mamplus_build *build, struct stash *stash, uint64_t word);
-/* 0 or -ENOSPC. The key is not in the table. */
+/* 0 or -ENOSPC. The key is not in the table; its filter is the caller's. */
 int insert_word(const struct mamplus_build *build, struct stash *stash, uint64_t word);
-/* 0 or -ENOSPC: the bucket cannot say any more that it turned others away. */
-int remove_word(const struct mamplus_build *build, struct stash *stash, uint64_t *place);
+/* Its bits stay in the filter, where another key may have set them too. */
+void remove_word(const struct mamplus_build *build, struct stash *stash, uint64_t *place);
 
 /* table_keys.c */
 #define KEYS_AT_ONCE 256

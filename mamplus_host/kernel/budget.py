@@ -16,7 +16,7 @@ from mamplus_host.kernel._native import ffi, lib
 from mamplus_host.kernel.bpf import checked
 from mamplus_host.verdicts import Verdict
 
-BYTES_AN_ENTRY = 10  # of kernel memory
+BYTES_AN_ENTRY = 12  # of kernel memory, rounded up: 11.25, and the masks of networks
 OVER_BUDGET = 4  # instead of a verdict (table_words.h)
 _U32 = struct.Struct("<I")
 _WINDOW = 1 << 20  # entries after which the file's pages are given back

@@ -25,8 +25,9 @@ from mamplus_host.kernel.bpf import Map, checked
 from mamplus_host.kernel.budget import Rules, windows
 
 _ARRAY, _INNER_FLAGS = 2, 1 << 10 | 1 << 12  # BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE | BPF_F_INNER_MAP
-_WORDS_A_BUCKET = 6.4  # of eight: 10 bytes an entry
-_MASK_BYTES_AN_ENTRY, _MASK_BITS = 1.9, (3, 24)  # of the table of networks: at most, and the range
+_WORDS_A_BUCKET = 6.4  # of eight: 11.25 bytes an entry, filters included
+_MASK_BYTES_AN_ENTRY, _MASK_BITS = 0.75, (3, 24)  # of the table of networks: at most, and the range
+_ADDED_FEW = 10_000  # keys may come into any table before their bits crowd its filters
 _ROOMIER = 1.05  # than the attempt before
 _ATTEMPTS = 8  # at a size that has room
 _THREADS = min(len(os.sched_getaffinity(0)), 4)
@@ -72,6 +73,7 @@ class Filled:
     mask_bits: int
     stashed: int = 0
     words: int = 0
+    added: int = 0  # since it was filled
     expired: int = 0
     over_budget: int = 0
     unprobed: int = 0
@@ -84,7 +86,7 @@ class Filled:
     @property
     def bytes(self) -> int:
         """Kernel memory."""
-        return _buckets(self.blocks, self.block_buckets, self.mask_bits) * layout.BUCKET.size
+        return _lines(self.blocks, self.block_buckets, self.mask_bits) * layout.BUCKET.size
 
     @property
     def pairs6(self) -> list[int]:
@@ -151,7 +153,8 @@ def changed(
 ) -> Filled:
     """Copy `old` into the empty table `into`, of the same size, and set the keys of `parts`. NoRoom.
 
-    Where lengths are left out, other ones may be now: then it is filled anew.
+    Where lengths are left out, other ones may be now: then it is filled anew. So is one that so many
+    keys came into that its filters let through more than they were made for.
     """
     if any(old.skip6):
         raise NoRoom
@@ -159,13 +162,13 @@ def changed(
         with mmap.mmap(old.map.number, old.bytes, prot=mmap.PROT_READ) as source, ffi.from_buffer(source) as words:
             lib.mamplus_build_copy(build.words, ffi.cast("uint64_t *", words), old.bytes // 8, _THREADS)
         build.stashed, build.entries, build.next_end_s = old.stashed, old.words, old.next_end_s
-        build.expired = old.expired
+        build.expired, build.added = old.expired, old.added
         build.probes4, build.probes6, build.ports = old.probes4, old.probes6, old.ports
         for part in parts:
             _set(build, stack, part, into.table, now_s)
         _set_names(build, into.table, names)
         made = _made(into, build)
-    if any(_too_many(made)):
+    if any(_too_many(made)) or made.added > max(made.words, _ADDED_FEW):
         raise NoRoom
     return made
 
@@ -206,7 +209,7 @@ def _build(table: Filled, salt: bytes, now_s: int, skip6: bytes) -> Iterator["ff
 def _made(table: Filled, build: "ffi.CData") -> Filled:
     return Filled(
         table.table, table.map, table.blocks, table.block_buckets, table.mask_bits, build.stashed, build.entries,
-        build.expired, build.over_budget, next_end_s=build.next_end_s, probes4=list(build.probes4),
+        build.added, build.expired, build.over_budget, next_end_s=build.next_end_s, probes4=list(build.probes4),
         probes6=list(build.probes6), ports=list(build.ports), skip6=bytes(build.skip6),
     )  # fmt: skip
 
@@ -271,11 +274,10 @@ def _too_many(filled: Filled) -> bytes:
 
 
 def _empty(table: Table, blocks: int, block_buckets: int, mask_bits: int) -> Filled:
-    buckets = _buckets(blocks, block_buckets, mask_bits)
-    inner = Map.create(_ARRAY, 4, layout.BUCKET.size, buckets, _INNER_FLAGS, f"the table {table.name}")
+    lines = _lines(blocks, block_buckets, mask_bits)
+    inner = Map.create(_ARRAY, 4, layout.BUCKET.size, lines, _INNER_FLAGS, f"the table {table.name}")
     return Filled(table, inner, blocks, block_buckets, mask_bits)
 
 
-def _buckets(blocks: int, block_buckets: int, mask_bits: int) -> int:
-    masks = (1 << mask_bits) // layout.BUCKET_WORDS if mask_bits else 0
-    return max(blocks, 1) * block_buckets + 1 + masks
+def _lines(blocks: int, block_buckets: int, mask_bits: int) -> int:
+    return int(lib.mamplus_build_words(blocks, block_buckets, mask_bits)) // layout.BUCKET_WORDS

@@ -150,7 +150,7 @@ static struct mamplus_columns columns_of(const struct ble_part *part, const stru
 	};
 }
 
-/* As a program in the kernel asks: the first bucket, and where that turned others away the second and the stash. */
+/* As a program in the kernel asks: the filter, then the first bucket, the second and the stash. */
 static uint32_t asked(const struct mamplus_build *build, uint64_t identity)
 {
 	uint64_t spread = mamplus_spread(salt_of(build), identity), *block = block_of(build, spread);
@@ -159,13 +159,12 @@ static uint32_t asked(const struct mamplus_build *build, uint64_t identity)
 	uint64_t *stash = build->words + (size_t)build->blocks * build->block_buckets * BUCKET_WORDS;
 	uint64_t *places[] = { first, second, stash };
 
-	for (int p = 0; p < 3; p++) {
+	if (mamplus_filter(spread) & ~*filter_of(build, spread))
+		return 0;
+	for (int p = 0; p < 3; p++)
 		for (uint32_t i = 0; i < BUCKET_WORDS; i++)
 			if (places[p][i] && identity_in(places[p][i]) == identity)
 				return places[p][i] & MAMPLUS_VERDICT_MASK;
-		if (!p && first[BUCKET_WORDS - 1] <= first[BUCKET_WORDS - 2])
-			break;
-	}
 	return 0;
 }
 
@@ -185,15 +184,17 @@ static int filled(struct mamplus_build *build, const struct mamplus_columns *col
 /* A table with room for `more` keys besides those of `columns`, which are in it; the caller frees its words. */
 static struct mamplus_build table_of(const struct mamplus_columns *columns, uint32_t more)
 {
-	size_t masks = columns->section == MAMPLUS_BLE_NET ? 64 : 0;
+	uint32_t mask_bits = columns->section == MAMPLUS_BLE_NET ? 3 : 0;
+	size_t size;
 
 	for (uint32_t buckets = (columns->count + more) / 4 + 1;; buckets += 4) {
-		struct mamplus_build build = { .blocks = 1, .block_buckets = buckets, .threads = 1, .mask_bits = masks ? 3 : 0,
+		struct mamplus_build build = { .blocks = 1, .block_buckets = buckets, .threads = 1, .mask_bits = mask_bits,
 					       .salt = { 0x5a17, 0xdeadbeefcafe } };
 
 		MUST(buckets < columns->count + more + 64);
-		build.words = aligned_alloc(64, (buckets + 1) * 64 + masks);
-		memset(build.words, 0, (buckets + 1) * 64 + masks);
+		size = mamplus_build_words(1, buckets, build.mask_bits) * sizeof(*build.words);
+		build.words = aligned_alloc(64, size);
+		memset(build.words, 0, size);
 		if (!filled(&build, columns))
 			return build;
 		free(build.words);

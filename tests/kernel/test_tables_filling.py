@@ -15,7 +15,7 @@ from mamplus_host.ble.format import Generation
 from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.stack import LayerFiles, Stack
 from mamplus_host.kernel import layout
-from mamplus_host.kernel.budget import Rules, rules
+from mamplus_host.kernel.budget import BYTES_AN_ENTRY, Rules, rules
 from mamplus_host.kernel.filling import (
     ENFORCED,
     TABLES,
@@ -132,7 +132,7 @@ def test_with_a_budget_tables_hold_nothing_that_the_list_does_not_say(
 ) -> None:
     stack = Stack([layer(which, parts) for which, parts in changes.items()])
 
-    for few, all_of_them in zip(loaded(stack, budget_bytes=entries * 10), loaded(flat(stack)), strict=True):
+    for few, all_of_them in zip(loaded(stack, budget_bytes=entries * BYTES_AN_ENTRY), loaded(flat(stack)), strict=True):
         if few.unprobed or all_of_them.unprobed:
             continue  # which lengths are left out depends on how many entries of each have room
         said = held(all_of_them)
@@ -260,7 +260,7 @@ def test_a_budget_takes_allowed_ones_first_then_by_severity_and_cuts_the_last_gr
     entries += [Entry(id=1, kind=Kind.SHA256, value="ab" * 32, verdict=Verdict.BLOCK, severity=Severity.CRITICAL)]
     generation = Generation(encode(entries, generation=1, created_s=0))
     stack = Stack.of(generation)
-    (rule,) = rules([generation], ENFORCED, NOW_S, 151 * 10)
+    (rule,) = rules([generation], ENFORCED, NOW_S, 151 * BYTES_AN_ENTRY)
     parts = [Part(generation, rule, is_resolved=False)]
 
     tables = [fill(room(table, count_in(table, parts)), stack, parts, (), SALT, NOW_S) for table in TABLES]
@@ -286,7 +286,7 @@ def test_a_feeds_entry_beyond_the_budget_leaves_the_block_of_the_administrators(
     files = list(stack.parts())
     parts = [
         Part(part, rule, part.is_delta)
-        for part, rule in zip(files, rules(files, ENFORCED, NOW_S, 100 * 10), strict=True)
+        for part, rule in zip(files, rules(files, ENFORCED, NOW_S, 100 * BYTES_AN_ENTRY), strict=True)
     ]
     table = TABLES[layout.T_ADDR]
 

@@ -18,6 +18,7 @@ from mamplus_host.ble.stack import LayerFiles, Stack
 from mamplus_host.errors import KernelRefused
 from mamplus_host.kernel import filling, pins
 from mamplus_host.kernel.bpf import Map
+from mamplus_host.kernel.budget import BYTES_AN_ENTRY
 from mamplus_host.kernel.tables import LoadReport, Tables
 from mamplus_host.verdicts import Verdict
 
@@ -101,6 +102,26 @@ def test_a_patch_without_room_fills_a_larger_table(agent: Agent) -> None:
     assert (_talk(agent, BLOCKED), _talk(agent, "127.67.0.9")) == (errno.EPERM, errno.EPERM)
 
 
+def test_a_table_that_many_keys_went_through_is_filled_anew(agent: Agent) -> None:
+    """Withdrawn keys leave their bits in the filters: with three times as many keys most misses would get through."""
+    stack = _stack(_many(20_000))
+    _load(agent, stack)
+    loaded = agent.kernel.tables._loaded
+    assert loaded is not None
+
+    for number in range(5):
+        come = [_ip(f"11.{number}.{n >> 8}.{n & 255}") for n in range(5_000)]
+        go = [withdrawal(Kind.IP, entry.value) for entry in come]
+        for changes in (come, go):
+            stack, generations = _grown(stack, *changes)
+            assert _patch(agent.kernel.tables, stack, generations).is_patch
+
+    now = agent.kernel.tables._loaded
+    assert now is not None
+    assert [table.added for table in now.tables if table.table.name == "addr"] == [0]
+    assert [table.words for table in now.tables] == [table.words for table in loaded.tables]
+
+
 def test_an_adopted_generation_is_loaded_and_not_patched(agent: Agent) -> None:
     stack = _stack([*_many(100), _ip(BLOCKED)])
     _load(agent, stack)
@@ -129,12 +150,12 @@ def test_other_guarded_names_are_loaded_and_not_patched(agent: Agent) -> None:
 def test_above_the_budget_nothing_is_left_out_silently(agent: Agent) -> None:
     stack = _stack([*_many(100), _ip(BLOCKED, Verdict.ALLOW)])
 
-    report = _load(agent, stack, budget_bytes=500)
+    report = _load(agent, stack, budget_bytes=50 * BYTES_AN_ENTRY)
 
     assert (report.entries, report.over_budget, report.not_enforced) == (50, 51, 51)
     assert report.because == {"budget": 51}
     stack, changes = _grown(stack, _ip(OTHER, Verdict.ALLOW))
-    report = _patch(agent.kernel.tables, stack, changes, budget_bytes=500)
+    report = _patch(agent.kernel.tables, stack, changes, budget_bytes=50 * BYTES_AN_ENTRY)
     assert (report.is_patch, report.entries, report.over_budget) == (False, 50, 52)
     assert _talk(agent, OTHER) == errno.ECONNREFUSED
 

@@ -33,8 +33,7 @@ class Table:
     mask_bits: int = 0
 
     def __post_init__(self) -> None:
-        masks = 1 << self.mask_bits if self.mask_bits else 0
-        self.memory = bytearray((self.blocks * self.block_buckets + 1) * 64 + masks * 8)
+        self.memory = bytearray(8 * lib.mamplus_build_words(self.blocks, self.block_buckets, self.mask_bits))
         self.build = ffi.new("struct mamplus_build *")
         self.build.blocks, self.build.block_buckets = self.blocks, self.block_buckets
         self.build.threads, self.build.now_s, self.build.mask_bits = self.threads, self.now_s, self.mask_bits
@@ -56,7 +55,8 @@ class Table:
         return int(lib.mamplus_build_set(self.build, part, verdicts, until))
 
     def mask(self, address: int) -> int:
-        masks = memoryview(self.memory)[(self.blocks * self.block_buckets + 1) * 64 :].cast("Q")
+        buckets = self.blocks * self.block_buckets
+        masks = memoryview(self.memory).cast("Q")[(buckets + 1) * 8 + buckets :]
         return masks[address >> 32 - self.mask_bits]
 
     @property
@@ -110,6 +110,19 @@ def test_every_entry_is_found_with_its_verdict_and_nothing_else(threads: int) ->
     assert all(view.verdict(identity) == verdict for identity, verdict in list(held.items())[::7])
     assert not any(view.verdict(reader.ip4(number * 65537 + 1)) for number in range(1000))
     assert table.build.entries == len(entries)
+
+
+def test_nearly_every_miss_ends_at_the_filter_and_withdrawn_keys_are_not_found() -> None:
+    entries = ip4_entries(100_000)
+    table = Table(8, 1954)  # 80 % full
+
+    assert table.fill(columns(Section.IP4, entries)) == 0
+    view = table.reader
+    let_through = sum(view.passes_filter(reader.ip4(number * 65537 + 1)) for number in range(10_000))
+    assert table.set(columns(Section.IP4, entries[:2000]), bytes(2000)) == 0
+
+    assert 0 < let_through < 300
+    assert asked(table, entries[:2001]) == [0] * 2000 + [BLOCK]
 
 
 @pytest.mark.parametrize(
