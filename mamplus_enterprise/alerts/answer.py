@@ -20,10 +20,12 @@ from sqlalchemy.orm import Session
 from mamplus_enterprise.alerts.intake import parse
 from mamplus_enterprise.ble import repository
 from mamplus_enterprise.ble.author import Draft, add, in_force
+from mamplus_enterprise.ble.gate import Gate
 from mamplus_enterprise.ble.keys import Signers
+from mamplus_enterprise.ble.never import never
 from mamplus_enterprise.ble.publish import Request, publish
 from mamplus_enterprise.ble.roles import SERVING
-from mamplus_enterprise.errors import Answered, KeysUnavailable, NoIndicator, PublishFailed, Unknown
+from mamplus_enterprise.errors import Answered, Harmful, KeysUnavailable, NoIndicator, PublishFailed, Unknown
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.storage.schema import UNANSWERED, AlertRow
 from mamplus_enterprise.storage.store import Store, note
@@ -55,7 +57,7 @@ class Done:
 def answer(home: Home, store: Store, signers: Signers, given: Answer) -> Done:
     """Carry out an answer. PublishFailed: stored, not served.
 
-    Unknown, Answered, NoIndicator, KeysUnavailable: nothing changed.
+    Unknown, Answered, NoIndicator, KeysUnavailable, Harmful: nothing changed.
     """
     state = repository.read(home)
     with store.writing() as session:
@@ -63,6 +65,7 @@ def answer(home: Home, store: Store, signers: Signers, given: Answer) -> Done:
         _check_unanswered(alert)
         layer = _layer(session, alert, given, has_key=repository.is_able(state, Layer.ENTERPRISE.role, signers))
         _want_keys(state, signers, layer)
+        _want_harmless(home, alert, given)
         entry_id = _add_entry(session, alert, given, layer)
         same = _unanswered_about(session, alert)
         for one in same:
@@ -108,6 +111,15 @@ def _want_keys(state: repository.State, signers: Signers, layer: Layer) -> None:
         repository.want_keys(state, signers, (layer.role, *SERVING))
     except KeysUnavailable as error:
         raise KeysUnavailable(f"the alert is not answered, for no generation could carry it: {error}") from None
+
+
+def _want_harmless(home: Home, alert: AlertRow, given: Answer) -> None:
+    """The never-block set and wide networks; not what is known good elsewhere, of which an administrator knows more."""
+    if not given.confirmed or alert.indicator_kind is None or alert.indicator_value is None:
+        return
+    kind, value = parse_kind(alert.indicator_kind), alert.indicator_value
+    if refusal := Gate(never(home), None).ask(kind, value, is_by_hand=True).refusal:
+        raise Harmful(f"alert {alert.alert_id} cannot be confirmed: {refusal.reason}; dismiss it")
 
 
 def _layer(session: Session, alert: AlertRow, given: Answer, *, has_key: bool) -> Layer:

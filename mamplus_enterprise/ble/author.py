@@ -238,6 +238,12 @@ def changed_rows(session: Session, layer: Layer, since_s: float, until_s: float)
     return upserts, [_entry(*gone[number]) for number in sorted(gone)]
 
 
+def by_hand(session: Session, layer: Layer, since_s: float) -> list[Entry]:
+    """Return what came into a layer after `since_s` and is there now, but from no feed."""
+    added = _in(layer).where(EntryRow.added_at > since_s, EntryRow.feed_id.is_(None), alive(time.time()))
+    return [_entry(*row) for row in session.execute(added.order_by(EntryRow.id))]
+
+
 def published_at(session: Session, layer: Layer, number: int) -> float | None:
     """Return the moment whose state generation `number` holds of `layer`; None when there is no such generation."""
     row = session.get(GenerationRow, number)

@@ -3,18 +3,20 @@
 
 Journey: author -> [harm] -> publish, candidate.
 
-A feed's entries were asked when they were imported. A person's own may name private addresses, which
-no feed may: they are asked for the rest, the never-block set and wide networks above all. What was
-overruled once (`Audit`, as `ble import --force` writes it) is not asked again, but for the never-block set.
+A feed's entries were asked when they were imported; those that a person put beside them were not. A
+person's own may name private addresses, which no feed may: they are asked for the rest, the never-block
+set and wide networks above all. What was overruled once (`Audit`, as `ble import --force` writes it) is
+not asked again, but for the never-block set.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from mamplus_enterprise.ble import states
+from mamplus_enterprise.ble import author, states
 from mamplus_enterprise.ble.gate import Gate, Refusal
 from mamplus_enterprise.errors import Harmful
 from mamplus_enterprise.storage.schema import Audit
@@ -39,12 +41,16 @@ class Harm:
 
 def waiting(session: Session, layers: Iterable[Layer], make_gate: Callable[[], Gate]) -> list[Harm]:
     """Return what is new in `layers` since they were published and harms; the gate is made when it is needed."""
-    newest = str(states.newest(session))
-    own = [layer for layer in layers if layer is not Layer.FEEDS]
-    found = [states.difference(session, layer, newest, states.WORKING) for layer in own]
-    entries = [entry for one in found for entry in (*one.added, *(new for _, new in one.changed))]
+    newest, entries = str(states.newest(session)), list[Entry]()
+    for layer in layers:
+        since_s = states.moment_of(session, layer, newest)
+        entries += author.by_hand(session, layer, since_s) if layer is Layer.FEEDS else _new(session, layer, since_s)
     refusing = [entry for entry in entries if entry.verdict is not Verdict.ALLOW]
     return list(harms(session, make_gate(), refusing)) if refusing else []
+
+
+def _new(session: Session, layer: Layer, since_s: float) -> list[Entry]:
+    return author.changed_rows(session, layer, since_s, time.time())[0]
 
 
 def harms(session: Session, gate: Gate, entries: Iterable[Entry]) -> Iterator[Harm]:

@@ -209,9 +209,11 @@ def _reverted(
     context: typer.Context, layers: "Sequence[Layer]", number: str, *, allow_shrink: bool, as_json: bool
 ) -> None:
     from mamplus_enterprise.ble import author, repository, states
+    from mamplus_enterprise.ble.imports import gate_of
     from mamplus_enterprise.ble.keys import load_signers
     from mamplus_enterprise.ble.publish import Request
     from mamplus_enterprise.ble.publish import publish as publish_now
+    from mamplus_enterprise.errors import Harmful
     from mamplus_host.ble.layer import Layer
 
     with opened(context) as (home, store):
@@ -229,11 +231,14 @@ def _reverted(
             with store.reading() as session:
                 changed = tuple(layer for layer in layers if author.waiting(session, layer))
             why = f"reverts to generation {number}"
-            made = publish_now(home, store, signers, Request(who(), why, True, changed))
+            request = Request(who(), why, True, changed, make_gate=lambda: gate_of(home))
+            made = publish_now(home, store, signers, request)
         except Exception as error:
             with store.writing() as session:
                 if _served(home) == before:  # else devices may have it
                     states.undo(session, done, who=who(), why=str(error))
+            if isinstance(error, Harmful):
+                raise Harmful(f"{error}; `ble revert {number} --no-publish` writes it first") from None
             raise
     _print_reverted(done, as_json=as_json)
     return remark(f"published generation {made.generation} with {made.entries} entries")

@@ -81,6 +81,16 @@ def test_the_later_answer_about_a_value_wins(company: Company) -> None:
     assert published(company)[indicator("tool")["value"]].verdict is Verdict.BLOCK
 
 
+def test_an_alert_about_what_is_never_blocked_cannot_be_confirmed_only_dismissed(company: Company) -> None:
+    (company.dir / "never-block.txt").write_text("portal.example\n")
+    alert = company.device().sent(indicator={"kind": "domain", "value": "portal.example"})
+
+    refused = company.admin("POST", f"/alerts/{alert}/confirm", {"reason": ""})
+
+    assert (refused.status, "portal.example is never to be blocked" in refused.body["detail"]) == (422, True)
+    assert company.admin("POST", f"/alerts/{alert}/dismiss", {"reason": ""}).status == 200
+
+
 def test_a_confirmed_address_is_blocked_though_its_port_is_suspected(company: Company) -> None:
     company.run("ble", "add", "ip", "45.66.7.8:443/tcp", "--verdict", "suspect")
     company.run("ble", "publish")

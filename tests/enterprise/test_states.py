@@ -4,6 +4,7 @@
 import json
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,33 @@ def test_what_the_gate_refuses_is_published_only_by_force(tmp_path: Path, entry:
     assert entry[1] in refused.stderr
     assert "--force REASON" in refused.stderr
     assert forced.startswith("published generation 2 with 1 entries")
+
+
+def test_what_a_person_puts_beside_the_feeds_is_asked_like_the_rest(tmp_path: Path) -> None:
+    company = Company(tmp_path / "enterprise")
+    company.run("init", company.dir, "--dev", "--url", "https://mam.example:8443")
+    until = (datetime.now(UTC) + timedelta(days=10)).strftime("%Y-%m-%d")
+    company.run("ble", "add", "domain", "mam.example", "--verdict", "block", "--layer", "feeds", "--until", until)
+
+    refused = company.attempt("ble", "publish")
+
+    assert (refused.returncode, "mam.example is never to be blocked" in refused.stderr) == (1, True)
+
+
+def test_a_revert_that_would_block_the_enterprise_changes_nothing(quiet: Company, store: Store) -> None:
+    quiet.run("ble", "add", "domain", "portal.example", "--verdict", "block")
+    quiet.run("ble", "publish")
+    quiet.run("ble", "add", "domain", "other.example", "--verdict", "block")
+    number = next(row["id"] for row in quiet.json("ble", "list")["entries"] if row["value"] == "portal.example")
+    quiet.run("ble", "remove", str(number))
+    quiet.run("ble", "publish")
+    (quiet.dir / "never-block.txt").write_text("portal.example\n")
+    before = opinions(store)
+
+    refused = quiet.attempt("ble", "revert", "2")
+
+    assert (refused.returncode, "portal.example is never to be blocked" in refused.stderr) == (1, True)
+    assert opinions(store) == before
 
 
 def test_a_person_may_block_an_address_of_ones_own_network(quiet: Company) -> None:
