@@ -19,11 +19,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <openssl/evp.h>
-
+#include "digest.h"
 #include "responder.h"
 
-#define BLOCK (128 * 1024)
 #define CLOCK_TICKS_NS 50000000LL	/* coarse file times advance by a tick, 1 to 10 ms; with room */
 #define NS_PER_S 1000000000LL
 #define FUSE_MAGIC 0x65735546
@@ -59,16 +57,10 @@ static int open_program(const struct mamplus_hold *hold)
 	return -1;
 }
 
-static bool digest(const struct job *job, int fd, unsigned char *block, EVP_MD_CTX *context, unsigned char *sha256)
+/* A start that is answered gives way to one that waits. */
+static bool goes_on(void *job)
 {
-	ssize_t got;
-
-	if (!EVP_DigestInit_ex(context, EVP_sha256(), NULL))
-		return false;
-	while ((got = read(fd, block, BLOCK)) > 0)
-		if (!EVP_DigestUpdate(context, block, got) || job_gives_way(job))
-			return false;
-	return got == 0 && EVP_DigestFinal_ex(context, sha256, NULL);
+	return !job_gives_way(job);
 }
 
 /* Where a later change may leave size and ctime as they are, the answer is good once. */
@@ -104,7 +96,7 @@ static bool is_remembered(const struct mamplus_file *file)
 	       known.size == file->size && known.ctime_s == file->ctime_s && known.ctime_ns == file->ctime_ns;
 }
 
-static bool hash(const struct job *job, unsigned char *block, EVP_MD_CTX *context)
+static bool hash(struct job *job, struct digest *digest)
 {
 	const struct mamplus_hold *hold = &job->hold;
 	unsigned char sha256[EVP_MAX_MD_SIZE];
@@ -117,7 +109,7 @@ static bool hash(const struct job *job, unsigned char *block, EVP_MD_CTX *contex
 	fd = open_program(hold);
 	if (fd < 0)
 		return false;
-	good = digest(job, fd, block, context, sha256) && fstat(fd, &after) == 0 && is_as_held(&after, &hold->file) &&
+	good = digest_fd(digest, fd, goes_on, job, sha256) && fstat(fd, &after) == 0 && is_as_held(&after, &hold->file) &&
 	       remember(fd, &hold->file, sha256);
 	close(fd);
 	return good;
@@ -125,12 +117,12 @@ static bool hash(const struct job *job, unsigned char *block, EVP_MD_CTX *contex
 
 static void *hash_jobs(void *is_small)
 {
-	unsigned char *block = malloc(BLOCK);
-	EVP_MD_CTX *context = EVP_MD_CTX_new();
+	struct digest digest;
+	bool can_hash = digest_open(&digest);
 	struct job *job;
 
 	while ((job = job_take(is_small != NULL))) {
-		job_done(job, block && context && hash(job, block, context));
+		job_done(job, can_hash && hash(job, &digest));
 		eventfd_write(done, 1);
 	}
 	return NULL;	/* the process ends: it takes the memory with it */

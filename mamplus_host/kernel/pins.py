@@ -25,6 +25,7 @@ OBJECTS = tuple(HERE / "objects" / f"{name}.bpf.o" for name in ("exec", "connect
 OPTIONAL_OBJECTS = (HERE / "objects" / "signal.bpf.o",)  # its header says which kernels take it
 LOADER = HERE / "native" / "mamplus-loader"
 RESPONDER = HERE / "native" / "mamplus-responder"
+HASHER = HERE / "native" / "mamplus-hash"
 
 TRACING = {
     "mamplus_exec": "tp_btf/sched_process_exec",
