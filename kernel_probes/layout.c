@@ -5,6 +5,7 @@
 struct mamplus_head head;
 struct mamplus_file file;
 struct mamplus_exec exec;
+struct mamplus_access access_;
 struct mamplus_fork fork;
 struct mamplus_exit exit_;
 struct mamplus_connect connect;
@@ -24,6 +25,7 @@ struct mamplus_waiting waiting;
 struct mamplus_answer_args answer_args;
 
 enum mamplus_kind kind;
+enum mamplus_op op;
 enum mamplus_verdict verdict;
 enum mamplus_mode mode;
 enum mamplus_answer answer;

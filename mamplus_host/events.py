@@ -16,6 +16,10 @@ Address = IPv4Address | IPv6Address
 NO_SLOT = 0xFFFFFFFF
 
 
+# Of enum mamplus_op, in its order.
+OPERATIONS = ("open", "map-exec", "write", "truncate", "unlink", "rename", "link", "setattr", "map-write", "read")
+
+
 class Head(msgspec.Struct, frozen=True, gc=False):
     """First part of every event; field order is that of `struct mamplus_head`."""
 
@@ -51,6 +55,17 @@ class Exec(msgspec.Struct, frozen=True, gc=False):
     path: str  # as given to execve, undecodable bytes as surrogates: may be relative or a link
     held: bool = False
     waited_ns: int = 0  # held only
+
+
+class FileAccess(msgspec.Struct, frozen=True, gc=False):
+    """A program wanted something of a file that was refused, suspected, or decided by declaration."""
+
+    head: Head
+    file: File
+    sha256: str  # lower-case hex; "" where none was asked for or known
+    op: str  # one of OPERATIONS
+    path: str  # as the kernel names it, the end of a long one, undecodable bytes as surrogates; "" when not told
+    waited_ns: int = 0  # from the first try to the answer
 
 
 class Fork(msgspec.Struct, frozen=True, gc=False):
@@ -103,4 +118,4 @@ class FileChange(msgspec.Struct, frozen=True, gc=False):
     tgid: int  # 0 when the tier cannot say (inotify)
 
 
-Event = Exec | Fork | Exit | Connect | Packet | DnsQuery | FileChange
+Event = Exec | FileAccess | Fork | Exit | Connect | Packet | DnsQuery | FileChange

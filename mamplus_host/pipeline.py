@@ -30,7 +30,7 @@ from mamplus_host.collector.programs import program_path
 from mamplus_host.collector.sockets import inet_sockets
 from mamplus_host.config import Config, cgroup_path
 from mamplus_host.errors import MamplusError
-from mamplus_host.events import Connect, DnsQuery, Event, Exec, Exit, FileChange, Fork, Packet
+from mamplus_host.events import Connect, DnsQuery, Event, Exec, Exit, FileAccess, FileChange, Fork, Packet
 from mamplus_host.executor.alertlog import AlertLog
 from mamplus_host.executor.evidence import collect
 from mamplus_host.executor.execute import Executor
@@ -183,7 +183,7 @@ class Pipeline:
             parent_sockets=self._parent_sockets(event.head.ppid) if asks_for_parent(event) else 0,
         )
 
-    def _entry(self, event: Exec | Connect | Packet | DnsQuery, now_s: float) -> Entry | None:
+    def _entry(self, event: Exec | FileAccess | Connect | Packet | DnsQuery, now_s: float) -> Entry | None:
         """The entry behind a kernel verdict; None when its generation has been replaced meanwhile."""
         head = event.head
         if head.verdict not in SAYABLE or self._ble is None or self._ble.number != head.generation:
@@ -264,6 +264,8 @@ def event_kind(event: Event) -> str:
     """Return the name of the event's kind, as in escalations and in `mamplus events`."""
     if isinstance(event, FileChange):
         return "file"
+    if isinstance(event, FileAccess):
+        return "access"
     name = type(event).__name__.lower()
     return {"dnsquery": "dns", "connect": "sendmsg" if getattr(event, "unconnected", False) else "connect"}.get(
         name, name

@@ -12,15 +12,11 @@
  *          counted loss, and the same verdict.
  */
 #include "exec_logic.h"
+#include "scope.h"
 
 #define MAMPLUS_SIGKILL 9
 #define MAMPLUS_SIGCONT 18
 #define MAMPLUS_SIGSTOP 19
-
-static __always_inline bool in_scope(void)
-{
-	return bpf_current_task_under_cgroup(&scope, 0) == 1;
-}
 
 static __always_inline void report(struct mamplus_exec *exec)
 {

@@ -26,6 +26,7 @@ enum mamplus_kind {
 	MAMPLUS_KIND_PACKET = 6,	/* struct mamplus_packet: refused by xt_bpf */
 	MAMPLUS_KIND_DNS = 7,		/* struct mamplus_dns: a query, refused */
 	MAMPLUS_KIND_HELD = 8,		/* struct mamplus_exec: the answer to a start that waited */
+	MAMPLUS_KIND_FILE = 9,		/* struct mamplus_access: refused, suspected, or answered by declaration */
 };
 
 /* In order: the greater wins. */
@@ -35,6 +36,20 @@ enum mamplus_verdict {
 	MAMPLUS_BLOCK = 2,
 	MAMPLUS_ALLOW = 3,
 	MAMPLUS_GUARD = 4,
+};
+
+/* What was asked of a file. Never renumbered. */
+enum mamplus_op {
+	MAMPLUS_OP_OPEN = 1,
+	MAMPLUS_OP_MAP_EXEC = 2,	/* mmap or mprotect with PROT_EXEC: a library, or a program through its loader */
+	MAMPLUS_OP_WRITE = 3,		/* opened for writing */
+	MAMPLUS_OP_TRUNCATE = 4,
+	MAMPLUS_OP_UNLINK = 5,
+	MAMPLUS_OP_RENAME = 6,
+	MAMPLUS_OP_LINK = 7,
+	MAMPLUS_OP_SETATTR = 8,
+	MAMPLUS_OP_MAP_WRITE = 9,
+	MAMPLUS_OP_READ = 10,
 };
 
 /* mamplus_head.flags */
@@ -80,6 +95,17 @@ struct mamplus_exec {
 	unsigned char sha256[MAMPLUS_SHA256_LEN];	/* zero while MAMPLUS_F_UNKNOWN */
 	unsigned long long waited_ns;	/* HELD only: from the start to the answer */
 	char path[MAMPLUS_PATH_LEN];	/* as given to execve: may be relative or a link */
+};
+
+/* What a task wanted of a file. An access that nothing is said about has no record. */
+struct mamplus_access {
+	struct mamplus_head head;
+	struct mamplus_file file;
+	unsigned char sha256[MAMPLUS_SHA256_LEN];	/* zero where no hash was asked for or known */
+	unsigned long long waited_ns;	/* 0, or from the first try to the answer */
+	unsigned int op;		/* enum mamplus_op */
+	unsigned int pad;
+	char path[MAMPLUS_PATH_LEN];	/* as the kernel names it, the end of it when it is longer; "" where no hook can tell */
 };
 
 struct mamplus_fork {
@@ -130,6 +156,7 @@ struct mamplus_hold {
 _Static_assert(sizeof(struct mamplus_head) == 72, "hole in mamplus_head");
 _Static_assert(sizeof(struct mamplus_file) == 40, "hole in mamplus_file");
 _Static_assert(sizeof(struct mamplus_exec) == 408, "hole in mamplus_exec");
+_Static_assert(sizeof(struct mamplus_access) == 416, "hole in mamplus_access");
 _Static_assert(sizeof(struct mamplus_fork) == 80, "hole in mamplus_fork");
 _Static_assert(sizeof(struct mamplus_exit) == 80, "hole in mamplus_exit");
 _Static_assert(sizeof(struct mamplus_connect) == 96, "hole in mamplus_connect");

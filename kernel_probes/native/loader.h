@@ -3,6 +3,9 @@
 #ifndef MAMPLUS_LOADER_H
 #define MAMPLUS_LOADER_H
 
+#define LSM_NOT_CALLED "the kernel takes LSM programs and does not call them; boot it with bpf among lsm=..."
+
 int probe_all(void);	/* exit code: 0 unless nothing could be written */
+int lsm_is_called(void);	/* 1; 0: as LSM_NOT_CALLED says; or -errno */
 
 #endif

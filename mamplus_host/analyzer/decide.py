@@ -11,7 +11,7 @@ import msgspec
 
 from mamplus_host.analyzer.verify import Answer
 from mamplus_host.ble.entry import Entry, Kind
-from mamplus_host.events import Connect, DnsQuery, Event, Exec, FileChange, Packet
+from mamplus_host.events import Connect, DnsQuery, Event, Exec, FileAccess, FileChange, Packet
 from mamplus_host.kernel import layout
 from mamplus_host.verdicts import Decision, Finding, Indicator, Severity, Verdict
 
@@ -21,6 +21,7 @@ RULE_BLE = "ble"
 RULE_UNKNOWN = "unknown-file"
 RULE_DROPPED = "world-writable-by-network-parent"
 RULE_PROTECTED = "protected-file"
+RULE_GUARDED = "guarded-file"
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +41,8 @@ def decide(event: Event, facts: Facts) -> Decision:
         return _file(event, facts)
     if isinstance(event, Exec):
         return _exec(event, facts)
+    if isinstance(event, FileAccess):
+        return _access(event, facts)
     if isinstance(event, Connect | Packet | DnsQuery):
         return _network(event, facts)
     return _nothing(event)
@@ -47,7 +50,7 @@ def decide(event: Event, facts: Facts) -> Decision:
 
 def indicator(event: Event) -> Indicator | None:
     """Return the value that a BLE entry would name to decide `event`, or None."""
-    if isinstance(event, Exec) and event.sha256:
+    if isinstance(event, Exec | FileAccess) and event.sha256:
         return Indicator("sha256", event.sha256)
     if isinstance(event, Connect):
         return Indicator("ip", str(event.address))
@@ -74,13 +77,9 @@ def asks_for_parent(event: Event) -> bool:
 
 
 def _exec(event: Exec, facts: Facts) -> Decision:
-    flags = event.head.flags
-    if flags & layout.F_DECLARED and flags & layout.F_REFUSED and event.head.verdict is not Verdict.BLOCK:
-        reason = f"{event.path!r} could not be identified; the declared answer for unknown files is to refuse"
-        return _found(event, facts, Finding.SUSPECTED, RULE_UNKNOWN, reason, Severity.MEDIUM)
-    by_list = _by_list(event, facts)
-    if by_list is not None:
-        return by_list
+    found = _unidentified(event, facts) or _by_list(event, facts)
+    if found is not None:
+        return found
     answers = [answer.verdict for answer in (facts.answer, facts.here) if answer]
     allowed = Verdict.ALLOW in (event.head.verdict, *answers)
     if asks_for_parent(event) and facts.parent_sockets and not allowed:
@@ -89,11 +88,30 @@ def _exec(event: Exec, facts: Facts) -> Decision:
     return _nothing(event)
 
 
+def _unidentified(event: Exec | FileAccess, facts: Facts) -> Decision | None:
+    flags = event.head.flags
+    if not (flags & layout.F_DECLARED and flags & layout.F_REFUSED) or event.head.verdict is Verdict.BLOCK:
+        return None
+    reason = f"{event.path!r} could not be identified; the declared answer for unknown files is to refuse"
+    return _found(event, facts, Finding.SUSPECTED, RULE_UNKNOWN, reason, Severity.MEDIUM)
+
+
+def _access(event: FileAccess, facts: Facts) -> Decision:
+    """What the kernel refused is told, whether the list said so or the file is guarded by its place."""
+    found = _unidentified(event, facts) or _by_list(event, facts)
+    if found is not None:
+        return found
+    if not event.head.flags & (layout.F_REFUSED | layout.F_MONITOR):
+        return _nothing(event)
+    reason = f"{event.op} of {event.path!r} by {event.head.comm!r} (pid {event.head.tgid}): the file is guarded"
+    return _found(event, facts, Finding.CONFIRMED, RULE_GUARDED, reason, Severity.HIGH)
+
+
 def _network(event: Connect | Packet | DnsQuery, facts: Facts) -> Decision:
     return _by_list(event, facts) or _nothing(event)
 
 
-def _by_list(event: Exec | Connect | Packet | DnsQuery, facts: Facts) -> Decision | None:
+def _by_list(event: Exec | FileAccess | Connect | Packet | DnsQuery, facts: Facts) -> Decision | None:
     """What the BLE says, as asked by the kernel, or by us for an event that the kernel only reported."""
     verdict = event.head.verdict
     entry = facts.entry

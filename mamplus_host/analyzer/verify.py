@@ -25,7 +25,7 @@ from mamplus_host.ble.stack import Stack
 from mamplus_host.ble.usb import wider
 from mamplus_host.ble.versions import covers, narrowness, package_of
 from mamplus_host.errors import ConfigInvalid
-from mamplus_host.events import Connect, DnsQuery, Exec, Packet
+from mamplus_host.events import Connect, DnsQuery, Exec, FileAccess, Packet
 from mamplus_host.kernel import layout
 from mamplus_host.verdicts import Verdict
 
@@ -65,9 +65,9 @@ def verify_text(ble: List | None, kind: Kind, text: str, *, now_s: float) -> Ans
     return verify(ble, kind, canonical(kind, text), now_s=now_s)
 
 
-def asked(event: Exec | Connect | Packet | DnsQuery) -> tuple[Kind, str]:
+def asked(event: Exec | FileAccess | Connect | Packet | DnsQuery) -> tuple[Kind, str]:
     """Return what the kernel asked its tables about `event`: kind and canonical value."""
-    if isinstance(event, Exec):
+    if isinstance(event, Exec | FileAccess):
         return Kind.SHA256, event.sha256
     if isinstance(event, DnsQuery):
         return Kind.DOMAIN, event.name

@@ -43,7 +43,7 @@ def run(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")
         print_json({"controls": to_builtins(trials), "kernel": features, "list": ours})
         raise typer.Exit(worst)
     OUT.print("\n[bold]this kernel[/bold]")
-    for name, feature in features.items():
+    for name, feature in (features | features.pop("optional")).items():
         OUT.print(f"  {safe(name):<22} {safe(feature)}", soft_wrap=True)
     if ours:
         OUT.print(f"\n[bold]the list here[/bold]\n  {_in_force(ours)}", soft_wrap=True)

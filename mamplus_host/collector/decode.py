@@ -17,7 +17,20 @@ from struct import Struct
 from typing import TypeVar
 
 from mamplus_host.errors import EventMalformed
-from mamplus_host.events import Address, Connect, DnsQuery, Event, Exec, Exit, File, Fork, Head, Packet
+from mamplus_host.events import (
+    OPERATIONS,
+    Address,
+    Connect,
+    DnsQuery,
+    Event,
+    Exec,
+    Exit,
+    File,
+    FileAccess,
+    Fork,
+    Head,
+    Packet,
+)
 from mamplus_host.kernel import layout
 from mamplus_host.verdicts import Verdict
 
@@ -39,7 +52,7 @@ def decode_run(kind: int, count: int, data: bytes) -> list[Event]:
         raise EventMalformed(f"{count} records of kind {kind} in {len(data)} bytes, want {count * record.size}")
     try:
         return decode(record, data)
-    except (IndexError, ValueError) as error:
+    except (LookupError, ValueError) as error:
         raise EventMalformed(f"a record of kind {kind} does not fit: {error}") from None
 
 
@@ -70,6 +83,7 @@ def _sha256_of(raw: bytes) -> str:
 
 
 _text, _address, _port = _Memo(_text_of), _Memo(_address_of), _Memo(ntohs)
+_operation = dict(enumerate(OPERATIONS, 1))
 _verdict = tuple(Verdict(number) for number in range(len(Verdict)))
 
 
@@ -97,6 +111,18 @@ def _execs(record: Struct, data: bytes, *, is_held: bool = False) -> list[Event]
 
 def _helds(record: Struct, data: bytes) -> list[Event]:
     return _execs(record, data, is_held=True)
+
+
+def _accesses(record: Struct, data: bytes) -> list[Event]:
+    return [
+        FileAccess(
+            Head(boot_ns, cgroup, gen, tgid, ppid, uid, slot, flags, _verdict[verdict], _text[comm]),
+            File(dev, ino, size, ctime_s, ctime_ns, mode),
+            _sha256_of(sha256), _operation[op], _text[path], waited_ns,
+        )
+        for boot_ns, cgroup, gen, tgid, ppid, uid, slot, flags, verdict, comm,
+            dev, ino, size, ctime_s, ctime_ns, mode, sha256, waited_ns, op, path in record.iter_unpack(data)
+    ]  # fmt: skip
 
 
 def _forks(record: Struct, data: bytes) -> list[Event]:
@@ -154,6 +180,7 @@ _CONNECT = _needed(layout.CONNECT, layout.CONNECT_FIELDS)
 _DECODERS: dict[int, tuple[Struct, Callable[[Struct, bytes], list[Event]]]] = {
     layout.KIND_EXEC: (_EXEC, _execs),
     layout.KIND_HELD: (_EXEC, _helds),
+    layout.KIND_FILE: (_needed(layout.ACCESS, layout.ACCESS_FIELDS), _accesses),
     layout.KIND_FORK: (_needed(layout.FORK, layout.FORK_FIELDS), _forks),
     layout.KIND_EXIT: (_needed(layout.EXIT, layout.EXIT_FIELDS), _exits),
     layout.KIND_CONNECT: (_CONNECT, _connects),

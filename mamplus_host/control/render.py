@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from mamplus_host.events import Event, Exec, Exit, FileChange, Fork
+from mamplus_host.events import Event, Exec, Exit, FileAccess, FileChange, Fork
 from mamplus_host.jsonlines import to_builtins
 from mamplus_host.kernel import layout
 
@@ -30,7 +30,7 @@ def event_view(event: Event, kind: str) -> dict[str, Any]:
         "flags": [name for bit, name in _FLAGS.items() if head.flags & bit],
     }  # fmt: skip
     own = {name: value for name, value in to_builtins(event).items() if name != "head"}
-    if not isinstance(event, Exec | Exit | Fork):
+    if not isinstance(event, Exec | Exit | FileAccess | Fork):
         return {**view, **own}
     file = own.pop("file", None)
     return {**view, **own, **({"inode": file["ino"], "size": file["size"]} if file else {})}

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from mamplus_host.collector.sockets import inet_sockets
-from mamplus_host.events import DnsQuery, Exec, FileChange, Packet
+from mamplus_host.events import DnsQuery, Exec, FileAccess, FileChange, Packet
 from mamplus_host.executor.tasks import cgroup_of, task
 from mamplus_host.verdicts import Decision
 
@@ -44,9 +44,19 @@ def collect(decision: Decision, scope: str = "/") -> dict[str, Any]:
         found["sockets"] = sockets
     if isinstance(event, Exec):
         found["file"] = {**file_facts(f"/proc/{tgid}/exe", event.sha256), "path": _text(os.fsencode(event.path))}
+    elif isinstance(event, FileAccess):
+        found["file"] = _accessed(event)
     elif isinstance(event, FileChange):
         found["file"] = file_facts(event.path)
     return found
+
+
+def _accessed(event: FileAccess) -> dict[str, Any]:
+    """The file as the kernel saw it: its path is not followed, another file may lie there by now."""
+    return {
+        "path": _text(os.fsencode(event.path)), "operation": event.op, "sha256": event.sha256,
+        "size": event.file.size, "mode": stat.filemode(event.file.mode), "inode": event.file.ino,
+    }  # fmt: skip
 
 
 def _without_secrets(process: dict[str, Any], scope: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ This module touches no process and no file, and asks no clock.
 import msgspec
 
 from mamplus_host.config import Config
-from mamplus_host.events import DnsQuery, Event, Exec, FileChange, Packet
+from mamplus_host.events import DnsQuery, Event, Exec, FileAccess, FileChange, Packet
 from mamplus_host.verdicts import ActionKind, Decision, Finding
 
 NEVER = frozenset({0, 1})  # "nobody", and the process whose end is the device's end
@@ -60,9 +60,14 @@ def _kind(decision: Decision, config: Config) -> ActionKind | None:
     if decision.in_kernel:
         return ActionKind.REFUSED
     if decision.finding is Finding.CONFIRMED:
-        return ActionKind.KILL if isinstance(decision.event, Exec) else None
-    holds = isinstance(decision.event, Exec) and config.suspicion.hold == "freeze"
+        return ActionKind.KILL if _runs(decision.event) else None
+    holds = _runs(decision.event) and config.suspicion.hold == "freeze"
     return ActionKind.FREEZE if holds else None
+
+
+def _runs(event: Event) -> bool:
+    """Say whether what the event is about is code that its process has begun to run."""
+    return isinstance(event, Exec) or (isinstance(event, FileAccess) and event.op == "map-exec")
 
 
 def _task(event: Event) -> int:

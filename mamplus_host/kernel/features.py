@@ -31,24 +31,29 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
     cgroup_skb: str
     socket_filter: str  # what an iptables rule with xt_bpf runs
     signal_other: str  # SIGKILL to a held program that somebody else lets go on
-    lsm_exec: str  # refuses with an error instead of SIGKILL; not used yet
+    lsm: str  # refuses with an error instead of SIGKILL: a program was loaded, attached and called
     fentry: str
     ring_buffer: str
     lru_hash: str
     lpm_trie: str
     mappable_array: str
+    optional: dict[str, str]  # object of kernel_probes/bpf -> the same, of the whole object
+
+
+_PROBED = Features.__struct_fields__[4:-1]  # what the loader answers
 
 
 def probe() -> Features:
     """Try everything; takes some ten milliseconds. Without root most answers are "no"."""
-    bpf = _probe_bpf()
+    bpf = _ask_loader("--probe")
     unasked = "no: the loader did not answer"
     return Features(
         root=_said(os.geteuid() == 0, "the process runs as another user"),
         btf=_said(Path("/sys/kernel/btf/vmlinux").exists(), "/sys/kernel/btf/vmlinux is missing"),
         cgroup2=_said(any(Path(m, "cgroup.controllers").exists() for m in CGROUP2_MOUNTS), "no cgroup v2 is mounted"),
         bpffs=_said("\tbpf\n" in Path("/proc/filesystems").read_text(), "the kernel has no bpffs"),
-        **{name: bpf.get(name, unasked) for name in Features.__struct_fields__[4:]},
+        **{name: bpf.get(name, unasked) for name in _PROBED},
+        optional=_ask_loader("--try", *map(str, pins.OPTIONAL_OBJECTS)),
     )
 
 
@@ -56,11 +61,11 @@ def _said(claim: bool, why_not: str) -> str:
     return YES if claim else f"no: {why_not}"
 
 
-def _probe_bpf() -> dict[str, str]:
-    """Return feature -> "yes" or "no: reason", as the loader found."""
+def _ask_loader(*words: str) -> dict[str, str]:
+    """Return feature or object -> "yes" or "no: reason", as the loader found."""
     try:
         done = subprocess.run(
-            [pins.LOADER, "--probe"], capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False
+            [pins.LOADER, *words], capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return {}

@@ -49,6 +49,19 @@ KIND_SENDMSG = 5
 KIND_PACKET = 6
 KIND_DNS = 7
 KIND_HELD = 8
+KIND_FILE = 9
+
+# enum mamplus_op
+OP_OPEN = 1
+OP_MAP_EXEC = 2
+OP_WRITE = 3
+OP_TRUNCATE = 4
+OP_UNLINK = 5
+OP_RENAME = 6
+OP_LINK = 7
+OP_SETATTR = 8
+OP_MAP_WRITE = 9
+OP_READ = 10
 
 # enum mamplus_verdict
 NOTHING = 0
@@ -131,6 +144,34 @@ EXEC_FIELDS = (
     "file_mode",
     "sha256",
     "waited_ns",
+    "path",
+)
+
+ACCESS = Struct("=QQQIIIIIIHHI16sQQQqII32sQII256s")  # 416 bytes
+ACCESS_FIELDS = (
+    "head_boot_ns",
+    "head_cgroup_id",
+    "head_generation",
+    "head_size",
+    "head_tgid",
+    "head_ppid",
+    "head_uid",
+    "head_slot",
+    "head_flags",
+    "head_kind",
+    "head_verdict",
+    "head_pad",
+    "head_comm",
+    "file_dev",
+    "file_ino",
+    "file_size",
+    "file_ctime_s",
+    "file_ctime_ns",
+    "file_mode",
+    "sha256",
+    "waited_ns",
+    "op",
+    "pad",
     "path",
 )
 

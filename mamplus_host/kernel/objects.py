@@ -10,6 +10,7 @@ opens pins.
 """
 
 import contextlib
+import logging
 import mmap
 import os
 import struct
@@ -25,6 +26,7 @@ from mamplus_host.kernel.bpf import Fd, Map, checked
 from mamplus_host.kernel.ring import EventRing
 from mamplus_host.kernel.tables import Tables
 
+LOG = logging.getLogger("mamplus")
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _LOAD_TIMEOUT_S = 120
 _AGENT_NS_OFFSET = 8  # in struct mamplus_heartbeat
@@ -127,7 +129,7 @@ def _load(directory: Path, cgroup: Path) -> None:
         pins.remove(directory)
         raise
     for path in pins.OPTIONAL_OBJECTS:
-        with contextlib.suppress(KernelRefused):  # `hooks` does not name it then
+        with contextlib.suppress(KernelRefused):  # `hooks` does not name it then, and `features` says why
             _run_loader(directory, [path])
     descriptor = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -155,15 +157,32 @@ def _attach(directory: Path, cgroup: Path) -> None:
             with Fd.open(pins.program_pin(directory, name)) as program:
                 link = lib.mamplus_attach_cgroup(program.number, descriptor, attach_type)
                 _pin_link(directory, name, link)
-        optional = [name for name in pins.OPTIONAL_TRACING if pins.program_pin(directory, name).exists()]
-        for name in (*pins.TRACING, *optional):
-            with Fd.open(pins.program_pin(directory, name)) as program:
-                _pin_link(directory, name, lib.mamplus_attach_tracing(program.number))
+        for name in pins.TRACING:
+            _attach_tracing(directory, name)
+        for name in pins.OPTIONAL_TRACING:
+            _attach_optional(directory, name)
     except KernelRefused:
         pins.remove(directory)
         raise
     finally:
         os.close(descriptor)
+
+
+def _attach_tracing(directory: Path, name: str) -> None:
+    with Fd.open(pins.program_pin(directory, name)) as program:
+        _pin_link(directory, name, lib.mamplus_attach_tracing(program.number))
+
+
+def _attach_optional(directory: Path, name: str) -> None:
+    """Attach it where it was loaded; one that the kernel does not attach is left out, as if it had not loaded."""
+    pin = pins.program_pin(directory, name)
+    if not pin.exists():
+        return
+    try:
+        _attach_tracing(directory, name)
+    except KernelRefused as error:
+        LOG.warning("%s; it is left out", error)
+        pin.unlink()
 
 
 def _pin_link(directory: Path, name: str, descriptor: int) -> None:

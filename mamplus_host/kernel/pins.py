@@ -32,6 +32,8 @@ TRACING = {
     "mamplus_fork": "tp_btf/sched_process_fork",
     "mamplus_exit": "tp_btf/sched_process_exit",
 }
+# What an optional object brings; attached where its program was loaded. The call is the same for a tracepoint and an
+# LSM hook.
 OPTIONAL_TRACING = {"mamplus_signal": "tp_btf/signal_generate"}
 CGROUP = {  # name: (section, enum bpf_attach_type)
     "mamplus_connect4": ("cgroup/connect4", 10),
@@ -89,10 +91,14 @@ def directories(config: Config) -> list[Path]:
 
 
 def is_complete(directory: Path) -> bool:
-    """Say whether everything is pinned: an attach that was cut off is not adopted."""
+    """Say whether everything is pinned: an attach that was cut off is not adopted.
+
+    Of the optional objects that which the kernel took, with its links.
+    """
     wanted = [link_pin(directory, name) for name in LINKS]
     wanted += [program_pin(directory, name) for name in (*LINKS, *UNATTACHED)]
     wanted += [directory / name for name in MAPS]
+    wanted += [link_pin(directory, name) for name in OPTIONAL_TRACING if program_pin(directory, name).exists()]
     return all(path.exists() for path in wanted)
 
 

@@ -44,6 +44,7 @@ DEADLINE_S = 20.0
 _LAYOUTS = {
     layout.KIND_EXEC: ("exec", layout.EXEC, layout.EXEC_FIELDS),
     layout.KIND_HELD: ("held", layout.EXEC, layout.EXEC_FIELDS),
+    layout.KIND_FILE: ("access", layout.ACCESS, layout.ACCESS_FIELDS),
     layout.KIND_FORK: ("fork", layout.FORK, layout.FORK_FIELDS),
     layout.KIND_EXIT: ("exit", layout.EXIT, layout.EXIT_FIELDS),
     layout.KIND_CONNECT: ("connect", layout.CONNECT, layout.CONNECT_FIELDS),

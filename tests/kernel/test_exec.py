@@ -49,14 +49,14 @@ def test_with_a_list_so_old_that_doubt_is_refused_a_suspected_program_is(
 ) -> None:
     odd = fresh()
     agent.publish((Kind.SHA256, sha256(odd), Verdict.SUSPECT))
-    assert agent.run(odd, tmp_path / "first") == MARK_EXIT
+    agent.make_known(odd, tmp_path / "first")
 
     agent.kernel.tables.set_posture(agent.config, suspect_as_block=True)
 
     with agent.start(odd, tmp_path / "second") as process:
         assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "second").exists()
-    record = agent.wait_for("held", lambda record: record.tgid == process.pid)
+    record = agent.wait_for("exec", lambda record: record.tgid == process.pid)
     assert (record.verdict, record.flags & layout.F_REFUSED) == (Verdict.SUSPECT, layout.F_REFUSED)
 
 

@@ -4,12 +4,13 @@
 import msgspec
 import pytest
 
+from mamplus_host.kernel import pins
 from mamplus_host.kernel.features import YES, probe
 
 from .conftest import Agent
 
 pytestmark = pytest.mark.kernel
-NOT_NEEDED = {"signal_other", "lsm_exec", "fentry"}
+NOT_NEEDED = {"signal_other", "lsm", "fentry", "optional"}
 
 
 def test_where_an_agent_attaches_all_that_it_needs_is_there(agent: Agent) -> None:
@@ -20,5 +21,9 @@ def test_where_an_agent_attaches_all_that_it_needs_is_there(agent: Agent) -> Non
 
 
 def test_a_no_has_a_reason() -> None:
-    for answer in msgspec.structs.asdict(probe()).values():
+    found = msgspec.structs.asdict(probe())
+    optional = found.pop("optional")
+
+    assert set(optional) == {path.name.partition(".")[0] for path in pins.OPTIONAL_OBJECTS}
+    for answer in (*found.values(), *optional.values()):
         assert answer == YES or answer.startswith("no: ")

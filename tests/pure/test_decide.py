@@ -6,10 +6,10 @@ from ipaddress import ip_address
 import msgspec
 import pytest
 
-from mamplus_host.analyzer.decide import RULE_DROPPED, RULE_UNKNOWN, Facts, asks_for_parent, decide
+from mamplus_host.analyzer.decide import RULE_DROPPED, RULE_GUARDED, RULE_UNKNOWN, Facts, asks_for_parent, decide
 from mamplus_host.analyzer.verify import Answer
 from mamplus_host.ble.entry import Entry, Kind
-from mamplus_host.events import NO_SLOT, Connect, DnsQuery, Exec, Exit, File, FileChange, Head, Packet
+from mamplus_host.events import NO_SLOT, Connect, DnsQuery, Exec, Exit, File, FileAccess, FileChange, Head, Packet
 from mamplus_host.kernel import layout
 from mamplus_host.verdicts import Finding, Indicator, Severity, Verdict
 
@@ -38,6 +38,35 @@ def test_a_program_that_the_kernel_refused_is_confirmed_and_names_its_entry() ->
     assert decision.indicator == Indicator("sha256", DIGEST)
     assert "known bad" in decision.reason
     assert decision.severity is Severity.CRITICAL
+
+
+def access(*, sha256: str = DIGEST, op: str = "open", **changes: object) -> FileAccess:
+    return FileAccess(head(**changes), File(1, 2, 3, 4, 5), sha256, op, "/tmp/x")
+
+
+def test_a_listed_file_that_was_not_opened_is_confirmed_and_names_its_entry() -> None:
+    decision = decide(access(verdict=Verdict.BLOCK, flags=layout.F_REFUSED), Facts(alert_id="A", entry=ENTRY))
+
+    assert (decision.finding, decision.entry_id, decision.in_kernel) == (Finding.CONFIRMED, 7, True)
+    assert decision.indicator == Indicator("sha256", DIGEST)
+
+
+@pytest.mark.parametrize("flag", [layout.F_REFUSED, layout.F_MONITOR], ids=["refused", "monitor"])
+def test_a_refusal_without_a_word_of_the_list_is_that_of_a_guarded_file(flag: int) -> None:
+    decision = decide(access(sha256="", op="unlink", flags=flag), FACTS)
+
+    assert (decision.finding, decision.rule) == (Finding.CONFIRMED, RULE_GUARDED)
+    assert "unlink of '/tmp/x' by 'comm' (pid 100)" in decision.reason
+
+
+def test_a_refused_access_to_what_could_not_be_identified_is_suspected() -> None:
+    decision = decide(access(sha256="", flags=layout.F_REFUSED | layout.F_DECLARED), FACTS)
+
+    assert (decision.finding, decision.rule) == (Finding.SUSPECTED, RULE_UNKNOWN)
+
+
+def test_an_access_that_was_let_through_without_a_word_is_nothing() -> None:
+    assert decide(access(flags=layout.F_DECLARED), FACTS).finding is Finding.NOTHING
 
 
 def test_a_block_in_monitor_mode_is_confirmed_but_not_in_kernel() -> None:

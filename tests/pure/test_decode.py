@@ -7,7 +7,7 @@ import pytest
 
 from mamplus_host.collector.decode import MEMO_ENTRIES, decode_run
 from mamplus_host.errors import EventMalformed
-from mamplus_host.events import Connect, DnsQuery, Exec, Exit, File, Fork, Head, Packet
+from mamplus_host.events import OPERATIONS, Connect, DnsQuery, Exec, Exit, File, FileAccess, Fork, Head, Packet
 from mamplus_host.kernel import layout
 from mamplus_host.verdicts import Verdict
 
@@ -35,6 +35,12 @@ def head(kind: int, size: int) -> tuple[int | bytes, ...]:
             (21, 22, 23, 24, 25, 26, bytes(32), 27, b"./\xfe"),
             Exec(HEAD, File(21, 22, 23, 24, 25, 26), "", "./\udcfe", True, 27),
         ),
+        (
+            layout.KIND_FILE,
+            layout.ACCESS,
+            (21, 22, 23, 24, 25, 26, b"\xab" * 32, 27, 2, 99, b"/l/\xfe"),
+            FileAccess(HEAD, File(21, 22, 23, 24, 25, 26), "ab" * 32, "map-exec", "/l/\udcfe", 27),
+        ),
         (layout.KIND_FORK, layout.FORK, (31, 99), Fork(HEAD, 31)),
         (layout.KIND_EXIT, layout.EXIT, (-9, 99), Exit(HEAD, -9)),
         (
@@ -57,7 +63,7 @@ def head(kind: int, size: int) -> tuple[int | bytes, ...]:
         ),
         (layout.KIND_DNS, layout.DNS, (V6, b"bad.example"), DnsQuery(HEAD, ip_address("2001:db8::7"), "bad.example")),
     ],
-    ids=["exec", "held", "fork", "exit", "connect", "sendmsg", "packet", "dns"],
+    ids=["exec", "held", "access", "fork", "exit", "connect", "sendmsg", "packet", "dns"],
 )
 def test_every_field_arrives_where_it_belongs(
     kind: int, record: object, fields: tuple[object, ...], event: object
@@ -87,6 +93,19 @@ def test_an_unknown_kind_is_malformed() -> None:
 def test_a_run_of_another_length_is_malformed() -> None:
     with pytest.raises(EventMalformed, match="2 records of kind 4 in 96 bytes, want 192"):
         decode_run(layout.KIND_CONNECT, 2, bytes(96))
+
+
+def test_an_operation_that_does_not_exist_is_malformed() -> None:
+    values = (*head(layout.KIND_FILE, layout.ACCESS.size), 21, 22, 23, 24, 25, 26, bytes(32), 0, 77, 0, b"/x")
+
+    with pytest.raises(EventMalformed, match="does not fit"):
+        decode_run(layout.KIND_FILE, 1, layout.ACCESS.pack(*values))
+
+
+def test_every_operation_of_the_kernel_has_a_word() -> None:
+    numbers = sorted(value for name, value in vars(layout).items() if name.startswith("OP_"))
+
+    assert numbers == list(range(1, len(OPERATIONS) + 1))
 
 
 def test_a_verdict_that_does_not_exist_is_malformed() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mamplus_host.config import Agent, Config, SuspicionPolicy
-from mamplus_host.events import Connect, DnsQuery, Event, Exec, Exit, File, FileChange, Fork, Head, Packet
+from mamplus_host.events import Connect, DnsQuery, Event, Exec, Exit, File, FileAccess, FileChange, Fork, Head, Packet
 from mamplus_host.executor.plan import Action, plan
 from mamplus_host.verdicts import ActionKind, Decision, Finding, Verdict
 
@@ -30,6 +30,8 @@ def events(tgid: int) -> list[Event]:
         Packet(head=head(tgid), source=HERE, destination=HERE, sport=1, dport=2, protocol=6),
         DnsQuery(head=head(tgid), server=HERE, name="bad.example"),
         FileChange(boot_ns=7, path="/protected", changes=("modify",), tgid=tgid),
+        FileAccess(head=head(tgid), file=FILE, sha256="ab" * 32, op="map-exec", path="/lib"),
+        FileAccess(head=head(tgid), file=FILE, sha256="ab" * 32, op="open", path="/x"),
     ]
 
 
@@ -37,7 +39,7 @@ def decided(event: Event, finding: Finding, *, in_kernel: bool = False) -> Decis
     return Decision(id="01" * 13, finding=finding, event=event, rule="ble", reason="", in_kernel=in_kernel)
 
 
-EXEC, CONNECT, CHANGE = events(500)[0], events(500)[3], events(500)[6]
+EXEC, CONNECT, CHANGE, MAPPED, OPENED = (events(500)[place] for place in (0, 3, 6, 7, 8))
 WATCH = Config(suspicion=SuspicionPolicy(hold="watch"))
 
 
@@ -52,12 +54,15 @@ WATCH = Config(suspicion=SuspicionPolicy(hold="watch"))
         (decided(EXEC, Finding.NOTHING), Config(), []),
         (decided(CONNECT, Finding.CONFIRMED, in_kernel=True), Config(), [ActionKind.REFUSED]),
         (decided(CONNECT, Finding.SUSPECTED), Config(), []),
+        (decided(MAPPED, Finding.CONFIRMED, in_kernel=True), Config(), [ActionKind.REFUSED]),
+        (decided(MAPPED, Finding.CONFIRMED), Config(), [ActionKind.KILL]),
+        (decided(OPENED, Finding.CONFIRMED), Config(), []),
         (decided(CHANGE, Finding.CONFIRMED), Config(), [ActionKind.RESTORE]),
         (decided(CHANGE, Finding.SUSPECTED), WATCH, [ActionKind.RESTORE]),
     ],
     ids=[
         "refused", "running", "suspected", "watch-only", "suspected-and-refused", "nothing", "connect",
-        "connect-suspected", "file", "file-suspected",
+        "connect-suspected", "library-refused", "library-running", "opened", "file", "file-suspected",
     ],
 )  # fmt: skip
 def test_each_decision_has_its_answer(decision: Decision, config: Config, kinds: list[ActionKind]) -> None:
