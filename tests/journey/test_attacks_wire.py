@@ -252,6 +252,9 @@ def test_a_stick_that_changes_while_it_is_read_installs_the_one_or_the_other_or_
     number = device.numbers()["enterprise"]
     wanted = {1: entries(200), 4: entries(201), 5: entries(202)}
     assert device.says(Layer.ENTERPRISE) == wanted[number]
+    repository.write(folder, states[1])
+    update_here(device.state, str(folder))
+    assert device.says(Layer.ENTERPRISE) == entries(202), "none of the tries stands in the way of a stick that is whole"
 
 
 # --- two at once, no room, no power -----------------------------------------------------------------------
@@ -300,15 +303,17 @@ def test_a_full_disk_keeps_every_layer_as_it_was_and_says_so(
     assert update(device.state, source=source).generation == 5
 
 
-@pytest.mark.parametrize("delta", [False, True], ids=["lists", "deltas"])
+@pytest.mark.parametrize(("delta", "rotated"), [(False, False), (True, False), (False, True)])
 def test_power_that_goes_at_any_write_leaves_all_layers_of_before_or_all_of_after(
-    device: Device, repository: Repository, tmp_path: Path, delta: bool
+    device: Device, repository: Repository, tmp_path: Path, delta: bool, rotated: bool
 ) -> None:
-    """Both layers change in one state: no device may end with one of them new and the other old."""
+    """Both layers change in one state, also under a new key: no device may end with one new and the other old."""
     cut = 0
     for step in range(1, 200):
         before = device.numbers()
         count = 200 + step
+        if rotated:
+            repository.rotate_delegated("ble-enterprise")
         repository.publish(entries(count), delta=delta)
         repository.publish(entries(3 + step, first=900), layer=Layer.EMERGENCY, delta=delta)
         source = str(repository.write(tmp_path / str(step)))

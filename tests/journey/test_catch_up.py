@@ -152,6 +152,17 @@ def test_bytes_on_the_wire_are_what_the_connection_carried(device: Device, repos
     assert role + delta < result.bytes < role + delta + 4000  # with the headers of five requests and answers
 
 
+def test_a_thousand_changes_cost_less_than_sixty_kilobytes_on_the_wire(device: Device, repository: Repository) -> None:
+    """However long the list is: the delta and the metadata on the way to it, TLS aside."""
+    repository.publish(entries(3000), delta=True)
+    with served(files(repository.files)) as server:
+        Repository.belong(device.state, server.url, "")
+        result = update(device.state)
+
+    assert device.numbers()["enterprise"] == repository.version
+    assert result.bytes < 60_000
+
+
 def test_a_policy_arrives_with_the_list_and_is_not_read_twice(device: Device, repository: Repository) -> None:
     repository.name("policy", "policy/policy.json", b'{"version": 1}', {"version": 1})
     repository.sign_states("policy")
