@@ -16,8 +16,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from mamplus_host import filerules
 from mamplus_host.ble.entry import Kind, canonical, unmapped
 from mamplus_host.errors import ConfigInvalid
+from mamplus_host.filerules import FileRules
 from mamplus_host.files import write_whole
 
 MAX_BYTES = 64 << 10
@@ -76,6 +78,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     version: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)] = 0  # grows with each; 0: none was ever received
     age: AgeLadder = AgeLadder()
     never_block: NeverBlock = NeverBlock()
+    files: FileRules = FileRules()
     shadow_limit: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5  # programs in use, newly blocked or cut off
     dead_man_s: Annotated[int, msgspec.Meta(ge=30, le=3600)] = 120  # without the enterprise after a swap
     clock_ahead_s: Annotated[int, msgspec.Meta(ge=3600, le=90 * _DAY_S)] = 7 * _DAY_S  # that a clock is believed
@@ -132,6 +135,7 @@ def check(policy: Policy) -> None:
             raise ConfigInvalid(f"never_block.{name} has {count} of them, want at most {most}: shorten the policy")
     never.guards()
     never.dns_names()
+    filerules.check(policy.files)
 
 
 def encode(policy: Policy) -> bytes:
