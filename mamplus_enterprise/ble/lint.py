@@ -10,12 +10,13 @@
     ended      it has ended, and is still written
     key        a layer says what its key may not: devices would refuse its list
 
-Works on one pass over each layer; a million entries take some 200 MB.
+Works on two passes over each layer; a million entries take some 200 MB.
 """
 
+import itertools
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -31,6 +32,8 @@ from mamplus_host.ble.entry import Entry, Kind
 from mamplus_host.ble.layer import Layer
 from mamplus_host.verdicts import Verdict
 
+LOOKS = 2
+TOLD_EVERY = 1000
 FEW, FEWEST = 20, 3  # findings of a sort that are shown
 MOST = 60_000  # networks of one verdict that shadows are looked for among
 GRAVE = frozenset({"gate", "outranked", "key"})
@@ -59,15 +62,22 @@ class _Seen:
     overruled: frozenset[str] = frozenset()  # values
 
 
-def lint(session: Session, gate: Gate, *, soon_s: float) -> Iterator[Finding]:
-    """Yield what is found, layer by layer. Read to the end, or close, before the session ends."""
+def lint(
+    session: Session, gate: Gate, *, soon_s: float, progress: Callable[[int], object] = lambda _done: None
+) -> Iterator[Finding]:
+    """Yield what is found, layer by layer. Read to the end, or close, before the session ends.
+
+    `progress` is told now and then how many entries were looked at; each is looked at LOOKS times.
+    """
     now_s = time.time()
     forced = session.scalars(select(Audit.subject).where(Audit.what == "gate overruled"))
     seen = _Seen(overruled=frozenset(forced))
     yield from _ended(session, now_s)
+    looks = itertools.count(1)
     for layer in Layer:
         for entry in author.state_at(session, layer, now_s):
             _note(seen, layer, entry)
+            _tell(progress, next(looks))
     wider = {
         verdict: Ranges((value, place) for place, (value, _id) in enumerate(networks[:MOST]))
         for verdict, networks in seen.networks.items()
@@ -76,6 +86,12 @@ def lint(session: Session, gate: Gate, *, soon_s: float) -> Iterator[Finding]:
         for entry in author.state_at(session, layer, now_s):
             for code, why in _about(entry, layer, gate, seen, wider, now_s, soon_s):
                 yield _finding(code, layer, entry, why)
+            _tell(progress, next(looks))
+
+
+def _tell(progress: Callable[[int], object], looks: int) -> None:
+    if looks % TOLD_EVERY == 0:
+        progress(looks)
 
 
 def written(session: Session) -> int:

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ble import` and `ble feeds`: what other people know becomes entries, through the gate."""
 
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mamplus_enterprise.cli.shared import opened, print_json, print_table, remark, who
+from mamplus_enterprise.cli.shared import bar, opened, print_json, print_table, remark, who
 from mamplus_enterprise.times import clock
 from mamplus_host.errors import ConfigInvalid
 
@@ -121,7 +119,7 @@ def _run(context: typer.Context, order: "Order", done: "Report", whole: Path | N
     with (
         opened(context) as (home, store),
         whole.open("wb") if whole else nullcontext() as done.file,
-        _bar(order.path) as progress,
+        bar("import", order.path.stat().st_size, is_bytes=True) as progress,
     ):
         imports.import_file(home, store, order, done, progress)
     done.file = None
@@ -137,21 +135,6 @@ def _forced(words: list[str] | None) -> dict[str, str]:
             raise ConfigInvalid(f"--force is {word!r}, want VALUE=REASON: who overrules the gate says why")
         forced |= {one: reason.strip() for _, one, _ in canonical_values(value, None)}
     return forced
-
-
-@contextmanager
-def _bar(path: Path) -> "Iterator[Any]":
-    """Show how much of `path` was read, on a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda _bytes: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("import"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task("import", total=path.stat().st_size)
-        yield lambda read: shown.update(task, completed=read)
 
 
 def _print(done: "Report", *, as_json: bool) -> None:

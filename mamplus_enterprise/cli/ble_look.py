@@ -8,10 +8,9 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from mamplus_enterprise.cli.shared import opened, print_json, print_table, remark
+from mamplus_enterprise.cli.shared import bar, opened, print_json, print_table, remark
 from mamplus_enterprise.times import clock
 
-_SLOW = 20_000  # entries that lint says beforehand it is going to look at
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for machines.")]
 _SHOWN = 1000  # rows of a table unless --limit says otherwise
 
@@ -151,10 +150,12 @@ def lint(
     from mamplus_enterprise.ble import imports
     from mamplus_enterprise.ble import lint as rules
 
-    with opened(context) as (home, store), store.reading() as session:
-        if (written := rules.written(session)) > _SLOW:
-            remark(f"looks at {written} entries; that takes a while")
-        found = list(rules.lint(session, imports.gate_of(home), soon_s=soon * 86_400))
+    with (
+        opened(context) as (home, store),
+        store.reading() as session,
+        bar("lint", rules.LOOKS * rules.written(session)) as progress,
+    ):
+        found = list(rules.lint(session, imports.gate_of(home), soon_s=soon * 86_400, progress=progress))
     counts = rules.counts(found)
     shown = rules.shown(found, limit)
     if as_json:

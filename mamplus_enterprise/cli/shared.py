@@ -4,7 +4,7 @@
 import os
 import pwd
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +71,22 @@ def opened(context: typer.Context) -> "Iterator[tuple[Home, Store]]":
         yield home, store
     finally:
         store.close()
+
+
+@contextmanager
+def bar(what: str, total: int, *, is_bytes: bool = False) -> "Iterator[Callable[[int], None]]":
+    """Yield what is told how much of `total` is done; a terminal shows it as a bar on stderr."""
+    if not sys.stderr.isatty():
+        yield lambda _done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    amount = DownloadColumn() if is_bytes else MofNCompleteColumn()
+    columns = (TextColumn(what), BarColumn(), amount, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task(what, total=total)
+        yield lambda done: shown.update(task, completed=done)
 
 
 def who() -> str:
