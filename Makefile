@@ -2,13 +2,16 @@
 # One verb a line; `make help` lists them. What each needs, `packaging/build` installs.
 
 PYTHON := .venv/bin/python
-SHELL_SCRIPTS := .ci/run packaging/build packaging/check-machine packaging/lock packaging/install-completion tests/fuzz/build-list-fuzz
+SHELL_SCRIPTS := .ci/run packaging/build packaging/check-machine packaging/fetch-kernel packaging/lock packaging/install-completion \
+	tests/fuzz/build-list-fuzz tests/vm/guest-init tests/vm/guest-run
 TEST_JOBS ?= 2
 ONCE ?=
 RUNS ?= 1000000
+KERNEL ?= 6.12
+RUN ?= uname -a
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-quick lint fuzz bench wheel lock clean
+.PHONY: help build run test test-quick vm vm-kernels lint fuzz bench wheel lock clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -25,6 +28,12 @@ test: lint ## all checks: lint, then every test
 
 test-quick: build ## the tests that need no kernel and no browser
 	@$(PYTHON) -m pytest -q -n $(TEST_JOBS) tests/pure
+
+vm: vm-kernels ## run RUN="command" on the stock kernel KERNEL=6.1|6.12 with BPF LSM, in a virtual machine
+	@$(PYTHON) -m tests.vm --kernel $(KERNEL) -- sh -c '$(RUN)'
+
+vm-kernels: build ## fetch the stock kernels 6.1 and 6.12 by package name, once, into build/vm
+	@packaging/fetch-kernel 6.1 6.12
 
 lint: build ## ruff, mypy, shellcheck
 	@.venv/bin/ruff check .
