@@ -6,12 +6,11 @@ import hashlib
 import http.client
 import json
 import os
-import signal
 import ssl
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,8 +20,8 @@ from sqlalchemy import text
 from mamplus_enterprise.found import Wishes, found
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.storage.store import Store
+from tests.enterprise import forked
 
-PROGRAM = (sys.executable, "-m", "mamplus_enterprise.cli.main")
 TIMEOUT_S = 60
 
 
@@ -37,7 +36,7 @@ class Company:
 
     def __init__(self, directory: Path) -> None:
         self.dir = directory
-        self.process: subprocess.Popen[str] | None = None
+        self.process: BaseProcess | None = None
         self.port = 0
         self.always: tuple[str, ...] = ()  # options of every command, as --passphrase-file FILE
 
@@ -46,9 +45,8 @@ class Company:
         found(self.dir, Wishes(name="Test Ltd", dev=True))
         return self
 
-    def attempt(self, *words: object) -> "subprocess.CompletedProcess[str]":
-        line = [*PROGRAM, "--dir", str(self.dir), *self.always, *map(str, words)]
-        return subprocess.run(line, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    def attempt(self, *words: object) -> "CompletedProcess[str]":
+        return forked.run(["--dir", str(self.dir), *self.always, *map(str, words)], TIMEOUT_S)
 
     def run(self, *words: object) -> str:
         done = self.attempt(*words)
@@ -59,12 +57,12 @@ class Company:
         return json.loads(self.run(*words, "--json"))
 
     def serve(self, *words: str) -> "Company":
-        self.process = subprocess.Popen(
-            [*PROGRAM, "--dir", str(self.dir), "serve", "--listen", "127.0.0.1:0", *words],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert self.process.stdout is not None
-        ready = self.process.stdout.readline()
+        ours, its = os.pipe()
+        with open(ours) as said:
+            line = ["--dir", str(self.dir), "serve", "--listen", "127.0.0.1:0", *words]
+            self.process = forked.begin(line, its, 2)
+            os.close(its)
+            ready = said.readline()
         assert ready.startswith("ready https://127.0.0.1:"), ready
         self.port = int(ready.split()[1].rsplit(":", 1)[1])
         return self
@@ -74,13 +72,11 @@ class Company:
         if self.process is None:
             return 0.0
         begun = time.monotonic()
-        self.process.send_signal(signal.SIGTERM)
+        self.process.terminate()
         try:
-            assert self.process.wait(10) == 0
+            assert forked.wait(self.process, 10) == 0
         finally:
             self.process.kill()
-            assert self.process.stdout is not None
-            self.process.stdout.close()
             self.process = None
         return time.monotonic() - begun
 
