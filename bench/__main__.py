@@ -4,15 +4,23 @@
 import subprocess
 import sys
 
+from bench.rig import clean_up_when_ended
+
 BENCHMARKS = ("exec_cost", "connect_cost", "drain", "idle", "tables", "delta", "import_speed", "path_patterns")
 
 
 def main() -> int:
+    clean_up_when_ended()
     failed = 0
     for number, name in enumerate(BENCHMARKS, 1):
         print(f"[{number}/{len(BENCHMARKS)}] {name}", flush=True)
         # A process each, so that none measures what another has left in memory.
-        failed |= subprocess.run([sys.executable, "-m", f"bench.{name}"], check=False).returncode
+        with subprocess.Popen([sys.executable, "-m", f"bench.{name}"]) as process:
+            try:
+                failed |= process.wait()
+            except BaseException:
+                process.terminate()
+                raise
     return int(failed != 0)
 
 

@@ -11,6 +11,7 @@ import select
 import sys
 from pathlib import Path
 
+from bench.rig import clean_up_when_ended
 from mamplus_host.collector.decode import decode_run
 from mamplus_host.config import Agent, Config, Paths
 from mamplus_host.kernel.objects import Kernel
@@ -37,6 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
     paths = Paths(str(arguments.directory / "state"), str(arguments.directory / "run"), arguments.bpffs)
     config = Config(paths=paths, agent=Agent(mode="enforce"))
+    clean_up_when_ended()
     try:
         kernel = Kernel.attach(config, arguments.cgroup)
         print("ready", flush=True)

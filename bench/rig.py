@@ -3,9 +3,11 @@
 
 import json
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -79,16 +81,31 @@ class Rig:
         return values
 
 
+def clean_up_when_ended() -> None:
+    """Let SIGTERM unwind as an exception does, so that nothing of ours stays attached."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 @contextmanager
 def rig() -> Iterator[Rig]:
-    """Yield a Rig; its cgroup and files are gone afterwards."""
+    """Yield a Rig; its cgroup and files are gone afterwards, also after SIGTERM."""
+    clean_up_when_ended()
     cgroup = cgroup_dir(Config()) / f"mamplus-bench-{secrets.token_hex(6)}"
     cgroup.mkdir()
     try:
         with tempfile.TemporaryDirectory(prefix="mamplus-bench-") as directory:
             yield Rig(Path(directory), cgroup)
     finally:
-        cgroup.rmdir()
+        _remove(cgroup)
+
+
+def _remove(cgroup: Path) -> None:
+    """End what still runs in a cgroup, and remove it; OSError when that does not end."""
+    (cgroup / "cgroup.kill").write_text("1")
+    end_s = time.monotonic() + END_TIMEOUT_S
+    while "populated 1" in (cgroup / "cgroup.events").read_text() and time.monotonic() < end_s:
+        time.sleep(0.01)
+    cgroup.rmdir()
 
 
 def pristine() -> AbstractContextManager[None]:

@@ -6,6 +6,7 @@ is a fork of it: a process of its own, with its own words, environment, director
 program's start does before (its script, its imports) is what `test_guide.py` runs, every command of the guide.
 """
 
+import io
 import multiprocessing
 import os
 import pkgutil
@@ -78,8 +79,8 @@ def _become(words: list[str], environment: dict[str, str], directory: str, out: 
     os.dup2(err.number, 2)
     os.close(out.number)
     os.close(err.number)
-    sys.stdout = open(1, "w", closefd=False)  # what was forked had another one
-    sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")
+    sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False))  # what was forked had another one
+    sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), errors="backslashreplace", line_buffering=True)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)
