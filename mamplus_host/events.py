@@ -118,4 +118,18 @@ class FileChange(msgspec.Struct, frozen=True, gc=False):
     tgid: int  # 0 when the tier cannot say (inotify)
 
 
-Event = Exec | FileAccess | Fork | Exit | Connect | Packet | DnsQuery | FileChange
+class Tamper(msgspec.Struct, frozen=True, gc=False):
+    """Somebody laid hands on the agent, its responder, or what they have in the kernel.
+
+    Told by the kernel (`head` is who did it), or noticed afterwards by `tamper.py` (`head.tgid` is 0: nobody saw who).
+    """
+
+    head: Head
+    op: str  # of layout.TAMPER_, lower case; or "pin", "map", ...: what was found changed
+    target: int = 0  # process of ours that was meant, 0: none
+    argument: int = 0  # see mamplus_events.h
+    detail: str = ""  # what was noticed, for people; "" when the kernel told it
+    is_put_back: bool = False
+
+
+Event = Exec | FileAccess | Fork | Exit | Connect | Packet | DnsQuery | FileChange | Tamper

@@ -30,7 +30,7 @@ from mamplus_host.collector.programs import program_path
 from mamplus_host.collector.sockets import inet_sockets
 from mamplus_host.config import Config, cgroup_path
 from mamplus_host.errors import MamplusError
-from mamplus_host.events import Connect, DnsQuery, Event, Exec, Exit, FileAccess, FileChange, Fork, Packet
+from mamplus_host.events import Connect, DnsQuery, Event, Exec, Exit, FileAccess, FileChange, Fork, Packet, Tamper
 from mamplus_host.executor.alertlog import AlertLog
 from mamplus_host.executor.evidence import collect
 from mamplus_host.executor.execute import Executor
@@ -60,10 +60,13 @@ class Pipeline:
         guarded: Callable[[], frozenset[int]],
         on_escalation: Callable[[], None],
         on_restored: Callable[[str], None],
+        is_expected: Callable[[Tamper], bool] = lambda _tamper: False,
     ) -> None:
+        """`is_expected`: whether hands on the agent are what an open maintenance window allows, or its own."""
         self._config, self._clock = config, clock
         self._executor, self._outbox, self._alerts = executor, outbox, alerts
         self._guarded, self._on_escalation, self._on_restored = guarded, on_escalation, on_restored
+        self._is_expected = is_expected
         self._repeats = Repeats()
         self._scope = cgroup_path(config)
         self._ble: Stack | None = None
@@ -103,7 +106,7 @@ class Pipeline:
     def take(self, events: Iterable[Event]) -> None:
         """Run events through all stages, in order."""
         for event in events:
-            self.counts["ring_events"] += not isinstance(event, FileChange)
+            self.counts["ring_events"] += not isinstance(event, FileChange) and not _is_noticed(event)
             if not isinstance(event, FileChange):
                 self.lineage.note(event)
             self.recent.append(event)
@@ -116,7 +119,7 @@ class Pipeline:
     @staticmethod
     def _is_quiet(event: Event) -> bool:
         """Most events: nothing was said by the kernel and no local rule can fire."""
-        if isinstance(event, FileChange):
+        if isinstance(event, FileChange | Tamper):
             return False
         if isinstance(event, Fork | Exit):
             return True
@@ -171,6 +174,8 @@ class Pipeline:
         alert_id = new_id(self._clock.wall_s())
         if isinstance(event, FileChange):
             return Facts(alert_id=alert_id, writer=self._writer(event.tgid))
+        if isinstance(event, Tamper):
+            return Facts(alert_id=alert_id, is_expected=self._is_expected(event))
         assert not isinstance(event, Fork | Exit)
         answer = None
         if asks_for_parent(event) and isinstance(event, Exec):
@@ -277,6 +282,8 @@ def _sameness(decision: Decision) -> tuple[Any, ...]:
     event = decision.event
     if isinstance(event, FileChange):
         return (decision.rule, event.path, event.tgid, time.monotonic_ns())  # each restoration is told
+    if isinstance(event, Tamper):
+        return (decision.rule, event.op, event.target, event.argument, event.detail, event.head.comm)
     return (
         decision.rule,
         decision.finding,
@@ -285,6 +292,11 @@ def _sameness(decision: Decision) -> tuple[Any, ...]:
         event.head.comm,
         event.head.cgroup_id,
     )
+
+
+def _is_noticed(event: Event) -> bool:
+    """Whether a tampering was noticed in user space: it never was in the ring."""
+    return isinstance(event, Tamper) and bool(event.detail)
 
 
 def _task_facts(task: Task) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from mamplus_host.control.server import ControlServer
 from mamplus_host.control.status import describe
 from mamplus_host.enterprise import load_enterprise
 from mamplus_host.errors import EventMalformed, MamplusError, NotPossible
-from mamplus_host.events import Event, FileChange
+from mamplus_host.events import Event, FileChange, Tamper
 from mamplus_host.executor import netfilter
 from mamplus_host.executor.alertlog import AlertLog
 from mamplus_host.executor.execute import Executor
@@ -45,6 +45,10 @@ from mamplus_host.outbox.identity import Identity
 from mamplus_host.outbox.store import Outbox
 from mamplus_host.pipeline import Pipeline, event_kind
 from mamplus_host.statelock import StateLock
+from mamplus_host.tamper.noticed import is_own_claim
+from mamplus_host.tamper.pins import Pins
+from mamplus_host.tamper.rules import Rules
+from mamplus_host.tamper.watch import Watch
 from mamplus_host.updating import Updater
 from mamplus_host.uplink import Uplink
 from mamplus_host.usage import Usage
@@ -107,11 +111,14 @@ class Service:
         self._epoll.register(self.kernel.ring.fileno(), select.EPOLLIN)
         self._epoll.register(self.files.fileno(), select.EPOLLIN)
         self.pipeline.take(self._unseen())
+        self.kernel.beat(self.clock.boot_ns())
+        self.tamper = self._make_watch()
         self._begin_uplink()
 
     def run(self) -> None:
         """Serve until `ask_to_stop`."""
         next_tick = time.monotonic()
+        self.tamper.rest()
         while not self._is_stopping:
             now = time.monotonic()
             if now >= next_tick:
@@ -131,6 +138,8 @@ class Service:
     def stop(self) -> None:
         """Close what is open. Hooks, rules and responder stay: enforcement outlives the agent (`mamplus detach`)."""
         _notify("STOPPING=1")
+        self._alone(self._drain)  # who sent us away is told before we go
+        self.tamper.close()
         if self.uplink is not None:
             self.uplink.stop()
         self.control.close()
@@ -242,6 +251,7 @@ class Service:
                 self._alone(self._jobs.get())
         elif fd == self._responder_fd:
             LOG.warning("the responder (pid %d) ended; starting another", self.responder.pid)
+            self._alone(self._look_at_ourselves)  # it ends when its pins are gone, and the next one needs them
             self._alone(self._renew_responder)
         elif fd == self.files.fileno():
             self._drain()  # who wrote is told by the ring: read it first
@@ -254,6 +264,7 @@ class Service:
     def _tick(self) -> None:
         _notify("WATCHDOG=1")
         self.control.expire()
+        self._alone(self._look_at_ourselves)
         self.kernel.beat(self.clock.boot_ns())
         self._alone(lambda: self.alerts.note_outcomes(self.executor.expire()))
         self._alone(self.pipeline.flush)
@@ -267,6 +278,10 @@ class Service:
         self._alone(self._report)  # a tick may roll back
         if self.uplink is not None and self.uplink.is_reachable() and self.generations.wants_proof():
             self.updater.prove()
+
+    def _look_at_ourselves(self) -> None:
+        """Put back what somebody took from us, and tell of it."""
+        self.pipeline.take(self.tamper.look())
 
     def _alone(self, job: Callable[[], object]) -> None:
         """Run a part of the loop so that its failure cannot end the agent: what is enforced stays enforced."""
@@ -326,7 +341,34 @@ class Service:
             guarded=self.own_tasks,
             on_escalation=self._on_escalation,
             on_restored=self._rewatch,
+            is_expected=self._is_expected,
         )
+
+    def _make_watch(self) -> Watch:
+        return Watch(
+            pins=Pins(self.config, self.kernel.directory, self.cgroup), tables=self.kernel.tables,
+            rules=Rules(self.config, self._missing_rules), apply_rules=self._apply_netfilter,
+            boot_ns=self.clock.boot_ns, heartbeats=self.kernel.heartbeats,
+            responder_pid=lambda: self.responder.pid, wake_responder=self._wake_responder,
+        )  # fmt: skip
+
+    def _wake_responder(self) -> None:
+        if self._responder_fd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._responder_fd, signal.SIGCONT)
+
+    def _missing_rules(self) -> list[str]:
+        """Return which of our iptables rules are gone, in words; none where they could never be made."""
+        if self.netfilter_fault:
+            return []
+        found = netfilter.check(self.config, *self._packet_pins())
+        return [f"{where}: {what}" for where, missing in found.items() for what in missing]
+
+    def _packet_pins(self) -> tuple[Path, Path]:
+        return self.kernel.packet_program_path("in"), self.kernel.packet_program_path("out")
+
+    def _is_expected(self, tamper: Tamper) -> bool:
+        return is_own_claim(tamper, os.getpid())
 
     def _renew_responder(self) -> None:
         """Replace a responder that ended; the next tick tries again, and until then the declared answers hold."""
@@ -346,8 +388,7 @@ class Service:
     def _apply_netfilter(self) -> None:
         """Without the rules, sockets that are open already keep their traffic: say so, and defend the rest."""
         try:
-            pins = (self.kernel.packet_program_path("in"), self.kernel.packet_program_path("out"))
-            netfilter.apply(self.config, *pins)
+            netfilter.apply(self.config, *self._packet_pins())
             self.netfilter_fault = ""
         except MamplusError as error:
             self.netfilter_fault = str(error)

@@ -107,8 +107,8 @@ int BPF_PROG(mamplus_fork, struct task_struct *parent, struct task_struct *child
 	return 0;
 }
 
-/* The responder is gone: nobody must wait for it until another one comes. */
-static __always_inline void note_responder_exit(__u32 tgid)
+/* The responder is gone: nobody must wait for it until another one comes. A number that is free is nobody's. */
+static __always_inline void note_exit_of_ours(__u32 tgid)
 {
 	__u32 zero = 0;
 	struct mamplus_heartbeat *beat = bpf_map_lookup_elem(&heartbeat, &zero);
@@ -117,6 +117,8 @@ static __always_inline void note_responder_exit(__u32 tgid)
 		beat->responder_tgid = 0;
 		beat->responder_ns = 0;
 	}
+	if (beat && beat->agent_tgid == tgid)
+		beat->agent_tgid = 0;
 }
 
 SEC("tp_btf/sched_process_exit")
@@ -128,7 +130,7 @@ int BPF_PROG(mamplus_exit, struct task_struct *task)
 
 	if (BPF_CORE_READ(task, signal, live.counter) != 0)
 		return 0;	/* other threads live on */
-	note_responder_exit(tgid);
+	note_exit_of_ours(tgid);
 	bpf_map_delete_elem(&held, &tgid);
 	if (!in_scope())
 		return 0;

@@ -27,6 +27,7 @@ enum mamplus_kind {
 	MAMPLUS_KIND_DNS = 7,		/* struct mamplus_dns: a query, refused */
 	MAMPLUS_KIND_HELD = 8,		/* struct mamplus_exec: the answer to a start that waited */
 	MAMPLUS_KIND_FILE = 9,		/* struct mamplus_access: refused, suspected, or answered by declaration */
+	MAMPLUS_KIND_TAMPER = 10,	/* struct mamplus_tamper */
 };
 
 /* In order: the greater wins. */
@@ -145,6 +146,29 @@ struct mamplus_dns {
 	char name[MAMPLUS_NAME_LEN];	/* lower case, dotted, no trailing dot */
 };
 
+/* What somebody does to the agent, its responder, or what they have in the kernel. */
+enum mamplus_tamper_op {
+	MAMPLUS_TAMPER_SIGNAL = 1,	/* argument: the signal; MAMPLUS_TAMPER_BY_KERNEL */
+	MAMPLUS_TAMPER_PTRACE = 2,	/* argument: PTRACE_MODE_ of the access; also /proc/PID/mem, process_vm_*, pidfd_getfd */
+	MAMPLUS_TAMPER_MAP = 3,		/* a descriptor of a map; argument: its id */
+	MAMPLUS_TAMPER_PROGRAM = 4,	/* a descriptor of a program; argument: its id */
+	MAMPLUS_TAMPER_LINK = 5,	/* argument: the bpf(2) command */
+	MAMPLUS_TAMPER_PIN = 6,		/* a pin unlinked, renamed or replaced; argument: its inode number */
+	MAMPLUS_TAMPER_UMOUNT = 7,	/* of the bpffs with our pins; argument: flags of umount2(2) */
+	MAMPLUS_TAMPER_CGROUP = 8,	/* freeze, kill or a memory limit of a cgroup above us; argument: its id */
+	MAMPLUS_TAMPER_LIMITS = 9,	/* oom_score_adj, resource limits, priority, scheduler; argument: which resource */
+	MAMPLUS_TAMPER_CLAIM = 10,	/* a process becomes the agent, because there was none; not refused */
+};
+
+#define MAMPLUS_TAMPER_BY_KERNEL 0x10000	/* of a signal: not sent by a program (out of memory, terminal) */
+
+struct mamplus_tamper {
+	struct mamplus_head head;	/* who does it; MAMPLUS_F_REFUSED: it was refused */
+	unsigned int op;		/* enum mamplus_tamper_op */
+	unsigned int target_tgid;	/* 0: no process */
+	unsigned long long argument;
+};
+
 /* The holds ring, read by the responder alone: a start that waits. */
 struct mamplus_hold {
 	unsigned long long boot_ns;
@@ -162,5 +186,6 @@ _Static_assert(sizeof(struct mamplus_exit) == 80, "hole in mamplus_exit");
 _Static_assert(sizeof(struct mamplus_connect) == 96, "hole in mamplus_connect");
 _Static_assert(sizeof(struct mamplus_packet) == 112, "hole in mamplus_packet");
 _Static_assert(sizeof(struct mamplus_dns) == 344, "hole in mamplus_dns");
+_Static_assert(sizeof(struct mamplus_tamper) == 88, "hole in mamplus_tamper");
 _Static_assert(sizeof(struct mamplus_hold) == 56, "hole in mamplus_hold");
 #endif

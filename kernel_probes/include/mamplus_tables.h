@@ -131,7 +131,10 @@ struct mamplus_heartbeat {
 	unsigned long long responder_ns;
 	unsigned long long agent_ns;
 	unsigned int responder_tgid;	/* its exit stops the heartbeat at once */
-	unsigned int pad;
+	unsigned int agent_tgid;	/* 0: none ever began */
+	unsigned long long agent_awake_ns;	/* as agent_ns, but CLOCK_MONOTONIC: time asleep is no silence */
+	unsigned int agent_stopped;	/* 1: it was sent a signal that stops; set by tamper.bpf.c, the responder wakes it */
+	unsigned int agent_missed;	/* how often the responder found it silent, and woke it */
 };
 
 /* The one element of `waiting`, memory-mapped: 1 while the agent sleeps without a timer. */
@@ -167,7 +170,7 @@ _Static_assert(sizeof(struct mamplus_bucket) == 64, "a bucket is one cache line"
 _Static_assert(sizeof(struct mamplus_shape) == 856, "hole in mamplus_shape");
 _Static_assert(sizeof(struct mamplus_guard_key) == 20, "hole in mamplus_guard_key");
 _Static_assert(sizeof(struct mamplus_held) == 464, "hole in mamplus_held");
-_Static_assert(sizeof(struct mamplus_heartbeat) == 24, "hole in mamplus_heartbeat");
+_Static_assert(sizeof(struct mamplus_heartbeat) == 40, "hole in mamplus_heartbeat");
 _Static_assert(sizeof(struct mamplus_answer_args) == 16, "hole in mamplus_answer_args");
 _Static_assert(sizeof(struct mamplus_posture) == 28, "hole in mamplus_posture");
 #endif

@@ -76,6 +76,47 @@ int mamplus_link_detach(int link_fd)
 	return call(BPF_LINK_DETACH, &attr);
 }
 
+static int info(int fd, void *out, uint32_t size)
+{
+	union bpf_attr attr;
+
+	memset(out, 0, size);
+	memset(&attr, 0, sizeof(attr));
+	attr.info.bpf_fd = fd;
+	attr.info.info_len = size;
+	attr.info.info = address(out);
+	return call(BPF_OBJ_GET_INFO_BY_FD, &attr);
+}
+
+int mamplus_link_about(int link_fd, struct mamplus_link *about)
+{
+	struct bpf_link_info found;
+	int error = info(link_fd, &found, sizeof(found));
+
+	if (error < 0)
+		return error;
+	about->id = found.id;
+	about->program = found.prog_id;
+	about->cgroup = found.type == BPF_LINK_TYPE_CGROUP ? found.cgroup.cgroup_id : 0;
+	return 0;
+}
+
+int mamplus_map_id(int map_fd)
+{
+	struct bpf_map_info found;
+	int error = info(map_fd, &found, sizeof(found));
+
+	return error < 0 ? error : (int)found.id;
+}
+
+int mamplus_program_id(int prog_fd)
+{
+	struct bpf_prog_info found;
+	int error = info(prog_fd, &found, sizeof(found));
+
+	return error < 0 ? error : (int)found.id;
+}
+
 int mamplus_run(int prog_fd, const void *context, uint32_t size, uint32_t *result)
 {
 	union bpf_attr attr;

@@ -10,7 +10,10 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path("kernel_probes/native")  # setup.py runs in the project's root
-SOURCES = ("bpf_calls.c", "ring_reader.c", "table_build.c", "table_fill.c", "table_keys.c", "table_place.c")
+SOURCES = (
+    "bpf_calls.c", "ring_reader.c", "rules_about.c",
+    "table_build.c", "table_fill.c", "table_keys.c", "table_place.c",
+)  # fmt: skip
 HEADERS = ("mamplus_native.h", "table_build.h")
 DECLARATIONS = "".join(
     (HERE / name).read_text().split("/* cffi: begin */")[1].split("/* cffi: end */")[0] for name in HEADERS

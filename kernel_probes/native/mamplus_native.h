@@ -17,6 +17,16 @@ int mamplus_obj_pin(int fd, const char *path);
 int mamplus_attach_tracing(int prog_fd);
 int mamplus_attach_cgroup(int prog_fd, int cgroup_fd, uint32_t attach_type);
 int mamplus_link_detach(int link_fd);
+
+struct mamplus_link {
+	uint32_t id;
+	uint32_t program;	/* the id of what it calls; another one after BPF_LINK_UPDATE */
+	uint64_t cgroup;	/* 0: a link of another kind, or detached */
+};
+
+int mamplus_link_about(int link_fd, struct mamplus_link *about);
+int mamplus_map_id(int map_fd);
+int mamplus_program_id(int prog_fd);
 int mamplus_run(int prog_fd, const void *context, uint32_t size, uint32_t *result);
 
 int mamplus_map_create(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries, uint32_t flags);
@@ -27,6 +37,10 @@ int mamplus_map_next(int map_fd, const void *key, void *next);
 /* Many at once; the kernel waits for running programs once. -EINVAL or -ENOTSUPP (524): this kernel cannot. */
 int mamplus_map_update_batch(int map_fd, const void *keys, const void *values, uint32_t count);
 int mamplus_map_delete_batch(int map_fd, const void *keys, uint32_t count);
+
+/* rules_about.c. `netns`: a path, or "" for the caller's own. family: AF_INET or AF_INET6. */
+int mamplus_rules_socket(const char *netns, int family);
+int mamplus_rules_about(int socket_fd, int family, uint32_t *entries, uint32_t *bytes);
 
 /* A run: records of one kind, one after the other, without gaps. */
 struct mamplus_run {

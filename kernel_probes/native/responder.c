@@ -175,6 +175,7 @@ static void beat(void)
 {
 	heartbeat->responder_tgid = getpid();
 	heartbeat->responder_ns = boot_ns();
+	agent_look(heartbeat);
 }
 
 static int timeout_ms(void)

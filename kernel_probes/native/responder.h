@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The responder's parts: responder.c (main loop, answers), responder_jobs.c (the table of
- * starts that wait), responder_hash.c (two threads that hash).
+ * starts that wait), responder_hash.c (two threads that hash), responder_agent.c (a look at the agent).
  */
 #ifndef MAMPLUS_RESPONDER_H
 #define MAMPLUS_RESPONDER_H
@@ -43,6 +43,9 @@ bool job_gives_way(const struct job *job);	/* it is answered, and another waits 
 void job_free(struct job *job);
 unsigned int jobs_open(void);	/* starts that wait for an answer */
 void jobs_end(void);
+
+/* responder_agent.c: once with every heartbeat. */
+void agent_look(struct mamplus_heartbeat *beat);
 
 /* responder_hash.c */
 int hash_start(const struct pins *pins, int done_fd);	/* done_fd: an eventfd, written after each job */

@@ -9,9 +9,10 @@ it could not decide is asked of the BLE (`verify`) and of the local rules below.
 
 import msgspec
 
+from mamplus_host.analyzer.tampering import reason_of, severity_of
 from mamplus_host.analyzer.verify import Answer
 from mamplus_host.ble.entry import Entry, Kind
-from mamplus_host.events import Connect, DnsQuery, Event, Exec, FileAccess, FileChange, Packet
+from mamplus_host.events import Connect, DnsQuery, Event, Exec, FileAccess, FileChange, Packet, Tamper
 from mamplus_host.kernel import layout
 from mamplus_host.verdicts import Decision, Finding, Indicator, Severity, Verdict
 
@@ -22,6 +23,7 @@ RULE_UNKNOWN = "unknown-file"
 RULE_DROPPED = "world-writable-by-network-parent"
 RULE_PROTECTED = "protected-file"
 RULE_GUARDED = "guarded-file"
+RULE_TAMPER = "tamper"
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +35,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     entry: Entry | None = None  # the entry behind the kernel's verdict, when its generation is still there
     parent_sockets: int = 0  # internet sockets that the nearest ancestors hold
     writer: str = ""  # FileChange: who it was, for people
+    is_expected: bool = False  # Tamper: a maintenance window is open, or it was the agent's own doing
 
 
 def decide(event: Event, facts: Facts) -> Decision:
@@ -45,6 +48,8 @@ def decide(event: Event, facts: Facts) -> Decision:
         return _access(event, facts)
     if isinstance(event, Connect | Packet | DnsQuery):
         return _network(event, facts)
+    if isinstance(event, Tamper):
+        return _tamper(event, facts)
     return _nothing(event)
 
 
@@ -141,6 +146,12 @@ def _file(event: FileChange, facts: Facts) -> Decision:
     by = f" by {facts.writer}" if facts.writer else ""
     reason = f"protected file {event.path!r} was touched ({', '.join(event.changes)}){by}"
     return _found(event, facts, Finding.CONFIRMED, RULE_PROTECTED, reason, Severity.HIGH)
+
+
+def _tamper(event: Tamper, facts: Facts) -> Decision:
+    if facts.is_expected:
+        return _nothing(event)
+    return _found(event, facts, Finding.CONFIRMED, RULE_TAMPER, reason_of(event), severity_of(event))
 
 
 def _found(

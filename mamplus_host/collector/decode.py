@@ -30,6 +30,7 @@ from mamplus_host.events import (
     Fork,
     Head,
     Packet,
+    Tamper,
 )
 from mamplus_host.kernel import layout
 from mamplus_host.verdicts import Verdict
@@ -175,6 +176,24 @@ def _queries(record: Struct, data: bytes) -> list[Event]:
     ]  # fmt: skip
 
 
+_TAMPER_OPS = {
+    getattr(layout, name): name.removeprefix("TAMPER_").lower()
+    for name in dir(layout)
+    if name.startswith("TAMPER_") and isinstance(getattr(layout, name), int) and name != "TAMPER_BY_KERNEL"
+}
+
+
+def _tampers(record: Struct, data: bytes) -> list[Event]:
+    return [
+        Tamper(
+            Head(boot_ns, cgroup, gen, tgid, ppid, uid, slot, flags, _verdict[verdict], _text[comm]),
+            _TAMPER_OPS[op], target, argument,
+        )
+        for boot_ns, cgroup, gen, tgid, ppid, uid, slot, flags, verdict, comm,
+            op, target, argument in record.iter_unpack(data)
+    ]  # fmt: skip
+
+
 _EXEC = _needed(layout.EXEC, layout.EXEC_FIELDS)
 _CONNECT = _needed(layout.CONNECT, layout.CONNECT_FIELDS)
 _DECODERS: dict[int, tuple[Struct, Callable[[Struct, bytes], list[Event]]]] = {
@@ -187,4 +206,5 @@ _DECODERS: dict[int, tuple[Struct, Callable[[Struct, bytes], list[Event]]]] = {
     layout.KIND_SENDMSG: (_CONNECT, _sendmsgs),
     layout.KIND_PACKET: (_needed(layout.PACKET, layout.PACKET_FIELDS), _packets),
     layout.KIND_DNS: (_needed(layout.DNS, layout.DNS_FIELDS), _queries),
+    layout.KIND_TAMPER: (_needed(layout.TAMPER, layout.TAMPER_FIELDS), _tampers),
 }

@@ -26,6 +26,7 @@ def describe(service: "Service") -> dict[str, Any]:
         "responder": {"pid": service.responder.pid, "adopted": service.responder.adopted},
         "update": service.updater.fault or "up to date as far as known",
         "update_bytes": {"last": service.updater.last_bytes, "since_start": service.updater.total_bytes},
+        "tamper": service.tamper.counts or "nothing noticed",
         "last_fault": service.last_fault or "none",
         "netfilter": {"rules": "kept" if not service.netfilter_fault else service.netfilter_fault},
         "declared": msgspec.to_builtins(service.generations.aging.declared),

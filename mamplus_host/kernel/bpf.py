@@ -116,3 +116,8 @@ class Map(Fd):
         if len(key) != self.key_size:
             raise KernelRefused(f"a key of {self.name} has {len(key)} bytes, want {self.key_size}")
         return key
+
+
+def map_id(map_: Map) -> int:
+    """Return the kernel's number of a map."""
+    return checked(lib.mamplus_map_id(map_.number), f"ask for the id of {map_.name}")

@@ -21,6 +21,7 @@ F_WORLD_WRITABLE = 0x10
 F_DECLARED = 0x20
 F_INGRESS = 0x40
 F_DELETED = 0x80
+TAMPER_BY_KERNEL = 0x10000
 SIDES = 2
 KNOWN_MAX = 65536
 HELD_MAX = 1024
@@ -50,6 +51,7 @@ KIND_PACKET = 6
 KIND_DNS = 7
 KIND_HELD = 8
 KIND_FILE = 9
+KIND_TAMPER = 10
 
 # enum mamplus_op
 OP_OPEN = 1
@@ -69,6 +71,18 @@ SUSPECT = 1
 BLOCK = 2
 ALLOW = 3
 GUARD = 4
+
+# enum mamplus_tamper_op
+TAMPER_SIGNAL = 1
+TAMPER_PTRACE = 2
+TAMPER_MAP = 3
+TAMPER_PROGRAM = 4
+TAMPER_LINK = 5
+TAMPER_PIN = 6
+TAMPER_UMOUNT = 7
+TAMPER_CGROUP = 8
+TAMPER_LIMITS = 9
+TAMPER_CLAIM = 10
 
 # enum mamplus_mode
 MODE_ENFORCE = 0
@@ -277,6 +291,26 @@ DNS_FIELDS = (
     "name",
 )
 
+TAMPER = Struct("=QQQIIIIIIHHI16sIIQ")  # 88 bytes
+TAMPER_FIELDS = (
+    "head_boot_ns",
+    "head_cgroup_id",
+    "head_generation",
+    "head_size",
+    "head_tgid",
+    "head_ppid",
+    "head_uid",
+    "head_slot",
+    "head_flags",
+    "head_kind",
+    "head_verdict",
+    "head_pad",
+    "head_comm",
+    "op",
+    "target_tgid",
+    "argument",
+)
+
 HOLD = Struct("=QIIQQQqII")  # 56 bytes
 HOLD_FIELDS = (
     "boot_ns",
@@ -383,12 +417,15 @@ HELD_FIELDS = (
     "exec_path",
 )
 
-HEARTBEAT = Struct("=QQII")  # 24 bytes
+HEARTBEAT = Struct("=QQIIQII")  # 40 bytes
 HEARTBEAT_FIELDS = (
     "responder_ns",
     "agent_ns",
     "responder_tgid",
-    "pad",
+    "agent_tgid",
+    "agent_awake_ns",
+    "agent_stopped",
+    "agent_missed",
 )
 
 WAITING = Struct("=Q")  # 8 bytes

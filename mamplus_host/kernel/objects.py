@@ -15,6 +15,7 @@ import mmap
 import os
 import struct
 import subprocess
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,16 +30,18 @@ from mamplus_host.kernel.tables import Tables
 LOG = logging.getLogger("mamplus")
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _LOAD_TIMEOUT_S = 120
-_AGENT_NS_OFFSET = 8  # in struct mamplus_heartbeat
+_AGENT_NS = struct.Struct("=Q")
+_AGENT_REST = struct.Struct("=IQI")  # agent_tgid, agent_awake_ns, agent_stopped
+_AGENT_NS_OFFSET, _AGENT_REST_OFFSET = 8, 20  # in struct mamplus_heartbeat
 
 
 class Kernel:
     """The probes of one agent, attached. Closing it leaves them attached; `detach` takes them out."""
 
-    def __init__(self, config: Config, directory: Path, *, adopted: bool) -> None:
+    def __init__(self, config: Config, directory: Path, tables: Tables, *, adopted: bool) -> None:
         self.adopted = adopted  # an earlier agent had attached them: its tables are in force
         self._config, self._directory = config, directory
-        self.tables = Tables(directory)
+        self.tables = tables
         with Fd.open(directory / "events") as events, Fd.open(directory / "waiting") as waiting:
             self.ring = EventRing(events, waiting)
         with Fd.open(directory / "heartbeat") as heartbeat:
@@ -57,12 +60,13 @@ class Kernel:
         adopted = pins.is_complete(directory)
         if not adopted:
             _load(directory, cgroup)
-        Tables(directory).set_posture(config)
+        tables = Tables(directory)
+        tables.set_posture(config)
         responder.ensure_running(config, cgroup)
         if not adopted:
             _attach(directory, cgroup)
         _pin_packet_programs(config, directory)
-        return cls(config, directory, adopted=adopted)
+        return cls(config, directory, tables, adopted=adopted)
 
     def hooks(self) -> dict[str, str]:
         """Return what is attached: hook -> the kernel's name of the place. What is missing here is not enforced."""
@@ -74,6 +78,11 @@ class Kernel:
             for name, place in places.items()
             if pins.link_pin(self._directory, name).exists()
         }
+
+    @property
+    def directory(self) -> Path:
+        """Where the maps, programs and links of this agent are pinned."""
+        return self._directory
 
     def packet_program_path(self, direction: str) -> Path:
         """Return the pin for `iptables -m bpf --object-pinned`; `direction` is "in" or "out".
@@ -90,13 +99,17 @@ class Kernel:
         return len(others)
 
     def beat(self, boot_ns: int) -> None:
-        """Note that the agent lives; CLOCK_BOOTTIME."""
-        struct.pack_into("=Q", self._heartbeat, _AGENT_NS_OFFSET, boot_ns)
+        """Note that this process is the agent, and lives; CLOCK_BOOTTIME."""
+        _AGENT_NS.pack_into(self._heartbeat, _AGENT_NS_OFFSET, boot_ns)
+        _AGENT_REST.pack_into(self._heartbeat, _AGENT_REST_OFFSET, os.getpid(), time.monotonic_ns(), 0)
 
     def heartbeats(self) -> dict[str, int]:
-        """Return when the responder and the agent lived last, CLOCK_BOOTTIME; 0: they ended, or never began."""
-        responder_ns, agent_ns, _tgid, _pad = layout.HEARTBEAT.unpack_from(self._heartbeat)
-        return {"responder_ns": responder_ns, "agent_ns": agent_ns}
+        """Return when the responder and the agent lived last, CLOCK_BOOTTIME; 0: they ended, or never began.
+
+        `agent_missed`: how often the responder found the agent silent, or stopped, and woke it.
+        """
+        found = dict(zip(layout.HEARTBEAT_FIELDS, layout.HEARTBEAT.unpack_from(self._heartbeat), strict=True))
+        return {name: found[name] for name in ("responder_ns", "agent_ns", "agent_missed")}
 
     def close(self) -> None:
         """Close what this process holds; all hooks stay attached."""

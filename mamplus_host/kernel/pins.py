@@ -22,7 +22,10 @@ from mamplus_host.kernel.bpf import Fd, checked
 
 HERE = Path(__file__).resolve().parent
 OBJECTS = tuple(HERE / "objects" / f"{name}.bpf.o" for name in ("exec", "connect", "packet"))
-OPTIONAL_OBJECTS = (HERE / "objects" / "signal.bpf.o",)  # its header says which kernels take it
+OPTIONAL_OBJECTS = (  # their headers say which kernels take them
+    HERE / "objects" / "signal.bpf.o",
+    HERE / "objects" / "tamper.bpf.o",
+)
 LOADER = HERE / "native" / "mamplus-loader"
 RESPONDER = HERE / "native" / "mamplus-responder"
 HASHER = HERE / "native" / "mamplus-hash"
@@ -34,7 +37,7 @@ TRACING = {
 }
 # What an optional object brings; attached where its program was loaded. The call is the same for a tracepoint and an
 # LSM hook.
-OPTIONAL_TRACING = {"mamplus_signal": "tp_btf/signal_generate"}
+OPTIONAL_TRACING = {"mamplus_signal": "tp_btf/signal_generate", "mamplus_tamper": "tp_btf/signal_generate"}
 CGROUP = {  # name: (section, enum bpf_attach_type)
     "mamplus_connect4": ("cgroup/connect4", 10),
     "mamplus_connect6": ("cgroup/connect6", 11),
@@ -90,6 +93,11 @@ def directories(config: Config) -> list[Path]:
     return sorted(path for path in config.bpffs.iterdir() if path.is_dir() and _STAMPED.fullmatch(path.name))
 
 
+def is_ours(name: str) -> bool:
+    """Whether a pin of this name in a directory of ours is one that we made."""
+    return name in MAPS or name.startswith(("link_mamplus_", "prog_mamplus_"))
+
+
 def is_complete(directory: Path) -> bool:
     """Say whether everything is pinned: an attach that was cut off is not adopted.
 
@@ -105,7 +113,7 @@ def is_complete(directory: Path) -> bool:
 def remove(directory: Path) -> None:
     """Remove one directory of ours, links first: that is what detaches. What is not ours stays."""
     for path in sorted(directory.iterdir(), key=lambda path: not path.name.startswith("link_")):
-        if path.name in MAPS or path.name.startswith(("link_mamplus_", "prog_mamplus_")):
+        if is_ours(path.name):
             _detach(path)
             path.unlink()
     _remove_if_empty(directory)

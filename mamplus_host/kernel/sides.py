@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mamplus_host.errors import KernelRefused
 from mamplus_host.kernel import layout
-from mamplus_host.kernel.bpf import Map
+from mamplus_host.kernel.bpf import Map, map_id
 from mamplus_host.kernel.filling import TABLES, Filled
 from mamplus_host.kernel.shape import pack_shape
 
@@ -79,6 +79,22 @@ class Sides:
             )  # waits for programs that read the old word
             self._clear(1 - side)
         return asked_ns
+
+    def restore(self, word: int, salt: bytes, tables: Sequence[Filled]) -> list[str]:
+        """Write again what is not as it was when `word` was asked first; return the names of those maps."""
+        side, found = word & 1, []
+        for table in tables:
+            if self._tables.get(_place(side, table)) != map_id(table.map).to_bytes(4, sys.byteorder):
+                self._put(side, table)
+                found.append("ble")
+        key, shape = side.to_bytes(4, sys.byteorder), pack_shape(salt, tables)
+        if self._shape.get(key) != shape:
+            self._shape.set(key, shape)
+            found.append("shape")
+        if self.word() != word:
+            self._active.set(_FIRST, layout.ACTIVE.pack(word))
+            found.append("active")
+        return found
 
     def _install(self, side: int, tables: Sequence[Filled], errors: list[KernelRefused]) -> None:
         try:

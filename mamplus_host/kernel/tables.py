@@ -120,6 +120,8 @@ class Tables:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._loaded: _Loaded | None = None  # None: an agent before this one loaded it
+        self._written_posture = b""  # b"": not by this process
+        self._written_guards: set[bytes] | None = None
         self._sides = Sides(directory)
         self._posture = self._map("posture", 4, layout.POSTURE.size)
         self._guard = self._map("guard", layout.GUARD_KEY.size, 4)
@@ -186,6 +188,7 @@ class Tables:
         for key in wanted:
             self._guard.set(key, bytes(4))
         self._drop_guards(stale)
+        self._written_guards = wanted
 
     def set_posture(self, config: Config, *, report_allowed: bool = False, suspect_as_block: bool = False) -> None:
         """Tell the kernel the mode and the declared answers.
@@ -204,6 +207,25 @@ class Tables:
             suspect_as_block,
         )
         self._posture.set(_FIRST, value)
+        self._written_posture = value
+
+    def restore(self) -> list[str]:
+        """Write again what is not as this process wrote it; return the names of the maps that somebody had changed.
+
+        What lies in the tables themselves, in `known` and in `held` is too much to compare.
+        """
+        found = []
+        if self._written_posture and self._posture.get(_FIRST) != self._written_posture:
+            self._posture.set(_FIRST, self._written_posture)
+            found.append("posture")
+        if self._written_guards is not None and set(self._guard.keys()) != self._written_guards:
+            extra = set(self._guard.keys()) - self._written_guards
+            self._drop_guards(extra)
+            for key in self._written_guards:
+                self._guard.set(key, bytes(4))
+            found.append("guard")
+        loaded = self._loaded
+        return found + (self._sides.restore(loaded.word, loaded.salt, loaded.tables) if loaded else [])
 
     def counters(self) -> dict[str, int]:
         """Return the counters since the programs were loaded, summed over the CPUs."""

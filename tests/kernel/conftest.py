@@ -51,6 +51,7 @@ _LAYOUTS = {
     layout.KIND_SENDMSG: ("sendmsg", layout.CONNECT, layout.CONNECT_FIELDS),
     layout.KIND_PACKET: ("packet", layout.PACKET, layout.PACKET_FIELDS),
     layout.KIND_DNS: ("dns", layout.DNS, layout.DNS_FIELDS),
+    layout.KIND_TAMPER: ("tamper", layout.TAMPER, layout.TAMPER_FIELDS),
 }
 
 

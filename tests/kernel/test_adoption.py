@@ -24,7 +24,7 @@ from story.stage import wait_for
 from .conftest import Agent, end, sha256
 
 pytestmark = pytest.mark.kernel
-HOOKS = {"exec", "fork", "exit", "signal", "connect4", "connect6", "sendmsg4", "sendmsg6", "dns"}
+HOOKS = {"exec", "fork", "exit", "signal", "tamper", "connect4", "connect6", "sendmsg4", "sendmsg6", "dns"}
 
 AGENT = """
 import sys, time

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One look at everything that could have been done to us, with every tick of the service.
+
+Journey: service -> [watch] -> pipeline.
+
+Also asked at once when the responder ended. A silence of our own is found by the clock that stands still while
+the device sleeps: the agent was stopped, frozen or starved, whoever did it.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+
+from mamplus_host.errors import MamplusError
+from mamplus_host.events import Tamper
+from mamplus_host.kernel.tables import Tables
+from mamplus_host.tamper.noticed import Noticed, event
+from mamplus_host.tamper.pins import Pins
+from mamplus_host.tamper.process import Process
+from mamplus_host.tamper.rules import Rules
+
+SILENT_S = 15.0  # three ticks
+RESPONDER_SILENT_S = 3.0  # three of its beats
+_NS = 1_000_000_000
+
+
+class Watch:
+    """The looks of this agent. One thread."""
+
+    def __init__(
+        self, *, pins: Pins, tables: Tables, rules: Rules, apply_rules: Callable[[], object],
+        boot_ns: Callable[[], int], heartbeats: Callable[[], dict[str, int]], responder_pid: Callable[[], int],
+        wake_responder: Callable[[], object],
+    ) -> None:  # fmt: skip
+        """`apply_rules` puts our iptables rules back; `wake_responder` sends it SIGCONT."""
+        self._pins, self._tables, self._rules, self._apply_rules = pins, tables, rules, apply_rules
+        self._boot_ns, self._heartbeats, self._responder_pid = boot_ns, heartbeats, responder_pid
+        self._wake_responder = wake_responder
+        self._own = Process(os.getpid(), "the agent")
+        self._responder = Process(responder_pid(), "the responder")
+        self._looked_s = time.monotonic()
+        self._missed = heartbeats()["agent_missed"]
+        self._silent_looks = 0
+        self.counts: dict[str, int] = {}  # by kind, since the start
+
+    def look(self) -> list[Tamper]:
+        """Return what was found changed since the last look, and put back where that is possible."""
+        found = [*self._silence(), *self._pins.look(), *self._maps(), *self._rules_gone(), *self._own.look()]
+        found += self._about_responder()
+        for one in found:
+            self.counts[one.op] = self.counts.get(one.op, 0) + 1
+        return [event(one, self._boot_ns()) for one in found]
+
+    def rest(self) -> None:
+        """What comes before the next look took its time for a reason of our own."""
+        self._looked_s = time.monotonic()
+
+    def close(self) -> None:
+        self._pins.close()
+        self._rules.close()
+
+    def _silence(self) -> Iterator[Noticed]:
+        now_s, missed = time.monotonic(), self._heartbeats()["agent_missed"]
+        gap_s, before = now_s - self._looked_s, self._missed
+        self._looked_s, self._missed = now_s, missed
+        if gap_s >= SILENT_S:
+            woken = f"; the responder woke it {missed - before} times" if missed > before else ""
+            detail = f"the agent did not run for {gap_s:.0f} s: it was stopped, frozen or starved{woken}"
+            yield Noticed(op="silence", detail=detail, target=os.getpid(), is_put_back=True)
+        elif missed > before:
+            detail = f"the agent was stopped for {gap_s:.0f} s at most, and woken by the responder"
+            yield Noticed(op="silence", detail=detail, target=os.getpid(), is_put_back=True)
+
+    def _maps(self) -> Iterator[Noticed]:
+        try:
+            names = self._tables.restore()
+        except MamplusError as error:
+            yield Noticed(op="map", detail=f"the kernel's maps cannot be compared: {error}")
+            return
+        for name in names:
+            yield Noticed(op="map", detail=f"the map {name!r} was changed by somebody else", is_put_back=True)
+
+    def _rules_gone(self) -> Iterator[Noticed]:
+        missing = self._rules.look(time.monotonic())
+        if missing:
+            self._apply_rules()
+            self._rules.settle()
+            yield Noticed(op="rules", detail=f"iptables rules were gone: {', '.join(missing[:4])}", is_put_back=True)
+
+    def _about_responder(self) -> Iterator[Noticed]:
+        pid = self._responder_pid()
+        if pid != self._responder.pid:
+            self._responder = Process(pid, "the responder")
+        yield from self._responder.look()
+        beat_ns = self._heartbeats()["responder_ns"]
+        age_s = (self._boot_ns() - beat_ns) / _NS if beat_ns else 0.0  # 0: it ended, and the service knows
+        if age_s <= RESPONDER_SILENT_S:
+            self._silent_looks = 0
+            return
+        self._wake_responder()
+        self._silent_looks += 1
+        if self._silent_looks == 2:  # at the first the device may have slept, and it beats again in a moment
+            detail = f"the responder did not run for {age_s:.0f} s: stopped, frozen or starved; it was sent SIGCONT"
+            yield Noticed(op="silence", detail=detail, target=pid)
