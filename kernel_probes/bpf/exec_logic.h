@@ -9,44 +9,14 @@
 #define MAMPLUS_EXEC_LOGIC_H
 
 #include "ble.h"
+#include "ctime.h"
 #include "record.h"
+#include "scratch.h"
 
 #define MAMPLUS_NS_PER_MS 1000000ULL
 #define MAMPLUS_S_IWOTH 0002
-#define MAMPLUS_CTIME_NS_MASK 0x3fffffff	/* since 6.13 the top bit says that the time was asked for */
 
 enum exec_action { EXEC_GO_ON, EXEC_REFUSE, EXEC_ASK };
-
-/* Records too large for the 512 bytes of stack. Slot 0: hooks; slot 1: the answer program, run by one thread only. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2);
-	__type(key, __u32);
-	__type(value, struct mamplus_held);
-} scratch SEC(".maps");
-
-static __always_inline struct mamplus_held *scratch_slot(__u32 slot)
-{
-	return bpf_map_lookup_elem(&scratch, &slot);
-}
-
-static __always_inline void fill_ctime(struct mamplus_file *file, struct inode *inode)
-{
-	struct inode___renamed *renamed = (void *)inode;
-	struct inode___discrete *discrete = (void *)inode;
-
-	if (bpf_core_field_exists(discrete->i_ctime_sec)) {
-		file->ctime_s = BPF_CORE_READ(discrete, i_ctime_sec);
-		file->ctime_ns = BPF_CORE_READ(discrete, i_ctime_nsec);
-	} else if (bpf_core_field_exists(renamed->__i_ctime)) {
-		file->ctime_s = BPF_CORE_READ(renamed, __i_ctime.tv_sec);
-		file->ctime_ns = BPF_CORE_READ(renamed, __i_ctime.tv_nsec);
-	} else {
-		file->ctime_s = BPF_CORE_READ(inode, i_ctime.tv_sec);
-		file->ctime_ns = BPF_CORE_READ(inode, i_ctime.tv_nsec);
-	}
-	file->ctime_ns &= MAMPLUS_CTIME_NS_MASK;
-}
 
 /* Returns the MAMPLUS_F_ that the file itself earns. */
 static __always_inline __u32 fill_file(struct mamplus_file *out, struct file *file)

@@ -79,8 +79,8 @@ def _become(words: list[str], environment: dict[str, str], directory: str, out: 
     os.dup2(err.number, 2)
     os.close(out.number)
     os.close(err.number)
-    sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False))  # what was forked had another one
-    sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), errors="backslashreplace", line_buffering=True)
+    sys.stdout = io.TextIOWrapper(_buffered(1))  # what was forked had another one
+    sys.stderr = io.TextIOWrapper(_buffered(2), errors="backslashreplace", line_buffering=True)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)
@@ -88,3 +88,7 @@ def _become(words: list[str], environment: dict[str, str], directory: str, out: 
     from mamplus_enterprise.cli.main import main
 
     main()
+
+
+def _buffered(number: int) -> io.BufferedWriter:
+    return io.BufferedWriter(io.FileIO(number, "w", closefd=False))
