@@ -33,6 +33,9 @@ class Paths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Agent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mode: Literal["enforce", "monitor"] = "enforce"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    examine_after_s: float = (
+        20.0  # after its start the agent waits so long before it tries its controls: boot goes first
+    )
 
 
 class ExecPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

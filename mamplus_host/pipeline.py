@@ -61,12 +61,16 @@ class Pipeline:
         on_escalation: Callable[[], None],
         on_restored: Callable[[str], None],
         is_expected: Callable[[Tamper], bool] = lambda _tamper: False,
+        trying: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`is_expected`: whether hands on the agent are what an open maintenance window allows, or its own."""
+        """`is_expected`: whether hands on the agent are what an open maintenance window allows, or its own.
+
+        `trying`: the process that tries the controls now, 0: none does. What its family meets is no alert.
+        """
         self._config, self._clock = config, clock
         self._executor, self._outbox, self._alerts = executor, outbox, alerts
         self._guarded, self._on_escalation, self._on_restored = guarded, on_escalation, on_restored
-        self._is_expected = is_expected
+        self._is_expected, self._trying = is_expected, trying
         self._repeats = Repeats()
         self._scope = cgroup_path(config)
         self._ble: Stack | None = None
@@ -77,7 +81,14 @@ class Pipeline:
         self.lineage = Lineage(config.limits.lineage_tasks)
         self.recent: deque[Event] = deque(maxlen=config.limits.recent_events)
         self.publish: Callable[[Event], None] | None = None  # set while somebody follows
-        self.counts = {"ring_events": 0, "alerts": 0, "escalations": 0, "escalations_failed": 0, "faults": 0}
+        self.counts = {
+            "ring_events": 0,
+            "alerts": 0,
+            "escalations": 0,
+            "escalations_failed": 0,
+            "faults": 0,
+            "trials": 0,
+        }
         self.unresolved = 0  # starts whose path could not be told: the process was gone and the path relative
         self.phantoms = 0  # kernel hits that the list does not hold: identities of 62 bits that collide
 
@@ -138,6 +149,9 @@ class Pipeline:
             self._on_restored(event.path)  # the directory may be another one by now: look at that one
         if isinstance(event, FileChange) and not self._executor.is_damaged(event.path):
             return  # touched and still as it was kept: our own restoration, or a mere reader
+        if self._is_a_trial(event):
+            self.counts["trials"] += 1
+            return
         here = self._asked_here(event)
         if here is None and self._is_quiet(event):
             return
@@ -158,6 +172,14 @@ class Pipeline:
         escalation = self._escalation(decision, outcomes)
         self._alerts.put(decision, escalation)
         self._send(escalation)
+
+    def _is_a_trial(self, event: Event) -> bool:
+        """Whether the event is of the family of the process that tries the controls."""
+        tries_as = self._trying()
+        if not tries_as or isinstance(event, FileChange):
+            return False
+        family = {event.head.tgid, event.head.ppid, *(task.tgid for task in self.lineage.ancestry(event.head.tgid))}
+        return tries_as in family
 
     def _asked_here(self, event: Event) -> Answer | None:
         """What the list says of a start in the kinds that the kernel does not ask about; not of our own helpers."""

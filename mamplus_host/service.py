@@ -29,6 +29,7 @@ from mamplus_host.control.commands import Commands
 from mamplus_host.control.render import event_view
 from mamplus_host.control.server import ControlServer
 from mamplus_host.control.status import describe
+from mamplus_host.doctor.examiner import Examiner
 from mamplus_host.enterprise import load_enterprise
 from mamplus_host.errors import EventMalformed, MamplusError, NotPossible
 from mamplus_host.events import Event, FileChange, Tamper
@@ -67,6 +68,7 @@ class Service:
         self.lock = StateLock(config.state)
         self.clock = DeviceClock(config.state)
         self.updater = Updater(config.state, self.clock, self._on_updated)
+        self.examiner = Examiner(config, clock=self.clock, on_done=lambda: self._soon(self._on_examined))
         self.cgroup = cgroup_dir(config)
         require_netns(config)
         self.store = BleStore(config.state)
@@ -95,6 +97,8 @@ class Service:
         pins.make_room(config)
         self.pins_lock = StateLock(config.bpffs)  # two agents with other states must not share one set of pins
         self.kernel = Kernel.attach(config, self.cgroup)
+        if not self.kernel.adopted:
+            self.examiner.attached_anew()
         self._watch_responder()
         self.executor = Executor(
             config, journal=self.journal, vault=self.vault, clock=self.clock, guarded=self.own_tasks()
@@ -197,6 +201,7 @@ class Service:
                 on_generation=self._on_news,
             )
             self._reported = self.generations.state
+            self.uplink.examined(self.examiner.report())
             self.uplink.knows(self.generations.known)
             self.uplink.start()
 
@@ -276,6 +281,7 @@ class Service:
         self._alone(self.clock.tick)
         self._alone(self.generations.tick)
         self._alone(self._report)  # a tick may roll back
+        self._alone(self._examine)
         if self.uplink is not None and self.uplink.is_reachable() and self.generations.wants_proof():
             self.updater.prove()
 
@@ -306,8 +312,26 @@ class Service:
         self.updater.start()
 
     def _on_updated(self) -> None:
-        self._jobs.put(self.reload)
+        self._soon(self.reload)
+
+    def _soon(self, job: Callable[[], object]) -> None:
+        """Have the loop run `job`; may be called in any thread."""
+        self._jobs.put(job)
         os.eventfd_write(self._wake, 1)
+
+    # --- trying the controls ---------------------------------------------------------------------
+
+    def _examine(self) -> None:
+        self.examiner.begin_if_due(self.generations.number, self.generations.state)
+        self.examiner.hand_on(self.pipeline.tell)
+
+    def _on_examined(self) -> None:
+        """Read what the trials left in the ring while it is known whose they were, then take their result."""
+        self._drain()
+        if self.examiner.finish():
+            self.examiner.hand_on(self.pipeline.tell)
+            if self.uplink is not None:
+                self.uplink.examined(self.examiner.report())
 
     # --- parts of start --------------------------------------------------------------------------
 
@@ -342,6 +366,7 @@ class Service:
             on_escalation=self._on_escalation,
             on_restored=self._rewatch,
             is_expected=self._is_expected,
+            trying=lambda: self.examiner.tries_as,
         )
 
     def _make_watch(self) -> Watch:

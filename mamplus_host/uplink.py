@@ -67,6 +67,8 @@ class Uplink(threading.Thread):
         self._stopping = False
         self._wanted = True  # something may be in the outbox
         self._report: dict[str, Any] | None = None
+        self._said: dict[str, Any] = {}  # losses and controls of the last report
+        self._examined: Mapping[str, Any] | None = None  # what came of trying the controls
         self._looked_at = 0  # the enterprise's newest when the service looked last
         self._told = (0, 0)  # the generation that was announced last, and how often
         self._wait, self._send_side = self._side("wait"), self._side("send")
@@ -110,15 +112,26 @@ class Uplink(threading.Thread):
 
         Both connections are made anew for it: that an old one lives on does not prove that the list lets a new one be.
         """
-        report = {
-            "generation": generation, "at": self._clock.wall_s(),
-            "losses": dict(losses or {}), "controls": dict(controls or {}),
-        }  # fmt: skip
         with self._changed:
-            self._enforced, self._report = generation, report
+            self._enforced = generation
+            self._said = {"losses": dict(losses or {}), "controls": dict(controls or {})}
+            self._report = self._what_to_report()
             self._known = max(self._known, generation)
             self._wait.is_stale = self._send_side.is_stale = True
             self._changed.notify_all()
+
+    def examined(self, found: Mapping[str, Any] | None) -> None:
+        """Say what came of trying the controls, when they were tried; it is reported to the enterprise."""
+        if found is None:
+            return
+        with self._changed:
+            self._examined = found
+            self._report = self._what_to_report()
+            self._changed.notify_all()
+
+    def _what_to_report(self) -> dict[str, Any]:
+        report = {"generation": self._enforced, "at": self._clock.wall_s(), **self._said}
+        return report if self._examined is None else {**report, "examined": self._examined}
 
     def status(self) -> dict[str, Any]:
         """Return what `mamplus status` shows: state, last contact, queue, evicted, last error."""

@@ -23,6 +23,7 @@ def describe(service: "Service") -> dict[str, Any]:
         "generations": _generations(service),
         "clock": _clock(service),
         "hooks": service.kernel.hooks(),
+        "controls": service.examiner.status(),
         "responder": {"pid": service.responder.pid, "adopted": service.responder.adopted},
         "update": service.updater.fault or "up to date as far as known",
         "update_bytes": {"last": service.updater.last_bytes, "since_start": service.updater.total_bytes},

@@ -83,7 +83,7 @@ class Client:
         return _decode(answer, _Acknowledged).acknowledged
 
     def report(self, report: Mapping[str, Any]) -> None:
-        """Tell what this device enforces: generation, at, losses, controls."""
+        """Tell what this device enforces: generation, at, losses, controls, what came of trying them."""
         self._ask("POST", "/v1/report", msgspec.json.encode(report), timeout_s=REQUEST_TIMEOUT_S)
 
     def interrupt(self) -> None:
