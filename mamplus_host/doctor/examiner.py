@@ -23,7 +23,7 @@ from mamplus_host.doctor.trial import STATES, Trial
 from mamplus_host.errors import MamplusError
 from mamplus_host.ids import new_id
 from mamplus_host.telling import Telling, escalation
-from mamplus_host.verdicts import Escalation, Severity
+from mamplus_host.verdicts import Escalation, Finding, Severity
 
 LOG = logging.getLogger("mamplus")
 KIND = "control"  # Escalation.kind: the alert is about a control of the device itself
@@ -162,7 +162,8 @@ def _facts(one: kept.Worse) -> dict[str, str]:
 
 
 def _alert(telling: Telling) -> Escalation:
-    return msgspec.structs.replace(escalation(telling), kind=KIND)
+    """Return what goes to the enterprise. Confirmed: it was tried, and is not suspected."""
+    return msgspec.structs.replace(escalation(telling), kind=KIND, finding=Finding.CONFIRMED)
 
 
 def _counts(controls: tuple[Trial, ...]) -> str:

@@ -46,16 +46,20 @@ _CLONE_NEWNS = 0x00020000
 class Place:
     """One set of trials. Make it in a process that does nothing else: `make_private` moves its mounts aside."""
 
-    def __init__(self, stack: ExitStack, base: Path | None = None) -> None:
-        """`base`: where a folder is made whose programs may be started; None: the usual place of temporary files."""
+    def __init__(self, stack: ExitStack, base: Path | None = None, parent: Path | None = None) -> None:
+        """`base`: where a folder is made whose programs may be started; None: the usual place of temporary files.
+
+        `parent`: the cgroup in which one is made; None: the root.
+        """
         self.mount = cgroup_mount()
+        parent = parent or self.mount
         where = base if base is not None and _may_start_programs(base) else Path(tempfile.gettempdir())
-        remove_left(where, self.mount)
+        remove_left(where, parent)
         self.tag = f"{PREFIX}{os.getpid()}-{_started(os.getpid())}"
         self.home = where / self.tag
         self.home.mkdir(mode=0o755)
         stack.callback(shutil.rmtree, self.home, ignore_errors=True)
-        self.cgroup = make_cgroup(self.mount / self.tag, stack)
+        self.cgroup = make_cgroup(parent / self.tag, stack)
         bpffs = self.home / "bpf" if self._has_mounted("bpf", "bpf", stack) else Path("/sys/fs/bpf") / self.tag
         for name in ("state", "run"):
             (self.home / name).mkdir()
