@@ -24,6 +24,7 @@
 
 #define CLOCK_TICKS_NS 50000000LL	/* coarse file times advance by a tick, 1 to 10 ms; with room */
 #define NS_PER_S 1000000000LL
+#define COARSE_NS (2 * NS_PER_S)	/* vfat keeps every second second; ext4 with inodes of 128 bytes whole ones */
 #define FUSE_MAGIC 0x65735546
 
 static struct pins pins;
@@ -68,11 +69,11 @@ static uint32_t known_flags(int fd, const struct mamplus_file *file)
 {
 	struct timespec now;
 	struct statfs fs;
-	int64_t age_ns;
+	int64_t age_ns, old_ns = CLOCK_TICKS_NS + (file->ctime_ns ? 0 : COARSE_NS);
 
 	clock_gettime(CLOCK_REALTIME, &now);
 	age_ns = (now.tv_sec - file->ctime_s) * NS_PER_S + now.tv_nsec - file->ctime_ns;
-	if (age_ns < CLOCK_TICKS_NS || fstatfs(fd, &fs) || fs.f_type == TMPFS_MAGIC || fs.f_type == FUSE_MAGIC)
+	if (age_ns < old_ns || fstatfs(fd, &fs) || fs.f_type == TMPFS_MAGIC || fs.f_type == FUSE_MAGIC)
 		return MAMPLUS_KNOWN_ONCE;
 	return 0;
 }

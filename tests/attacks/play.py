@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plays attacks, and writes down what came of them.
+
+    python -m tests.attacks.play [--write] [TIER...]
+
+Prints one line for each attack; `--write` renews tests/attacks/outcomes/ and docs/attacks.md. Ends with
+1 when an outcome is not the expected one.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+import msgspec
+
+from tests.attacks import table
+from tests.attacks.attack import TIERS, Attack, Missing, all_attacks
+from tests.attacks.ground import Ground, ground
+from tests.attacks.outcome import Outcome, Seen, Told, Unexplained, classify
+from tests.attacks.subjects import SUBJECTS
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one attack on one tier."""
+
+    outcome: str  # an Outcome, "missing", or "unexplained"
+    seen: str = ""  # by the attacker
+    told: str = ""  # by the agent: kinds of records
+    after_ms: float | None = None  # from the beginning of the attack to the first record about it
+    why: str = ""  # missing: what; unexplained: what does not fit
+
+
+def play(attack: Attack, on: Ground) -> Result:
+    """Play one attack twice: against what nothing is held against, and against what is listed or guarded."""
+    try:
+        if not attack.is_innocent:
+            _check_that_it_works(attack, on)
+        seen, is_done, told = _once(attack, on, is_guarded=not attack.is_innocent)
+        outcome = classify(seen, is_done, told, is_innocent=attack.is_innocent)
+    except Missing as missing:
+        return Result(outcome="missing", why=str(missing))
+    except Unexplained as error:
+        return Result(outcome="unexplained", why=str(error))
+    first = min(told, key=lambda one: (not one.is_refusal, one.after_ms), default=None)
+    return Result(
+        outcome=outcome, seen=str(seen), told=first.what if first else "", after_ms=first.after_ms if first else None
+    )
+
+
+def _check_that_it_works(attack: Attack, on: Ground) -> None:
+    """Unexplained when the attack fails where nothing is against it: then its refusal proves nothing."""
+    seen, is_done, told = _once(attack, on, is_guarded=False)
+    outcome = classify(seen, is_done, told, is_innocent=True)
+    if outcome is not (attack.unlisted or Outcome.RUNS):
+        raise Unexplained(f"with nothing against it, it was {outcome}: the attacker saw {seen}, the agent told {told}")
+
+
+def _once(attack: Attack, on: Ground, *, is_guarded: bool) -> tuple[Seen, bool, list[Told]]:
+    with SUBJECTS[attack.subject](attack, on, is_guarded) as subject:
+        started_ns = on.forget_the_past()
+        seen = subject.attack()
+        settle_s = attack.settle_s if is_guarded else 0.0
+        told = on.await_told(started_ns, settle_s)
+        return seen, subject.is_done(), told
+
+
+def is_expected(attack: Attack, on: Ground, result: Result) -> bool:
+    return result.outcome in ("missing", attack.expects(on.tier, on.hooks))
+
+
+def play_all(on: Ground, tell: Callable[[Attack, Result], None], only: str = "") -> dict[str, Result]:
+    results = {}
+    for name, attack in all_attacks().items():
+        if only not in f"{attack.family} {name}":
+            continue
+        results[name] = play(attack, on)
+        tell(attack, results[name])
+    return results
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="play the attacks on this machine")
+    parser.add_argument("--write", action="store_true", help="renew the committed outcomes and docs/attacks.md")
+    parser.add_argument("--only", default="", metavar="TEXT", help="attacks whose family or name holds this")
+    parser.add_argument("tiers", nargs="*", metavar="TIER", help=f"of {', '.join(TIERS)}; default: every one there is")
+    arguments = parser.parse_args()
+    wrong = 0
+    for tier in arguments.tiers or TIERS:
+        try:
+            with ground(tier) as on:
+                wrong += _play_tier(on, only=arguments.only, is_written=arguments.write)
+        except Missing as missing:
+            print(f"tier {tier}: not here: {missing}", file=sys.stderr)
+    if arguments.write:
+        table.write()
+    return 1 if wrong else 0
+
+
+def _play_tier(on: Ground, *, only: str, is_written: bool) -> int:
+    wrong = []
+
+    def tell(attack: Attack, result: Result) -> None:
+        want = attack.expects(on.tier, on.hooks)
+        note = "" if is_expected(attack, on, result) else f"   <-- want {want}"
+        wrong.extend([attack.name] if note else [])
+        detail = result.why or f"{result.seen}; {result.told or 'nothing'} told"
+        print(f"{on.tier:9} {attack.name:40} {result.outcome:12} {detail}{note}", flush=True)
+
+    results = play_all(on, tell, only)
+    if is_written:
+        table.keep(on.tier, os.uname().release, results)
+    return len(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scripts: the program that starts is a good one, and what it is given is listed."""
+
+import os
+from pathlib import Path
+
+from tests.attacks.attack import OPENED, UNSEEN, Missing, attack
+from tests.attacks.ground import Ground
+from tests.attacks.outcome import Outcome, Seen
+
+FAMILY = "scripts"
+PROGRAMS = (
+    "lists of programs; application control without script rules (fapolicyd's default trusts an interpreter's text)"
+)
+NOT_SEEN = "what runs is the interpreter; without LSM or fanotify nobody sees what it reads"
+NO_FILE = (
+    "the text comes from no file: whoever may run an interpreter may type; where that matters, list the interpreter"
+)
+
+
+def found(name: str) -> str:
+    for directory in ("/usr/bin", "/bin"):
+        if os.access(f"{directory}/{name}", os.X_OK):
+            return f"{directory}/{name}"
+    raise Missing(name)
+
+
+@attack("shebang", FAMILY, OPENED, payload="shell", bypasses=PROGRAMS, limit=NOT_SEEN)
+def shebang(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Starts the listed script."""
+    return on.execute(payload, marker)
+
+
+@attack("nested shebang", FAMILY, OPENED, payload="shell", bypasses=PROGRAMS, limit=NOT_SEEN)
+def nested_shebang(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Starts a good script whose interpreter is the listed script."""
+    outer = payload.with_name("outer")
+    outer.write_text(f"#!{payload} {marker}\n")
+    outer.chmod(0o755)
+    return on.execute(outer)
+
+
+@attack("env -S shebang", FAMILY, OPENED, payload="shell", bypasses=PROGRAMS, limit=NOT_SEEN)
+def env_shebang(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Starts a good script that says `#!/usr/bin/env -S sh LISTED`."""
+    outer = payload.with_name("outer")
+    outer.write_text(f"#!/usr/bin/env -S sh {payload} {marker}\n")
+    outer.chmod(0o755)
+    return on.execute(outer)
+
+
+@attack("sh FILE", FAMILY, OPENED, payload="shell", bypasses=PROGRAMS, limit=NOT_SEEN)
+def shell_file(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Gives the listed script to the shell; it needs no x bit."""
+    payload.chmod(0o600)
+    return on.execute(found("sh"), payload, marker)
+
+
+@attack("sh -c '. FILE'", FAMILY, OPENED, payload="shell", bypasses=PROGRAMS, limit=NOT_SEEN)
+def shell_source(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Has a shell read it as a part of another script."""
+    return on.execute(found("sh"), "-c", 'file=$1; shift; . "$file"', "sh", payload, marker)
+
+
+@attack("sh -s", FAMILY, OPENED, payload="shell", bypasses=PROGRAMS, limit=NOT_SEEN)
+def shell_stdin(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Gives it to the shell as standard input, opened by the shell that starts it."""
+    return on.execute(found("sh"), "-c", 'exec sh -s "$2" < "$1"', "sh", payload, marker)
+
+
+@attack(
+    "cat FILE | sh -s",
+    FAMILY,
+    {"signal": Outcome.NOT_COVERED, "fanotify": Outcome.REFUSED, "lsm": Outcome.REFUSED},
+    payload="shell",
+    bypasses=PROGRAMS,
+    limit="a listed file is refused to cat as well; a copy that nobody has hashed yet is not",
+)
+def shell_pipe(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Has cat read it and the shell read cat."""
+    return on.execute(found("sh"), "-c", 'cat "$1" | sh -s "$2"', "sh", payload, marker)
+
+
+@attack("text on standard input", FAMILY, UNSEEN, payload="shell", bypasses=PROGRAMS, limit=NO_FILE)
+def shell_typed(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Writes the text of the script into the shell's standard input, as a terminal or a connection would."""
+    return on.run(found("sh"), "-s", marker, stdin=payload.read_bytes())
+
+
+@attack("sh -c TEXT", FAMILY, UNSEEN, payload="shell", bypasses=PROGRAMS, limit=NO_FILE)
+def shell_text(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Gives the text of the script to the shell as an argument."""
+    return on.execute(found("sh"), "-c", payload.read_bytes(), "sh", marker)
+
+
+@attack("python FILE", FAMILY, OPENED, payload="python", bypasses=PROGRAMS, limit=NOT_SEEN)
+def python_file(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Gives a listed script to Python."""
+    return on.execute(found("python3"), "-S", payload, marker)
+
+
+@attack("python import", FAMILY, OPENED, payload="python", bypasses=PROGRAMS, limit=NOT_SEEN)
+def python_import(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Has Python import it as a module."""
+    payload.rename(payload.with_name("friend.py"))
+    text = "import sys; sys.path.insert(0, sys.argv.pop(1)); import friend"
+    return on.execute(found("python3"), "-S", "-c", text, payload.parent, marker)
+
+
+@attack("python -c TEXT", FAMILY, UNSEEN, payload="python", bypasses=PROGRAMS, limit=NO_FILE)
+def python_text(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Gives the text of the script to Python as an argument."""
+    return on.execute(found("python3"), "-S", "-c", payload.read_bytes(), marker)
+
+
+@attack("perl FILE", FAMILY, OPENED, payload="perl", bypasses=PROGRAMS, limit=NOT_SEEN)
+def perl_file(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Gives a listed script to Perl."""
+    return on.execute(found("perl"), payload, marker)
+
+
+@attack("copied interpreter", FAMILY, OPENED, payload="shell", bypasses="lists of interpreters by path", limit=NOT_SEEN)
+def copied_interpreter(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Gives it to a copy of the shell under another name."""
+    own = payload.with_name("editor")
+    own.write_bytes(Path(found("sh")).read_bytes())
+    own.chmod(0o755)
+    return on.execute(own, payload, marker)
+
+
+@attack(
+    "changed interpreter",
+    FAMILY,
+    OPENED,
+    payload="shell",
+    bypasses="lists of interpreters by path or hash",
+    limit=NOT_SEEN,
+)
+def changed_interpreter(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Gives it to a shell whose last byte was changed, so that no list of interpreters knows it."""
+    own = payload.with_name("editor")
+    own.write_bytes(Path(found("sh")).read_bytes() + b"x")
+    own.chmod(0o755)
+    return on.execute(own, payload, marker)
+
+
+@attack("script by descriptor", FAMILY, OPENED, payload="shell", bypasses=PROGRAMS, limit=NOT_SEEN)
+def script_descriptor(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Gives the shell /proc/self/fd/N of a script that was deleted."""
+    shell = found("sh")
+
+    def deed() -> None:
+        descriptor = os.open(payload, os.O_RDONLY)
+        payload.unlink()
+        os.set_inheritable(descriptor, True)
+        os.execv(shell, [shell, f"/proc/self/fd/{descriptor}", str(marker)])
+
+    return on.act(deed)

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Other views of the file system: namespaces, overlays, images, detached mounts."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.attacks import calls
+from tests.attacks.attack import STOPPED, Missing, attack
+from tests.attacks.ground import Ground, filled_image
+from tests.attacks.outcome import Outcome, Seen
+
+FAMILY = "other views of the file system"
+PATHS = "tools that match paths, or look them up in another mount namespace"
+ELSEWHERE = STOPPED | {"fanotify": Outcome.KILLED}  # on a file system without a mark: the tier below
+OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH = 1, 4
+FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 1, 6
+
+
+def started(program: Path | str, marker: Path) -> None:
+    os.execv(program, ["x", str(marker)])
+
+
+@attack("bind mount", FAMILY, STOPPED, bypasses=PATHS)
+def bind_mount(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Mounts it over a good program, in a user and mount namespace of its own."""
+    good = on.payloads.quiet(payload.with_name("good"))
+
+    def deed() -> None:
+        calls.own_user()
+        calls.mount(bytes(payload), bytes(good), flags=calls.MS_BIND)
+        started(good, marker)
+
+    return on.act(deed)
+
+
+@attack("overlay in a user namespace", FAMILY, ELSEWHERE, bypasses=PATHS)
+def own_overlay(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Makes an overlay over its directory in a user and mount namespace of its own."""
+    parts = [payload.parent / name for name in ("lower", "upper", "work", "merged")]
+    for part in parts:
+        part.mkdir()
+    payload.rename(parts[0] / "program")
+    data = f"lowerdir={parts[0]},upperdir={parts[1]},workdir={parts[2]}".encode()
+
+    def deed() -> None:
+        calls.own_user()
+        calls.mount(b"x", bytes(parts[3]), b"overlay", data=data)
+        started(parts[3] / "program", marker)
+
+    return on.act(deed)
+
+
+@attack("chroot", FAMILY, STOPPED, bypasses=PATHS)
+def chroot(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Starts it as /bin/true of a root of its own."""
+    (payload.parent / "bin").mkdir()
+    payload.rename(payload.parent / "bin/true")
+    inside = payload.parent / "marker"
+
+    def deed() -> None:
+        os.chroot(payload.parent)
+        os.chdir("/")
+        started("/bin/true", Path("/marker"))
+
+    seen = on.act(deed)
+    if inside.exists():
+        inside.rename(payload.parent / "moved")
+        marker.touch()
+    return seen
+
+
+@attack("detached mount", FAMILY, STOPPED, bypasses=f"{PATHS}: it lies in no namespace at all")
+def detached(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Clones its mount with open_tree(2), mounts that nowhere, and starts it through the descriptor."""
+
+    def deed() -> None:
+        tree = calls.call("open_tree", calls.AT_FDCWD, bytes(payload.parent), OPEN_TREE_CLONE)
+        calls.executable_at(tree, os.fsencode(payload.name), [b"x", bytes(marker)])
+
+    return on.act(deed)
+
+
+@attack("moved mount", FAMILY, STOPPED, bypasses=PATHS)
+def moved(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Clones its mount and moves the clone over another directory (move_mount(2)), in a namespace of its own."""
+    (payload.parent / "there").mkdir()
+
+    def deed() -> None:
+        calls.own_mounts()
+        tree = calls.call("open_tree", calls.AT_FDCWD, bytes(payload.parent), OPEN_TREE_CLONE)
+        there = bytes(payload.parent / "there")
+        calls.call("move_mount", tree, b"", calls.AT_FDCWD, there, MOVE_MOUNT_F_EMPTY_PATH)
+        started(payload.parent / "there" / payload.name, marker)
+
+    return on.act(deed)
+
+
+@attack("detached tmpfs", FAMILY, ELSEWHERE, bypasses=f"{PATHS}; marks on mounts")
+def detached_memory(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Makes a tmpfs that is mounted nowhere (fsopen, fsmount), copies it there and starts it."""
+    body = payload.read_bytes()
+
+    def deed() -> None:
+        context = calls.call("fsopen", b"tmpfs", 0)
+        calls.call("fsconfig", context, FSCONFIG_CMD_CREATE, None, None, 0)
+        tree = calls.call("fsmount", context, 0, 0)
+        target = os.open("program", os.O_CREAT | os.O_WRONLY, 0o755, dir_fd=tree)
+        os.write(target, body)
+        os.close(target)
+        calls.executable_at(tree, b"program", [b"x", bytes(marker)])
+
+    return on.act(deed)
+
+
+@attack("loop image", FAMILY, ELSEWHERE, bypasses=f"scanners of the disk; {PATHS}")
+def loop_image(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Carries it in a file system inside of a file, mounted when needed."""
+    with filled_image(payload.parent, "ext4", ["mkfs.ext4", "-q", "-F"]) as where:
+        return on.execute(shutil.copy(payload, where / "program"), marker)
+
+
+@attack("squashfs image", FAMILY, ELSEWHERE, bypasses="scanners of the disk")
+def squashed(on: Ground, payload: Path, marker: Path) -> Seen:
+    """As above, compressed, as AppImages and snaps are."""
+    if not shutil.which("mksquashfs"):
+        raise Missing("mksquashfs")
+    (payload.parent / "tree").mkdir()
+    payload.rename(payload.parent / "tree/program")
+    image = payload.parent / "image.squash"
+    subprocess.run(
+        ["mksquashfs", payload.parent / "tree", image, "-quiet", "-no-progress"], check=True, stdout=subprocess.DEVNULL
+    )
+    with on.mount_image("squashfs", image, payload.parent / "mounted") as where:
+        return on.execute(where / "program", marker)
+
+
+@attack("binfmt_misc", FAMILY, STOPPED, payload="dynamic", bypasses="tools that look at the file that was named")
+def binfmt(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Registers the listed program as the interpreter of a file type (in a user namespace of its own), and starts a
+    good file of that type."""
+    good = payload.with_name("good.mamplus")
+    good.write_text("nothing")
+    good.chmod(0o755)
+    rule = f":mamplus:E::mamplus::{payload}:".encode()
+
+    def deed() -> None:
+        calls.own_user()
+        try:
+            calls.mount(b"x", b"/proc/sys/fs/binfmt_misc", b"binfmt_misc")
+            Path("/proc/sys/fs/binfmt_misc/register").write_bytes(rule)
+        except OSError:
+            os._exit(77)
+        os.execv(good, ["x", str(marker)])
+
+    seen = on.act(deed)
+    if seen.exit == 77:
+        raise Missing("binfmt_misc in a user namespace (Linux 6.7)")
+    if good.exists() and seen.exit == 7:
+        marker.touch()
+    return seen

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""While an unknown program waits for its hash: whoever lets it go on, or sees to it that nobody answers."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mamplus_host.kernel import layout, responder
+from tests.attacks.attack import STOPPED, UNSEEN, attack, everywhere
+from tests.attacks.ground import DEADLINE_S, Ground
+from tests.attacks.outcome import Outcome, Seen
+
+FAMILY = "a program that waits for its hash"
+DAEMONS = "daemons in user space that answer for the kernel"
+
+
+@attack(
+    "SIGCONT",
+    FAMILY,
+    everywhere(Outcome.KILLED) | {"signal without signal": Outcome.KILLED},
+    limit="Linux 6.13 and later end it at once; before, the SIGCONT may win the race",
+    unlisted=Outcome.KILLED,
+)
+def woken(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Sends it SIGCONT without end."""
+    with frozen_responder(on):
+        return on.tool("waker", payload, marker)
+
+
+@attack("PTRACE_ATTACH", FAMILY, everywhere(Outcome.KILLED), unlisted=Outcome.KILLED)
+def attached(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Attaches to it as a debugger and lets it go on."""
+    with frozen_responder(on):
+        return on.tool("tracer", payload, marker)
+
+
+@attack(
+    "PTRACE_SEIZE",
+    FAMILY,
+    UNSEEN,
+    limit="no signal is sent, so only an LSM could refuse it; it must come within the millisecond that hashing takes",
+)
+def seized(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Seizes it as a debugger, which sends no signal, and lets it go on."""
+    with frozen_responder(on):
+        return on.tool("seizer", payload, marker)
+
+
+@attack(
+    "traced start",
+    FAMILY,
+    everywhere(Outcome.KILLED),
+    bypasses="answers by signal: a tracer may swallow them",
+    unlisted=Outcome.KILLED,
+)
+def traced(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Starts it under ptrace(2) and suppresses every signal that comes."""
+    return on.tool("traced", payload, marker)
+
+
+@attack("launcher that ends", FAMILY, STOPPED)
+def orphaned(on: Ground, payload: Path, marker: Path) -> Seen:
+    """The process that started it ends at once."""
+
+    def deed() -> int:
+        middle = os.fork()
+        if middle == 0:
+            if os.fork() == 0:
+                os.setsid()
+                os.execv(payload, ["x", str(marker)])
+            os._exit(0)
+        os.waitpid(middle, 0)
+        return 0
+
+    on.act(deed)
+    end = time.monotonic() + DEADLINE_S
+    while (on.cgroup / "cgroup.procs").read_text() and not marker.exists():
+        assert time.monotonic() < end, "it neither ran nor ended"
+        time.sleep(0.002)
+    return Seen(exit=7 if marker.exists() else -signal.SIGKILL)
+
+
+@contextmanager
+def frozen_responder(on: Ground) -> Iterator[None]:
+    """As if hashing took for ever: its heartbeat stays fresh for seconds."""
+    pid = responder.ensure_running(on.agent.config).pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@attack("crowd", FAMILY, STOPPED, settle_s=0.0, bypasses=f"{DAEMONS} and let go on what they have no room for")
+def crowd(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Starts more unknown programs at once than may wait, and the listed one among them."""
+    others = [on.payloads.quiet(payload.with_name(f"other{number}")) for number in range(8)]
+
+    def deed() -> None:
+        for number in range(layout.HELD_MAX // 4):
+            if os.fork() == 0:
+                os.execv(others[number % len(others)], ["x"])
+        os.execv(payload, ["x", str(marker)])
+
+    return on.act(deed)
+
+
+@attack("starved responder", FAMILY, STOPPED, bypasses=DAEMONS)
+def starved(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Has the responder hash two endless files first."""
+    endless = [on.payloads.quiet(payload.with_name(f"endless{number}")) for number in range(2)]
+    for path in endless:
+        os.truncate(path, 1 << 42)
+    with on.meanwhile(lambda: os.execv(endless[0], ["x"])), on.meanwhile(lambda: os.execv(endless[1], ["x"])):
+        time.sleep(0.2)
+        return on.execute(payload, marker)
+
+
+@attack("forgotten hashes", FAMILY, STOPPED)
+def forgotten(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Starts so many other programs that the kernel forgets the listed one's hash (here: the entry is taken away)."""
+    on.execute(payload, marker.with_name("nothing"))
+    marker.with_name("nothing").unlink(missing_ok=True)
+    about = payload.stat()
+    on.agent.kernel.tables.forget(about.st_dev >> 8 << 20 | about.st_dev & 0xFF, about.st_ino)
+    return on.execute(payload, marker)
+
+
+@attack("full file system", FAMILY, STOPPED)
+def full_disk(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Fills the file system that the program lies on; the answer needs no room there."""
+    filler = payload.with_name("filler")
+    with filler.open("wb") as file:
+        try:
+            while True:
+                file.write(bytes(1 << 20))
+                file.flush()
+        except OSError:
+            pass
+    return on.execute(payload, marker)
+
+
+def _start_when_gone(on: Ground, pid: int, payload: Path, marker: Path) -> Seen:
+    end = time.monotonic() + DEADLINE_S
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < end, "the responder did not end"
+        time.sleep(0.002)
+    return on.execute(payload, marker)
+
+
+@attack(
+    "no responder",
+    FAMILY,
+    everywhere(Outcome.KILLED),
+    bypasses=DAEMONS,
+    limit="by default nothing unknown starts while nobody can hash it (`[exec] on_responder_down`)",
+    unlisted=Outcome.KILLED,
+)
+def no_responder(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Root kills the responder, then starts it."""
+    pid = responder.ensure_running(on.agent.config).pid
+    try:
+        seen = on.act(lambda: os.kill(pid, signal.SIGKILL))
+        return seen if seen.errno else _start_when_gone(on, pid, payload, marker)
+    finally:
+        responder.ensure_running(on.agent.config)

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What attacks are about: a program that must not run, a file that must not change, the agent itself.
+
+A subject prepares one play, runs it, and says whether the attacker reached its aim.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from tests.attacks.attack import Attack
+from tests.attacks.ground import Ground, arena
+from tests.attacks.outcome import Seen
+
+
+@dataclass(frozen=True)
+class Subject:
+    attack: Callable[[], Seen]
+    is_done: Callable[[], bool]
+
+
+@contextlib.contextmanager
+def program(attack: Attack, on: Ground, is_guarded: bool) -> Iterator[Subject]:
+    """A program that is listed, or its twin that is not. The aim: that it makes its marker."""
+    with arena(on) as directory:
+        payload = on.payloads.copy(attack.payload, "listed" if is_guarded else "twin", directory / "payload")
+        marker = on.work / f"marker-{directory.name}"
+        yield Subject(lambda: attack.play(on, payload, marker), marker.exists)
+        marker.unlink(missing_ok=True)
+
+
+SUBJECTS: Mapping[str, Callable[[Attack, Ground, bool], contextlib.AbstractContextManager[Subject]]] = {
+    "program": program
+}

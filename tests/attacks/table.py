@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The committed outcomes, and the table that docs/attacks.md shows of them."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tests.attacks.attack import TIERS, Attack, all_attacks
+
+HERE = Path(__file__).parent
+OUTCOMES = HERE / "outcomes"
+DOC = HERE.parents[1] / "docs" / "attacks.md"
+BEGIN, END = "<!-- generated: make attacks -->", "<!-- end -->"
+
+
+def series(release: str) -> str:
+    """Return "6.1" for "6.1.0-56-amd64"."""
+    return ".".join(release.split(".")[:2])
+
+
+def keep(tier: str, release: str, results: Mapping[str, Any]) -> None:
+    """Write what came of every attack on one tier and kernel."""
+    whole = {"tier": tier, "kernel": release, "attacks": dict(results)}
+    path = OUTCOMES / f"{tier}-{series(release)}.json"
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(whole), indent=1) + b"\n")
+
+
+def kept() -> list[dict[str, Any]]:
+    """Return every file of outcomes, in the order of the tiers and then of the kernels."""
+    found = [msgspec.json.decode(path.read_bytes()) for path in OUTCOMES.glob("*.json")]
+    return sorted(found, key=lambda one: (TIERS.index(one["tier"]), _number(one["kernel"])))
+
+
+def _number(release: str) -> list[int]:
+    return [int(part) for part in series(release).split(".")]
+
+
+def render() -> str:
+    """Return the generated part of docs/attacks.md."""
+    columns, families = kept(), dict[str, list[Attack]]()
+    for attack in all_attacks().values():
+        families.setdefault(attack.family, []).append(attack)
+    lines: list[str] = []
+    for family, attacks in families.items():
+        lines += ["", f"### {family[0].upper()}{family[1:]}", ""]
+        heads = [f"{one['tier']} {series(one['kernel'])}" for one in columns]
+        lines += [_row(["attack", *heads]), _row(["---"] * (len(heads) + 1))]
+        lines += [
+            _row([_about(attack), *(_cell(one["attacks"].get(attack.name)) for one in columns)]) for attack in attacks
+        ]
+    lines += ["", *_totals(columns)]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _about(attack: Attack) -> str:
+    parts = [f"**{attack.name}**: {attack.what}"]
+    if attack.bypasses:
+        parts.append(f"*Walks around:* {attack.bypasses}")
+    if attack.limit:
+        parts.append(f"*Why:* {attack.limit}")
+    return " ".join(parts)
+
+
+def _cell(result: Mapping[str, Any] | None) -> str:
+    if result is None:
+        return "not played"
+    if result["outcome"] == "missing":
+        return f"– ({result['why']})"
+    shown = str(result["outcome"])
+    if shown == "noticed":
+        shown += f" after {result['after_ms']:.0f} ms"
+    elif shown == "not covered":
+        shown = f"**{shown}**"
+    return shown
+
+
+def _totals(columns: list[dict[str, Any]]) -> list[str]:
+    names = ("refused", "killed", "noticed", "runs", "not covered", "missing")
+    lines = [_row(["tier and kernel", *names]), _row(["---"] * (len(names) + 1))]
+    for one in columns:
+        outcomes = [result["outcome"] for result in one["attacks"].values()]
+        lines.append(_row([f"{one['tier']} {one['kernel']}", *(str(outcomes.count(name)) for name in names)]))
+    return lines
+
+
+def whole(text: str) -> str:
+    """Return the page `text` with its generated part renewed."""
+    return re.sub(
+        f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _old: f"{BEGIN}\n{render()}{END}", text, flags=re.DOTALL
+    )
+
+
+def write() -> None:
+    DOC.write_text(whole(DOC.read_text()))
