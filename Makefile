@@ -11,7 +11,7 @@ KERNEL ?= 6.12
 RUN ?= uname -a
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-quick vm vm-kernels lint fuzz bench wheel lock clean
+.PHONY: help build run test test-quick vm vm-kernels attacks lint fuzz bench wheel lock clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -34,6 +34,9 @@ vm: vm-kernels ## run RUN="command" on the stock kernel KERNEL=6.1|6.12 with BPF
 
 vm-kernels: build ## fetch the stock kernels 6.1 and 6.12 by package name, once, into build/vm
 	@packaging/fetch-kernel 6.1 6.12
+
+attacks: build ## play every attack here; renews their outcomes and docs/attacks.md
+	@$(PYTHON) -m tests.attacks.play --write
 
 lint: build ## ruff, mypy, shellcheck
 	@.venv/bin/ruff check .
