@@ -144,14 +144,15 @@ class Ground:
         self.agent.seen.clear()
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
-    def told_since(self, started_ns: int) -> list[Told]:
+    def told_since(self, started_ns: int, *, is_tamper: bool) -> list[Told]:
         self.agent.drain()
-        return [_told(record, started_ns) for record in self.agent.seen if is_about_an_attack(record)]
+        about = [record for record in self.agent.seen if is_about_an_attack(record, is_tamper=is_tamper)]
+        return [_told(record, started_ns) for record in about]
 
-    def await_told(self, started_ns: int, settle_s: float) -> list[Told]:
+    def await_told(self, started_ns: int, settle_s: float, *, is_tamper: bool) -> list[Told]:
         """Return what was told; wait for the first of it, up to `settle_s`."""
         end = time.monotonic() + settle_s
-        while not (told := self.told_since(started_ns)) and (left := end - time.monotonic()) > 0:
+        while not (told := self.told_since(started_ns, is_tamper=is_tamper)) and (left := end - time.monotonic()) > 0:
             self.agent.kernel.ring.wait(left)
         return told
 
@@ -183,10 +184,10 @@ def await_end(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def is_about_an_attack(record: Record) -> bool:
-    """Whether a record is a refusal, or names something that is listed."""
+def is_about_an_attack(record: Record, *, is_tamper: bool) -> bool:
+    """Whether a record is a refusal, or names something that is listed; `is_tamper`: the attack is on the agent."""
     if record.kind == "tamper":
-        return True
+        return is_tamper
     return bool(record.flags & layout.F_REFUSED) or record.verdict in (Verdict.BLOCK, Verdict.SUSPECT)
 
 

@@ -61,7 +61,7 @@ def _once(attack: Attack, on: Ground, *, is_guarded: bool) -> tuple[Seen, bool, 
         started_ns = on.forget_the_past()
         seen = subject.attack()
         settle_s = attack.settle_s if is_guarded else 0.0
-        told = on.await_told(started_ns, settle_s)
+        told = on.await_told(started_ns, settle_s, is_tamper=attack.subject == "agent")
         return seen, subject.is_done(), told
 
 
