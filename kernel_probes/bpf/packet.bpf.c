@@ -127,40 +127,55 @@ int mamplus_packet_out(struct __sk_buff *skb)
 }
 
 /*
+ * One byte of a name, of which `labels` says what came before: how much of the label is left, and whether
+ * the name has ended, or cannot be one. Returns the same for the next byte << 8 | this one as text.
+ * A function of its own: inside the loop the verifier would walk all its ways at each of 256 bytes.
+ */
+#define MAMPLUS_LABEL_LEFT 0xff
+#define MAMPLUS_NAME_ENDED 0x100
+#define MAMPLUS_NAME_BAD 0x200
+
+__noinline __u32 dns_byte(__u32 labels, __u32 byte)
+{
+	if (labels & (MAMPLUS_NAME_ENDED | MAMPLUS_NAME_BAD))
+		return labels << 8;
+	if (labels & MAMPLUS_LABEL_LEFT)
+		return (labels - 1) << 8 | (byte >= 'A' && byte <= 'Z' ? byte | 0x20 : byte);
+	if (byte == 0)
+		return MAMPLUS_NAME_ENDED << 8;
+	if (byte > MAMPLUS_LABEL_MAX)
+		return MAMPLUS_NAME_BAD << 8;	/* a compression pointer: never in a question */
+	return byte << 8 | '.';
+}
+
+/*
  * Turn length-prefixed labels into dotted lower case, in place: name[0] becomes a dot, and all
  * that follows the name becomes zero. No early end and no length: with either, the verifier
  * would walk the next loop once for each length.
  */
 static __always_inline bool to_text(unsigned char *name)
 {
-	__u32 left = 0;
-	bool ended = false;
+	__u32 labels = 0;
 
 	for (__u32 i = 0; i < MAMPLUS_NAME_LEN; i++) {
-		unsigned char byte = name[i];
+		__u32 next = dns_byte(labels, name[i]);
 
-		if (ended) {
-			name[i] = 0;
-		} else if (left) {
-			left--;
-			if (byte >= 'A' && byte <= 'Z')
-				name[i] = byte | 0x20;
-		} else if (byte == 0) {
-			ended = true;
-		} else if (byte > MAMPLUS_LABEL_MAX) {
-			return false;	/* a compression pointer: never in a question */
-		} else {
-			left = byte;
-			name[i] = '.';
-		}
+		name[i] = next;
+		labels = next >> 8;
 	}
-	return ended;
+	return labels == MAMPLUS_NAME_ENDED;
 }
 
 /* What a more specific hit leaves of a wider one. */
 static __always_inline __u64 overrule(__u64 wider, __u64 hit)
 {
 	return hit && (is_decided(hit) || !is_decided(wider)) ? hit : wider;
+}
+
+/* Ask for one suffix, that `wider` was found before. A function of its own: verified once, not at every byte of a name. */
+__noinline __u64 ble_suffix(__u64 word, __u64 wider, __u64 identity)
+{
+	return overrule(wider, ble_probe(MAMPLUS_T_DOMAIN, word, identity));
 }
 
 /*
@@ -171,7 +186,7 @@ static __always_inline __u64 overrule(__u64 wider, __u64 hit)
 static __always_inline void ble_name(struct mamplus_head *head, const unsigned char *name)
 {
 	struct mamplus_name suffix = {};
-	__u64 word = ble_word(), hit, best = 0;
+	__u64 word = ble_word(), best = 0;
 	struct mamplus_shape *now = ble_shape(word);
 
 	head->generation = ble_generation(word);
@@ -183,11 +198,9 @@ static __always_inline void ble_name(struct mamplus_head *head, const unsigned c
 		mamplus_name_add(now->salt, &suffix, name[i]);
 		if (name[i - 1] != '.')
 			continue;
-		hit = ble_probe(MAMPLUS_T_DOMAIN, word, mamplus_identity_name(now->salt, &suffix, 0));
-		best = overrule(best, hit);
+		best = ble_suffix(word, best, mamplus_identity_name(now->salt, &suffix, 0));
 	}
-	hit = ble_probe(MAMPLUS_T_DOMAIN, word, mamplus_identity_name(now->salt, &suffix, 1));
-	take_hit(head, overrule(best, hit));
+	take_hit(head, ble_suffix(word, best, mamplus_identity_name(now->salt, &suffix, 1)));
 }
 
 /* The question's name as it lies in the packet, and zeros after it. */
