@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* One variable of each shared type: its BTF is what mirror.py reads. Never loaded. */
 #include "mamplus_tables.h"
+#include "mamplus_watch.h"
 
 struct mamplus_head head;
 struct mamplus_file file;
@@ -24,6 +25,10 @@ struct mamplus_held held;
 struct mamplus_heartbeat heartbeat;
 struct mamplus_waiting waiting;
 struct mamplus_answer_args answer_args;
+struct mamplus_watch watch;
+struct mamplus_watch_path watch_path;
+struct mamplus_watch_wait watch_wait;
+struct mamplus_access_args access_args;
 
 enum mamplus_kind kind;
 enum mamplus_op op;
@@ -33,3 +38,5 @@ enum mamplus_mode mode;
 enum mamplus_answer answer;
 enum mamplus_counter counter;
 enum mamplus_table table;
+enum mamplus_watch_how watch_how;
+enum mamplus_watch_counter watch_counter;

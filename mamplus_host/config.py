@@ -44,6 +44,8 @@ class ExecPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     on_responder_down: Literal["allow", "refuse"] = "refuse"
     on_deadline: Literal["allow", "refuse"] = "refuse"
     deadline_ms: int = 5000  # hashing of one file; 1 GiB takes about 2 s on a slow device
+    fanotify: tuple[str, ...] = ()  # paths; on their file systems every open in the scope is asked about
+    on_open: Literal["allow", "refuse"] = "allow"  # a file there that is opened, and not hashed in time
 
 
 class SuspicionPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

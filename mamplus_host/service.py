@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mamplus_host import __version__, memory
+from mamplus_host.ble.stack import Stack
 from mamplus_host.ble.store import BleStore
 from mamplus_host.clock import DeviceClock
 from mamplus_host.collector.decode import decode_run
@@ -39,7 +40,7 @@ from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.journal import Journal
 from mamplus_host.executor.vault import Vault
 from mamplus_host.generations import Generations
-from mamplus_host.kernel import pins, responder
+from mamplus_host.kernel import pins, responder, watching
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.ledger import Ledger
 from mamplus_host.outbox.identity import Identity
@@ -71,6 +72,7 @@ class Service:
         self.examiner = Examiner(config, clock=self.clock, on_done=lambda: self._soon(self._on_examined))
         self.cgroup = cgroup_dir(config)
         require_netns(config)
+        watching.require_paths(config)
         self.store = BleStore(config.state)
         self.netfilter_fault = ""
         self._responder_fd = -1
@@ -227,11 +229,12 @@ class Service:
             "alert_log": self.alerts.lost,
             "escalations": self.pipeline.counts["escalations_failed"],
             "control_clients": self.control.refused,
+            **self.kernel.watching.losses(),
         }
 
     def own_tasks(self) -> frozenset[int]:
         """The processes that no action may ever touch."""
-        return frozenset({os.getpid(), self.responder.pid})
+        return frozenset({os.getpid(), self.responder.pid, self.kernel.watching.keeper})
 
     # --- the loop's parts ------------------------------------------------------------------------
 
@@ -352,7 +355,7 @@ class Service:
         )  # fmt: skip
         return Generations(
             self.config, clock=self.clock, tables=self.kernel.tables, ledger=ledger, recent=self.pipeline.in_use,
-            around=Usage(self.cgroup, self.kernel.tables), use=self.pipeline.use, reach=lambda: self.uplink,
+            around=Usage(self.cgroup, self.kernel.tables), use=self._take_list, reach=lambda: self.uplink,
         )  # fmt: skip
 
     def _make_pipeline(self) -> Pipeline:
@@ -409,6 +412,13 @@ class Service:
         self.responder = responder.ensure_running(self.config, self.cgroup)
         self._responder_fd = os.pidfd_open(self.responder.pid)
         self._epoll.register(self._responder_fd, select.EPOLLIN)
+        for path, why in self.kernel.watching.ask(self.config, self._responder_fd).items():
+            LOG.error("[exec] fanotify: %r is not watched: %s", path, why)
+
+    def _take_list(self, ble: Stack) -> None:
+        """Give a generation that the kernel asks by now to whoever else goes by it."""
+        watching.poke(self._responder_fd)
+        self.pipeline.use(ble)
 
     def _apply_netfilter(self) -> None:
         """Without the rules, sockets that are open already keep their traffic: say so, and defend the rest."""

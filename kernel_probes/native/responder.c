@@ -28,6 +28,7 @@
 #include <unistd.h>
 
 #include "responder.h"
+#include "responder_watch.h"
 
 #define BEAT_NS 1000000000ULL
 #define NS_PER_MS 1000000ULL
@@ -54,29 +55,9 @@ static void die(const char *what, int error)
 
 /* --- answers ------------------------------------------------------------------------------- */
 
-static void send_signal(int pidfd, int signal)
-{
-	/* ESRCH: it was killed while it waited, and there is nothing left to do. */
-	(void)syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0);
-}
-
-static void answer(const struct mamplus_hold *hold, int pidfd, bool hashed)
-{
-	struct mamplus_answer_args args = { .tgid = hold->tgid, .hashed = hashed, .boot_ns = hold->boot_ns };
-	uint32_t reply = 0;
-
-	if (mamplus_run(pins.answer, &args, sizeof(args), &reply) < 0)
-		reply = MAMPLUS_REPLY_CONT;	/* cannot be asked: a device that hangs is worse */
-	if (reply & MAMPLUS_REPLY_KILL)
-		send_signal(pidfd, SIGKILL);
-	else if (reply & MAMPLUS_REPLY_CONT)
-		send_signal(pidfd, SIGCONT);
-	close(pidfd);
-}
-
 static void answer_job(struct job *job, bool hashed)
 {
-	answer(&job->hold, job->pidfd, hashed);
+	hold_answer(&pins, &job->hold, job->pidfd, hashed);
 	job->pidfd = -1;
 	job_answered(job);
 }
@@ -108,40 +89,16 @@ static uint64_t deadline(void)
 
 static void take(const struct mamplus_hold *hold)
 {
-	int pidfd = syscall(SYS_pidfd_open, hold->tgid, 0);
-	struct mamplus_held entry;
+	int pidfd = hold_claim(&pins, hold);
 	struct job *job;
 
 	if (pidfd < 0)
 		return;
-	/* `held` still has it after the pidfd was opened: so the pidfd is of this very process. */
-	if (mamplus_map_lookup(pins.held, &hold->tgid, &entry) || entry.boot_ns != hold->boot_ns) {
-		close(pidfd);
-		return;
-	}
 	job = job_add(hold, pidfd, deadline());
 	if (!job)
-		answer(hold, pidfd, false);	/* no room: the declared answer now, and not a start that hangs */
+		hold_answer(&pins, hold, pidfd, false);	/* no room: the declared answer now, and not a start that hangs */
 	else if (job_is_known(job))
 		close(pidfd);
-}
-
-/* What a predecessor left stopped. */
-static void sweep(void)
-{
-	struct mamplus_held entry;
-	uint32_t tgid, *last = NULL;
-	static uint32_t key;
-
-	while (mamplus_map_next(pins.held, last, &tgid) == 0) {
-		if (mamplus_map_lookup(pins.held, &tgid, &entry) == 0) {
-			struct mamplus_hold hold = { .boot_ns = entry.boot_ns, .tgid = tgid, .file = entry.file };
-
-			take(&hold);
-		}
-		key = tgid;
-		last = &key;
-	}
 }
 
 static void drain(struct mamplus_ring *ring)
@@ -157,14 +114,6 @@ static void drain(struct mamplus_ring *ring)
 
 /* --- the loop ------------------------------------------------------------------------------ */
 
-static bool pins_are_gone(void)
-{
-	char path[512];
-
-	snprintf(path, sizeof(path), "%s/held", bpffs);
-	return access(path, F_OK) != 0;
-}
-
 static void stop_beating(void)
 {
 	heartbeat->responder_ns = 0;	/* from here on nobody is made to wait */
@@ -178,6 +127,17 @@ static void beat(void)
 	agent_look(heartbeat);
 }
 
+/* SIGHUP says that there is something new to read: every turn looks. */
+static bool is_told_to_end(int signal_fd)
+{
+	struct signalfd_siginfo info;
+	bool is_told = false;
+
+	while (read(signal_fd, &info, sizeof(info)) > 0)
+		is_told = is_told || info.ssi_signo != SIGHUP;
+	return is_told;
+}
+
 static int timeout_ms(void)
 {
 	uint64_t now = boot_ns();
@@ -188,17 +148,17 @@ static int timeout_ms(void)
 static void loop(struct mamplus_ring *ring, int epoll_fd, int done_fd, int signal_fd)
 {
 	struct epoll_event events[4];
-	struct signalfd_siginfo info;
 	eventfd_t unused;
 	bool ending = false;
 
 	while (!ending || jobs_open()) {
-		ending = ending || pins_are_gone() || read(signal_fd, &info, sizeof(info)) > 0;
+		ending = ending || pins_are_gone(bpffs) || is_told_to_end(signal_fd);
 		if (ending)
 			stop_beating();
 		else
 			beat();
 		(void)eventfd_read(done_fd, &unused);
+		watch_tick();
 		drain(ring);
 		next_ns = boot_ns() + BEAT_NS;
 		jobs_each(settle);
@@ -222,6 +182,7 @@ static int watch_signals(void)
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
 	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)	/* inherited by the hashing threads */
 		die("signals", errno);
 	return signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
@@ -242,33 +203,36 @@ static void serve(int ready_fd)
 	if (error)
 		die("threads", -error);
 	beat();
-	sweep();
+	holds_each(&pins, take);	/* what a predecessor left stopped */
 	dprintf(ready_fd, "%d\n", getpid());
 	close(ready_fd);
 	loop(ring, epoll_fd, done_fd, signal_fd);
+	watch_end();
 }
 
 /* --- start --------------------------------------------------------------------------------- */
 
 static int pin(const char *name)
 {
-	char path[512];
-	int fd;
+	int fd = pin_open(bpffs, name);
 
-	snprintf(path, sizeof(path), "%s/%s", bpffs, name);
-	fd = mamplus_obj_get(path);
 	if (fd < 0)
-		die(path, -fd);
+		die(name, -fd);
 	return fd;
 }
 
 static void open_pins(void)
 {
+	int error;
+
 	pins = (struct pins){ .held = pin("held"), .known = pin("known"), .holds = pin("holds"), .posture = pin("posture"),
 			      .heartbeat = pin("heartbeat"), .answer = pin("prog_mamplus_answer") };
 	heartbeat = mmap(NULL, sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE, MAP_SHARED, pins.heartbeat, 0);
 	if (heartbeat == MAP_FAILED)
 		die("heartbeat", errno);
+	error = watch_open(bpffs, &pins, heartbeat);
+	if (error)
+		die("watch", -error);
 }
 
 /* The lock file holds the pid of whoever holds the lock; the descriptor is kept until the end. */

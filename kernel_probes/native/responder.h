@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The responder's parts: responder.c (main loop, answers), responder_jobs.c (the table of
- * starts that wait), responder_hash.c (two threads that hash), responder_agent.c (a look at the agent).
+ * starts that wait), responder_answer.c (one start: claim it, answer it), responder_hash.c (two
+ * threads that hash), responder_watch*.c (the fanotify tier), responder_keeper.c (the process
+ * that answers when this one does not), responder_agent.c (a look at the agent).
  */
 #ifndef MAMPLUS_RESPONDER_H
 #define MAMPLUS_RESPONDER_H
@@ -47,7 +49,15 @@ void jobs_end(void);
 /* responder_agent.c: once with every heartbeat. */
 void agent_look(struct mamplus_heartbeat *beat);
 
+/* responder_answer.c */
+int pin_open(const char *bpffs, const char *name);	/* a descriptor, or -errno */
+bool pins_are_gone(const char *bpffs);
+int hold_claim(const struct pins *pins, const struct mamplus_hold *hold);	/* a pidfd of the process that waits, or -1 */
+void hold_answer(const struct pins *pins, const struct mamplus_hold *hold, int pidfd, bool hashed);	/* closes pidfd */
+void holds_each(const struct pins *pins, void (*visit)(const struct mamplus_hold *hold));
+
 /* responder_hash.c */
 int hash_start(const struct pins *pins, int done_fd);	/* done_fd: an eventfd, written after each job */
+bool hash_remember(int fd, const struct mamplus_file *file, const unsigned char *sha256);	/* into `known` */
 
 #endif

@@ -78,7 +78,7 @@ static uint32_t known_flags(int fd, const struct mamplus_file *file)
 	return 0;
 }
 
-static bool remember(int fd, const struct mamplus_file *file, const unsigned char *sha256)
+bool hash_remember(int fd, const struct mamplus_file *file, const unsigned char *sha256)
 {
 	struct mamplus_file_key key = { .dev = file->dev, .ino = file->ino };
 	struct mamplus_known known = { .size = file->size, .ctime_s = file->ctime_s, .ctime_ns = file->ctime_ns };
@@ -111,7 +111,7 @@ static bool hash(struct job *job, struct digest *digest)
 	if (fd < 0)
 		return false;
 	good = digest_fd(digest, fd, goes_on, job, sha256) && fstat(fd, &after) == 0 && is_as_held(&after, &hold->file) &&
-	       remember(fd, &hold->file, sha256);
+	       hash_remember(fd, &hold->file, sha256);
 	close(fd);
 	return good;
 }

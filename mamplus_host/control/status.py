@@ -25,6 +25,7 @@ def describe(service: "Service") -> dict[str, Any]:
         "hooks": service.kernel.hooks(),
         "controls": service.examiner.status(),
         "responder": {"pid": service.responder.pid, "adopted": service.responder.adopted},
+        "fanotify": {"paths": service.kernel.watching.paths(), **service.kernel.watching.counters()},
         "update": service.updater.fault or "up to date as far as known",
         "update_bytes": {"last": service.updater.last_bytes, "since_start": service.updater.total_bytes},
         "tamper": service.tamper.counts or "nothing noticed",

@@ -40,6 +40,24 @@ PROBES6_MAX = 256
 REPLY_FOUND = 0x1
 REPLY_KILL = 0x2
 REPLY_CONT = 0x4
+WATCH_PATHS = 16
+WATCH_PATH_LEN = 504
+WATCH_WAITS = 256
+WATCH_ALLOW = 1
+WATCH_DENY = 2
+WATCH_EVICTABLE = 0x1
+WATCH_PIDFD_INFO = 0x2
+ASKED_RESPONDER = 0
+ASKED_KEEPER = 1
+ASKED_MAX = 2
+ASK_HASHED = 0x1
+ASK_REPORT = 0x2
+ASK_DECLARED = 0x4
+ASK_DECLARED_REFUSE = 0x8
+ASK_LATE = 0x10
+ACCESS_KNOWN = 0x1
+ACCESS_REFUSE = 0x2
+ACCESS_LISTED = 0x4
 
 # enum mamplus_kind
 KIND_EXEC = 1
@@ -107,6 +125,28 @@ T_ADDR = 1
 T_NET = 2
 T_DOMAIN = 3
 T_MAX = 4
+
+# enum mamplus_watch_how
+WATCH_NOT = 0
+WATCH_FILESYSTEM = 1
+WATCH_MOUNT = 2
+
+# enum mamplus_watch_counter
+W_EVENTS = 0
+W_REFUSED = 1
+W_WAITED = 2
+W_DECLARED = 3
+W_NO_ROOM = 4
+W_HASHED = 5
+W_WRITTEN = 6
+W_UNHASHED = 7
+W_OVERFLOW = 8
+W_MARKED = 9
+W_UNMARKED = 10
+W_DROPPED = 11
+W_KEPT = 12
+W_KEPT_STARTS = 13
+W_MAX = 14
 
 HEAD = Struct("=QQQIIIIIIHHI16s")  # 72 bytes
 HEAD_FIELDS = (
@@ -436,4 +476,44 @@ ANSWER_ARGS_FIELDS = (
     "tgid",
     "hashed",
     "boot_ns",
+)
+
+WATCH = Struct("=QIIII512sQIIIIQQ112s8192s4096s")  # 12976 bytes
+WATCH_FIELDS = (
+    "wanted",
+    "agent_tgid",
+    "on_open",
+    "paths",
+    "is_everything",
+    "scope",
+    "applied",
+    "owner_tgid",
+    "keeper_tgid",
+    "features",
+    "pad",
+    "busy_ns",
+    "reads",
+    "counter",
+    "path",
+    "wait",
+)
+
+WATCH_PATH = Struct("=iI504s")  # 512 bytes
+WATCH_PATH_FIELDS = (
+    "error",
+    "how",
+    "path",
+)
+
+WATCH_WAIT = Struct("=QiI")  # 16 bytes
+WATCH_WAIT_FIELDS = (
+    "deadline_ns",
+    "fd",
+    "answer",
+)
+
+ACCESS_ARGS = Struct("=II")  # 8 bytes
+ACCESS_ARGS_FIELDS = (
+    "slot",
+    "flags",
 )

@@ -26,6 +26,7 @@ from mamplus_host.kernel._native import lib
 from mamplus_host.kernel.bpf import Fd, Map, checked
 from mamplus_host.kernel.ring import EventRing
 from mamplus_host.kernel.tables import Tables
+from mamplus_host.kernel.watching import Watching
 
 LOG = logging.getLogger("mamplus")
 _BTF = Path("/sys/kernel/btf/vmlinux")
@@ -42,6 +43,7 @@ class Kernel:
         self.adopted = adopted  # an earlier agent had attached them: its tables are in force
         self._config, self._directory = config, directory
         self.tables = tables
+        self.watching = Watching(directory)
         with Fd.open(directory / "events") as events, Fd.open(directory / "waiting") as waiting:
             self.ring = EventRing(events, waiting)
         with Fd.open(directory / "heartbeat") as heartbeat:
@@ -114,6 +116,7 @@ class Kernel:
     def close(self) -> None:
         """Close what this process holds; all hooks stay attached."""
         self.ring.close()
+        self.watching.close()
         self._heartbeat.close()
 
     @staticmethod

@@ -21,7 +21,7 @@ from mamplus_host.kernel._native import lib
 from mamplus_host.kernel.bpf import Fd, checked
 
 HERE = Path(__file__).resolve().parent
-OBJECTS = tuple(HERE / "objects" / f"{name}.bpf.o" for name in ("exec", "connect", "packet"))
+OBJECTS = tuple(HERE / "objects" / f"{name}.bpf.o" for name in ("exec", "connect", "packet", "watch"))
 OPTIONAL_OBJECTS = (  # their headers say which kernels take them
     HERE / "objects" / "signal.bpf.o",
     HERE / "objects" / "tamper.bpf.o",
@@ -46,11 +46,11 @@ CGROUP = {  # name: (section, enum bpf_attach_type)
     "mamplus_dns": ("cgroup_skb/egress", 1),
 }
 PACKET = {"in": "mamplus_packet_in", "out": "mamplus_packet_out"}
-UNATTACHED = ("mamplus_answer", *PACKET.values())
+UNATTACHED = ("mamplus_answer", "mamplus_access", *PACKET.values())
 LINKS = (*TRACING, *CGROUP)
 MAPS = (
-    "active", "ble", "counters", "events", "guard",
-    "heartbeat", "held", "holds", "known", "posture", "scope", "shape", "waiting",
+    "active", "asked", "ble", "counters", "events", "guard",
+    "heartbeat", "held", "holds", "known", "posture", "scope", "shape", "waiting", "watch",
 )  # fmt: skip
 
 _STAMPED = re.compile(r"[0-9a-f]{16}-[0-9a-f]+")

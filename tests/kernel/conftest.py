@@ -29,6 +29,7 @@ PROGRAMS = Path(__file__).parent / "programs"
 GCC = ("gcc", "-O2", "-Wall", "-Wextra", "-Werror")
 BUILD: dict[str, list[str]] = {
     "enter": [],
+    "opener": [],
     "mark": ["-static", "-nostdlib", "-fno-stack-protector"],
     "talk": [],
     "burst": [],

@@ -13,7 +13,7 @@ from mamplus_host.kernel import layout, pins
 from mamplus_host.verdicts import Verdict
 
 INCLUDE = Path(__file__).resolve().parents[2] / "kernel_probes" / "include"
-HEADERS = ("mamplus_events.h", "mamplus_tables.h")
+HEADERS = ("mamplus_events.h", "mamplus_tables.h", "mamplus_watch.h")
 STRUCTS = sorted(name.removesuffix("_FIELDS") for name in vars(layout) if name.endswith("_FIELDS"))
 NESTED = ("exec_head_", "exec_file_", "head_", "file_", "exec_")
 DEFINE = re.compile(r"^#define (MAMPLUS_\w+) ", re.MULTILINE)
@@ -111,7 +111,7 @@ def test_the_mirror_is_what_the_generator_makes_of_the_headers(tmp_path: Path) -
 
 
 def test_the_objects_and_the_maps_that_are_pinned_are_those_of_the_sources() -> None:
-    maps = (INCLUDE.parent / "bpf" / "maps.h").read_text()
+    maps = "".join((INCLUDE.parent / "bpf" / name).read_text() for name in ("maps.h", "watch.bpf.c"))
     singles = re.findall(r"^MAMPLUS_(?:SINGLE|TABLE)\((\w+)[,)]", maps, re.MULTILINE)
     plain = re.findall(r"^\} (\w+) SEC\(\"\.maps\"\);", maps, re.MULTILINE)
 

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * One start that waits, stopped by a signal: claiming it, and answering it. `mamplus_answer` takes it out of `held`
+ * in the same step, so of several that answer (the responder, its keeper, a successor) one does.
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "responder.h"
+
+int pin_open(const char *bpffs, const char *name)
+{
+	char path[512];
+
+	snprintf(path, sizeof(path), "%s/%s", bpffs, name);
+	return mamplus_obj_get(path);
+}
+
+bool pins_are_gone(const char *bpffs)
+{
+	char path[512];
+
+	snprintf(path, sizeof(path), "%s/held", bpffs);
+	return access(path, F_OK) != 0;
+}
+
+static void send_signal(int pidfd, int signal)
+{
+	/* ESRCH: it was killed while it waited, and there is nothing left to do. */
+	(void)syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0);
+}
+
+int hold_claim(const struct pins *pins, const struct mamplus_hold *hold)
+{
+	int pidfd = syscall(SYS_pidfd_open, hold->tgid, 0);
+	struct mamplus_held entry;
+
+	if (pidfd < 0)
+		return -1;
+	/* `held` still has it after the pidfd was opened: so the pidfd is of this very process. */
+	if (mamplus_map_lookup(pins->held, &hold->tgid, &entry) == 0 && entry.boot_ns == hold->boot_ns)
+		return pidfd;
+	close(pidfd);
+	return -1;
+}
+
+void hold_answer(const struct pins *pins, const struct mamplus_hold *hold, int pidfd, bool hashed)
+{
+	struct mamplus_answer_args args = { .tgid = hold->tgid, .hashed = hashed, .boot_ns = hold->boot_ns };
+	uint32_t reply = 0;
+
+	if (mamplus_run(pins->answer, &args, sizeof(args), &reply) < 0)
+		reply = MAMPLUS_REPLY_CONT;	/* cannot be asked: a device that hangs is worse */
+	if (reply & MAMPLUS_REPLY_KILL)
+		send_signal(pidfd, SIGKILL);
+	else if (reply & MAMPLUS_REPLY_CONT)
+		send_signal(pidfd, SIGCONT);
+	close(pidfd);
+}
+
+void holds_each(const struct pins *pins, void (*visit)(const struct mamplus_hold *hold))
+{
+	struct mamplus_held entry;
+	uint32_t tgid, key, *last = NULL;
+
+	while (mamplus_map_next(pins->held, last, &tgid) == 0) {
+		if (mamplus_map_lookup(pins->held, &tgid, &entry) == 0) {
+			struct mamplus_hold hold = { .boot_ns = entry.boot_ns, .tgid = tgid, .file = entry.file };
+
+			visit(&hold);
+		}
+		key = tgid;
+		last = &key;
+	}
+}
