@@ -10,7 +10,7 @@ from mamplus_enterprise.alerts.answer import Answer, answer
 from mamplus_enterprise.alerts.listing import MAX_LISTED, listing
 from mamplus_enterprise.api.context import Context, body_of, context_of, decode, off_loop
 from mamplus_enterprise.api.session import require_admin
-from mamplus_enterprise.devices.registry import MAX_GENERATION, all_devices
+from mamplus_enterprise.devices.registry import MAX_GENERATION, all_devices, one_device
 from mamplus_enterprise.devices.tokens import new_token
 
 WHO = "administrator (API)"
@@ -55,6 +55,13 @@ def devices(request: Request) -> list[dict[str, Any]]:
     context = context_of(request)
     with context.store.reading() as session:
         return all_devices(session, current=context.news.current.generation)
+
+
+@router.get("/devices/{name}")
+def device(request: Request, name: str) -> dict[str, Any]:
+    context = context_of(request)
+    with context.store.reading() as session:
+        return one_device(session, name, current=context.news.current.generation)
 
 
 @router.post("/tokens")

@@ -8,6 +8,7 @@ import typer
 
 from mamplus_enterprise.cli import alerts, ble, devices, init, keys, policy, root, serve, token, upgrade
 from mamplus_enterprise.cli.shared import Where
+from mamplus_host import __version__
 
 app = typer.Typer(
     help="The company's side of MAM+: write the list, answer alerts, serve devices.",
@@ -15,7 +16,14 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"mamplus-enterprise {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -32,6 +40,9 @@ def everywhere(
         list[Path] | None,
         typer.Option("--keys", metavar="DIR", help="Where offline keys are, as a stick; repeatable, anywhere."),
     ] = None,
+    _version_asked: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
 ) -> None:
     context.obj = Where(directory, passphrase_file, tuple(keys_dir or ()))
 
@@ -40,7 +51,7 @@ app.command("init")(init.init)
 app.command("serve")(serve.serve)
 app.command("upgrade")(upgrade.upgrade)
 app.command("renew")(root.renew)
-app.command("devices")(devices.devices)
+app.add_typer(devices.commands, name="devices")
 app.add_typer(ble.commands, name="ble")
 app.add_typer(alerts.commands, name="alerts")
 app.add_typer(policy.commands, name="policy")

@@ -42,10 +42,29 @@ class Device(Base):
     name: Mapped[str] = mapped_column(String(255))  # what the device says: a claim
     facts: Mapped[dict[str, Any]] = mapped_column(JSON)
     report: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # its last one
+    # What came of trying its controls last (devices/controls.py); {}: it has not said.
+    examined: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict, server_default="{}")
     generation: Mapped[int] = mapped_column(BigInteger, default=0)  # what it says it enforces
     enrolled_at: Mapped[float]
     last_seen: Mapped[float]
     removed_at: Mapped[float | None]
+
+
+class ControlChange(Base):
+    """A control of a device that did more or less than before, by the device's own trial."""
+
+    __tablename__ = "control_changes"
+    __table_args__ = (Index("control_changes_by_device", "device_id", "id"),)
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"))
+    control: Mapped[str] = mapped_column(String(100))
+    was: Mapped[str] = mapped_column(String(32))
+    state: Mapped[str] = mapped_column(String(32))
+    tier: Mapped[str] = mapped_column(String(32))
+    reason: Mapped[str] = mapped_column(Text)
+    at: Mapped[float]  # by the device's clock
+    received_at: Mapped[float]
 
 
 class Token(Base):

@@ -18,7 +18,7 @@ from mamplus_enterprise.api.context import Context, body_of, context_of, off_loo
 from mamplus_enterprise.api.session import COOKIE, LIFETIME_S, check_csrf, csrf_of, new_session, same, session_of
 from mamplus_enterprise.devices.registry import MAX_GENERATION
 from mamplus_enterprise.errors import EnterpriseError, Malformed, Unknown
-from mamplus_enterprise.web.view import Asked, environment, overview
+from mamplus_enterprise.web.view import Asked, device_page, environment, overview
 from mamplus_host.errors import MamplusError
 
 WHO = "administrator (console)"
@@ -91,6 +91,28 @@ def changes(request: Request, state: str = "open", before: Number = 0) -> Respon
         return JSONResponse({"mark": ""}, status_code=401)
     asked = Asked(state if state in STATES else "open", before)
     return JSONResponse({"mark": _overview(context_of(request), asked)["mark"]}, headers={"Cache-Control": "no-store"})
+
+
+@router.get("/devices/{device_id}")
+def device(request: Request, device_id: str) -> Response:
+    session = session_of(request)
+    if not session:
+        return _to("/login")
+    context = context_of(request)
+    with context.store.reading() as reading:
+        shown = device_page(reading, context.news.current, device_id)
+    return _page("device.html", home=context.home, csrf=csrf_of(context.home.admin_token, session), **shown)
+
+
+@router.get("/devices/{device_id}/changes")
+def device_changes(request: Request, device_id: str) -> Response:
+    """As `/changes`, for the page of a device."""
+    if not session_of(request):
+        return JSONResponse({"mark": ""}, status_code=401)
+    context = context_of(request)
+    with context.store.reading() as reading:
+        mark = device_page(reading, context.news.current, device_id)["mark"]
+    return JSONResponse({"mark": mark}, headers={"Cache-Control": "no-store"})
 
 
 @router.post("/alerts/{number}/{what}")

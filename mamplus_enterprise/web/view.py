@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 from mamplus_enterprise.alerts.listing import counts, listing
 from mamplus_enterprise.ble.author import unpublished
 from mamplus_enterprise.ble.repository import Published
-from mamplus_enterprise.devices.registry import all_devices
+from mamplus_enterprise.devices.controls import rank
+from mamplus_enterprise.devices.registry import all_devices, one_device
 from mamplus_enterprise.storage.schema import GenerationRow
 from mamplus_enterprise.times import clock
 from mamplus_host.verdicts import Severity
@@ -50,9 +51,31 @@ def overview(session: Session, published: Published, asked: Asked) -> dict[str, 
     return page | {"mark": _mark(page)}
 
 
+def device_page(session: Session, published: Published, device_id: str) -> dict[str, Any]:
+    """Return everything that the page of one device shows; Unknown when there is none of that id."""
+    device = one_device(session, device_id, current=published.generation)
+    controls = device["examined"].get("controls", [])
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for control in controls:
+        groups.setdefault(control["group"], []).append(control)
+    shown = repr((device["generation"], device["behind"], controls, len(device["changes"])))
+    return {
+        "device": device, "examined": device["examined"], "groups": groups, "changes": device["changes"],
+        "published": published, "mark": hashlib.sha256(shown.encode()).hexdigest()[:16],
+    }  # fmt: skip
+
+
+def state_class(state: str) -> str:
+    """Return the colour of a control's state; one that this release does not know is shown as the worst."""
+    return ("good", "late", "hot")[min(rank(state), 2)]
+
+
 def _mark(page: Mapping[str, Any]) -> str:
     """Return a value that changes when the page has something new to say; being heard again is nothing new."""
-    devices = [(device["id"], device["generation"], device["open_alerts"]) for device in page["devices"]]
+    devices = [
+        (device["id"], device["generation"], device["open_alerts"], device["controls"] and device["controls"]["counts"])
+        for device in page["devices"]
+    ]
     newest = page["alerts"][0]["number"] if page["alerts"] else 0
     said = (page["published"].generation, page["waiting"], page["counts"], newest, devices)
     return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
@@ -126,5 +149,5 @@ def environment() -> Environment:
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    made.filters |= {"clock": clock, "ago": ago}
+    made.filters |= {"clock": clock, "ago": ago, "state_class": state_class}
     return made

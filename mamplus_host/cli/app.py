@@ -5,9 +5,11 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from mamplus_host import __version__
 from mamplus_host.cli import alerts, ble, check, detach, doctor, enroll, events, outbox, protect, status, undo, vault
 from mamplus_host.cli.state import CLI
 from mamplus_host.control.client import NoAgent
@@ -22,6 +24,23 @@ app = typer.Typer(
     "Every command takes --config FILE (default /etc/mamplus/agent.toml). "
     "Exit codes: 0 done, 1 refused or failed, 2 wrong usage.",
 )
+
+
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"mamplus {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def everywhere(
+    _version_asked: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take what stands before the command."""
+
+
 app.command("doctor")(doctor.run)
 
 

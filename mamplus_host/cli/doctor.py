@@ -30,8 +30,10 @@ def run(
 ) -> None:
     """Try each control for real; say what this kernel gives it, and the way to more.
 
-    Beside a running agent, its own hooks are asked, too. Takes some seconds; nothing outside of a place of
-    its own is touched. Exit 0 when every control works, at whatever tier; 1 when one is not possible.
+    Beside a running agent, its own hooks are asked, too.
+    Takes some seconds, and touches nothing outside of a place of its own.
+
+    Exit 0 when every control works, at whatever tier; 1 when one is not possible.
     """
     config = _config()
     if last:

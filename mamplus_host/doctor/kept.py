@@ -19,7 +19,7 @@ GENERATION_EVERY_S = 3600.0  # at most so often are controls tried because the l
 RETRY_S = 600.0  # after trials that came to nothing
 MAX_UNTOLD = 16
 MAX_REPORTED = 64  # controls in a report to the enterprise
-MAX_REPORTED_CHARS = 160  # of a reason in it
+MAX_REPORTED_CHARS = 160  # of a reason in it, and of a way out
 _NS = 1_000_000_000
 
 
@@ -108,7 +108,7 @@ def report(kept: Kept) -> dict[str, Any]:
         "controls": [
             {
                 "control": trial.control, "group": trial.group, "state": trial.state, "tier": trial.tier,
-                "reason": trial.detail[:MAX_REPORTED_CHARS],
+                "reason": trial.detail[:MAX_REPORTED_CHARS], "way_out": trial.way_out[:MAX_REPORTED_CHARS],
             }
             for trial in kept.controls[:MAX_REPORTED]
         ],

@@ -2,13 +2,14 @@
 """The console in a real browser, as an administrator meets it."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.enterprise.company import Company
+from tests.enterprise.company import Company, FakeDevice
 
 pytestmark = pytest.mark.browser
 CHROMIUM = "/usr/bin/chromium"
@@ -135,6 +136,96 @@ def test_the_page_fits_its_window(page: Page, company: Company, width: int) -> N
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     if folder := os.environ.get("MAMPLUS_SCREENSHOTS"):
         _shoot(page, Path(folder), width)
+
+
+CONTROLS = (
+    ("programs", "exec: listed program", "degraded", "signal", "killed before its first instruction, under two names"),
+    ("programs", "exec: library", "not possible", "", "a listed library was mapped executable"),
+    ("network", "connect, send", "enforcing", "cgroup", "connect and sendto: EPERM, IPv4, IPv6 and v4-mapped"),
+    ("network", "DNS", "enforcing", "cgroup", "a query for a sub-domain of a listed name: EPERM"),
+    (
+        "files",
+        "guarded path",
+        "not possible",
+        "",
+        "write, truncate, chmod, link, rename, unlink went through",
+    ),
+    ("running agent", "agent: links", "enforcing", "kernel", "9 links call their programs, on the agent's cgroup"),
+)
+
+
+def say_controls(device: FakeDevice, **states: str) -> None:
+    """Report `CONTROLS`; `states`: DNS=... and the like, for those whose names are words."""
+    controls = [
+        {
+            "group": group,
+            "control": name,
+            "state": states.get(name, state),
+            "tier": tier,
+            "reason": reason,
+            "way_out": "boot with bpf among lsm=..." if state == "not possible" else "",
+        }
+        for group, name, state, tier, reason in CONTROLS
+    ]
+    examined = {"at": time.time(), "why": "boot", "kernel": "6.1.0-44-amd64", "agent": "0.1.0", "generation": 1,
+                "controls": controls}  # fmt: skip
+    report = {"generation": 1, "at": time.time(), "examined": examined}
+    assert device.ask("POST", "/v1/report", report).status == 200
+
+
+def test_an_administrator_sees_each_control_of_a_device_with_its_reason_and_what_changed(
+    page: Page, company: Company
+) -> None:
+    company.device("old scanner")
+    van = company.device("van-7")
+    say_controls(van)
+    row = page.locator("tr", has_text="van-7")
+    expect(row.locator("td[data-label=Controls]")).to_have_text("not possible 2")  # the page found out by itself
+    expect(page.locator("tr", has_text="old scanner").locator("td[data-label=Controls]")).to_have_text("not reported")
+
+    row.get_by_role("link", name="van-7").click()
+
+    expect(page.get_by_role("heading", name="van-7")).to_be_visible()
+    expect(page.get_by_role("row", name="exec: library")).to_contain_text("a listed library was mapped executable")
+    expect(page.get_by_role("row", name="exec: library")).to_contain_text("To do better: boot with bpf among lsm=...")
+    colours = {
+        state: page.locator("td .tag", has_text=state).first.evaluate("one => getComputedStyle(one).color")
+        for state in ("enforcing", "degraded", "not possible")
+    }
+    assert len(set(colours.values())) == 3
+    say_controls(van, DNS="degraded")
+    expect(page.get_by_role("heading", name="What changed")).to_be_visible()
+    expect(page.locator(".changes li")).to_contain_text("DNS enforcing → degraded")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_of_a_device_fits_its_window(page: Page, company: Company, width: int) -> None:
+    van = company.device("van-7")
+    say_controls(van)
+    say_controls(van, DNS="not possible")
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(f"/devices/{van.id}")
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    if folder := os.environ.get("MAMPLUS_SCREENSHOTS"):
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+            page.screenshot(path=Path(folder) / f"device-{width}-{scheme}.png", full_page=True)
+
+
+def test_a_device_that_reports_markup_runs_nothing(page: Page, company: Company) -> None:
+    hostile = "<script>document.title='owned'</script>"
+    van = company.device(hostile)
+    examined = {"at": time.time(), "why": hostile[:32], "kernel": hostile, "agent": hostile,
+                "controls": [{"control": hostile, "state": hostile[:32], "tier": hostile[:32], "group": hostile,
+                              "reason": hostile}]}  # fmt: skip
+    report = {"generation": 1, "at": time.time(), "examined": examined}
+    assert van.ask("POST", "/v1/report", report).status == 200
+
+    page.goto(f"/devices/{van.id}")
+
+    expect(page.locator("th[scope=row]")).to_have_text(hostile)
+    assert page.locator("main script").count() == 0
 
 
 def _shoot(page: Page, folder: Path, width: int) -> None:

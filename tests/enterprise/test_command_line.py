@@ -147,3 +147,10 @@ def test_text_from_devices_cannot_steer_the_terminal(company: Company) -> None:
 )
 def test_the_directory_may_stand_anywhere_before_a_double_dash(line: str, hoisted: str) -> None:
     assert hoist(line.split()) == hoisted.split()
+
+
+@pytest.mark.parametrize("words", [["-h"], ["devices", "-h"], ["ble", "add", "-h"], ["--version"]])
+def test_help_and_version_are_asked_as_of_the_devices_program(quiet: Company, words: list[str]) -> None:
+    said = quiet.run(*words)
+
+    assert said.startswith("mamplus-enterprise 0." if words == ["--version"] else "Usage: ")

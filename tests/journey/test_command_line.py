@@ -2,16 +2,21 @@
 """What `mamplus` says on a real state directory, without an agent."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from mamplus_host import __version__
 from mamplus_host.ble.entry import Kind
 from mamplus_host.ble.shadow import Use
 from mamplus_host.cli import state, table
 from mamplus_host.cli.app import run_app
 from mamplus_host.cli.state import CLI
+from mamplus_host.doctor import kept
+from mamplus_host.doctor.kept import Situation
+from mamplus_host.doctor.trial import Trial
 from mamplus_host.errors import NotPossible
 from mamplus_host.executor import netfilter
 from mamplus_host.kernel import pins
@@ -171,3 +176,32 @@ def test_detach_says_whether_anything_was_attached(
 
     assert mamplus("detach")[1].strip() == said
     assert not directory.exists()
+
+
+def test_the_last_result_of_the_controls_is_shown_with_its_age_and_what_would_help(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says = Terminal(tmp_path, capsys)
+    before = says("doctor", "--last")
+    controls = (
+        Trial("exec", "degraded", "signal", "killed", 1.0, "programs", "boot with bpf among lsm=..."),
+        Trial("library", "not possible", "", "it was mapped", 1.0, "programs", "boot with bpf among lsm=..."),
+    )
+    under = Situation(boot_id="boot 1", kernel="6.12", agent="0.1.0", generation=7)
+    kept.write(
+        says.device.state, kept.Kept(situation=under, why="boot", at=time.time() - 7200, boot_ns=1, controls=controls)
+    )
+
+    code, out, _ = says("doctor", "--last")
+
+    assert (before[0], "tried its controls" in before[2]) == (1, True)
+    assert code == 1  # one is not possible
+    assert "tried 2 hours ago" in out
+    assert out.count("to do better: boot with bpf among lsm=...") == 1
+    assert "exec, library" in out
+    code, out, _ = says("doctor", "--last", "--json")
+    assert [one["state"] for one in json.loads(out)["controls"]] == ["degraded", "not possible"]
+
+
+def test_the_version_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Terminal(tmp_path, capsys)("--version")[:2] == (0, f"mamplus {__version__}\n")

@@ -18,10 +18,11 @@ async function refresh() {
   const old = document.getElementById("page");
   const asked = new URLSearchParams(location.search);
   asked.delete("done");
-  const changes = await fetch(`/changes?${asked}`);
+  const here = location.pathname === "/" ? "" : location.pathname;
+  const changes = await fetch(`${here}/changes?${asked}`);
   if (changes.status === 401) return location.assign("/login");
   if (!changes.ok || (await changes.json()).mark === old.dataset.mark) return;
-  const answer = await fetch(`/?${asked}`);
+  const answer = await fetch(`${here || "/"}?${asked}`);
   if (!answer.ok || busy()) return;
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
   const page = fresh.getElementById("page");
