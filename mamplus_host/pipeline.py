@@ -114,6 +114,11 @@ class Pipeline:
         kind, now_s = Kind[indicator.kind.upper()], self._clock.list_s()
         return verify(self._ble, kind, indicator.value, now_s=now_s, globs=globs).verdict
 
+    def ask_start(self, path: str, uid: int) -> Verdict:
+        """Return what the installed generation says of a program at `path` that `uid` runs, its content aside."""
+        answer = self._matcher.about(path, uid, self._clock.list_s()) if self._matcher else None
+        return answer.verdict if answer else Verdict.NOTHING
+
     def take(self, events: Iterable[Event]) -> None:
         """Run events through all stages, in order."""
         for event in events:

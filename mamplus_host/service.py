@@ -47,6 +47,7 @@ from mamplus_host.outbox.identity import Identity
 from mamplus_host.outbox.store import Outbox
 from mamplus_host.pipeline import Pipeline, event_kind
 from mamplus_host.statelock import StateLock
+from mamplus_host.sweep import Asks, Sweep
 from mamplus_host.tamper.noticed import is_own_claim
 from mamplus_host.tamper.pins import Pins
 from mamplus_host.tamper.rules import Rules
@@ -106,6 +107,7 @@ class Service:
             config, journal=self.journal, vault=self.vault, clock=self.clock, guarded=self.own_tasks()
         )
         self.pipeline = self._make_pipeline()
+        self.sweep = self._make_sweep()
         self.generations = self._make_generations()
         self._alone(lambda: self.alerts.note_outcomes(self.executor.recover()))
         self._alone(self.generations.begin)  # a list that cannot be loaded must not keep the agent from starting
@@ -358,6 +360,13 @@ class Service:
             around=Usage(self.cgroup, self.kernel.tables), use=self._take_list, reach=lambda: self.uplink,
         )  # fmt: skip
 
+    def _make_sweep(self) -> Sweep:
+        asks = Asks(
+            content=self.pipeline.ask, start=self.pipeline.ask_start, spared=self.own_tasks,
+            boot_ns=self.clock.boot_ns, generation=lambda: self.generations.number,
+        )  # fmt: skip
+        return Sweep(self.cgroup, self.kernel.tables, asks, post=self._soon, take=self.pipeline.take)
+
     def _make_pipeline(self) -> Pipeline:
         return Pipeline(
             config=self.config,
@@ -419,6 +428,7 @@ class Service:
         """Give a generation that the kernel asks by now to whoever else goes by it."""
         watching.poke(self._responder_fd)
         self.pipeline.use(ble)
+        self.sweep.start()
 
     def _apply_netfilter(self) -> None:
         """Without the rules, sockets that are open already keep their traffic: say so, and defend the rest."""

@@ -2,7 +2,7 @@
 /*
  * mamplus-hash: SHA-256 of files, by the responder's own code.
  *
- *     mamplus-hash [--threads N] [FILE ...]      without FILE: one a line on stdin
+ *     mamplus-hash [--idle] [--threads N] [FILE ...]      without FILE: one a line on stdin
  *
  * Prints for each file, in no order with several threads: "<sha256> <size> <ctime_s> <ctime_ns> <FILE>", the
  * identity of what was hashed; "- <errno> 0 0 <FILE>" when it could not be read or changed meanwhile. The
@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -106,12 +107,16 @@ int main(int argc, char **argv)
 	pthread_t threads[MAX_THREADS];
 	int count = 1, first = 1;
 
-	if (argc > 2 && strcmp(argv[1], "--threads") == 0) {
-		count = atoi(argv[2]);
-		first = 3;
+	if (argc > first && strcmp(argv[first], "--idle") == 0) {
+		(void)setpriority(PRIO_PROCESS, 0, 19);	/* nobody waits */
+		first++;
+	}
+	if (argc > first + 1 && strcmp(argv[first], "--threads") == 0) {
+		count = atoi(argv[first + 1]);
+		first += 2;
 	}
 	if (count < 1 || count > MAX_THREADS || (argc > first && argv[first][0] == '-')) {
-		fprintf(stderr, "usage: mamplus-hash [--threads 1-%d] [FILE ...]\n", MAX_THREADS);
+		fprintf(stderr, "usage: mamplus-hash [--idle] [--threads 1-%d] [FILE ...]\n", MAX_THREADS);
 		return 2;
 	}
 	files = argc > first ? argv + first : NULL;

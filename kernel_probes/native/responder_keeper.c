@@ -6,7 +6,8 @@
  * closed: a stopped responder would stop everybody who opens a file on a marked file system. So this process holds
  * the same group, and looks twice a second. It answers
  *
- *   - what was in the queue half a second ago and still is, by the content that is known, else as declared;
+ *   - what was in the queue half a second ago and still is, by the content that is known, else as declared; and from
+ *     then on whatever comes, until the responder reads again;
  *   - what waits for a hash longer than its deadline, as declared;
  *   - what the responder has read but not noted, by the file's identity behind /proc/PID/fd;
  *   - starts held by a signal, longer than their deadline.
@@ -40,7 +41,8 @@
 static struct keeper kept;
 static pid_t responder;
 static int responder_fd;
-static uint64_t queued_before, reads_before;
+static uint64_t queued_before, reads_before;	/* at the last look */
+static bool is_acting;
 
 /* --- the fanotify tier --------------------------------------------------------------------------- */
 
@@ -143,11 +145,19 @@ static void mind_group(uint64_t now_ns)
 	uint64_t busy_ns = __atomic_load_n(&watch_pins.watch->busy_ns, __ATOMIC_ACQUIRE);
 
 	answer_overdue(now_ns);
-	if (busy_ns && now_ns - busy_ns > PERIOD_MS * NS_PER_MS && now_ns > busy_ns)
+	if (busy_ns && now_ns > busy_ns && now_ns - busy_ns > PERIOD_MS * NS_PER_MS)
 		answer_unnoted();
 	if (queue_stands())
-		while (handle_one())
-			;
+		is_acting = true;
+}
+
+/* From the look at which the queue stood until the responder reads again: what comes is answered when it comes. */
+static void act(void)
+{
+	while (handle_one())
+		;
+	if (__atomic_load_n(&watch_pins.watch->reads, __ATOMIC_ACQUIRE) != reads_before)
+		is_acting = false;
 }
 
 /* --- starts held by a signal --------------------------------------------------------------------- */
@@ -209,11 +219,19 @@ static void keep_alone(void)
 
 static void keep(void)
 {
-	struct pollfd polled = { .fd = responder_fd, .events = POLLIN };
+	struct pollfd polled[] = { { .fd = responder_fd, .events = POLLIN }, { .fd = kept.group, .events = POLLIN } };
 	int period_ms = kept.group < 0 ? PERIOD_NO_GROUP_MS : PERIOD_MS;
+	uint64_t next_ns = 0;
 
-	while (poll(&polled, 1, period_ms) == 0)
+	while (!polled[0].revents) {
+		(void)poll(polled, is_acting ? 2 : 1, period_ms);
+		if (is_acting)
+			act();
+		if (boot_ns() < next_ns)
+			continue;
 		look();
+		next_ns = boot_ns() + (period_ms - 1) * NS_PER_MS;
+	}
 	keep_alone();
 }
 

@@ -26,6 +26,7 @@ def describe(service: "Service") -> dict[str, Any]:
         "controls": service.examiner.status(),
         "responder": {"pid": service.responder.pid, "adopted": service.responder.adopted},
         "fanotify": {"paths": service.kernel.watching.paths(), **service.kernel.watching.counters()},
+        "sweep": service.sweep.counts,
         "update": service.updater.fault or "up to date as far as known",
         "update_bytes": {"last": service.updater.last_bytes, "since_start": service.updater.total_bytes},
         "tamper": service.tamper.counts or "nothing noticed",

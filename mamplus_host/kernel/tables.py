@@ -235,12 +235,17 @@ class Tables:
             found[name] = sum(memoryview(values).cast("Q"))
         return found
 
-    def known(self, file: File) -> str:
-        """Return the SHA-256 (hex) that is remembered for this very file, "" when none is."""
+    def known(self, file: File, *, believed: bool = False) -> str:
+        """Return the SHA-256 (hex) that is remembered for this very file, "" when none is.
+
+        `believed`: only one that would not be asked for again, for the file cannot have changed unseen.
+        """
         value = self._known.get(layout.FILE_KEY.pack(file.dev, file.ino))
         if value is None:
             return ""
-        size, ctime_s, ctime_ns, _flags, sha256 = layout.KNOWN.unpack(value)
+        size, ctime_s, ctime_ns, flags, sha256 = layout.KNOWN.unpack(value)
+        if believed and flags & layout.KNOWN_ONCE:
+            return ""
         is_same = (size, ctime_s, ctime_ns) == (file.size, file.ctime_s, file.ctime_ns)
         return sha256.hex() if is_same else ""
 
