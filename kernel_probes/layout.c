@@ -2,6 +2,7 @@
 /* One variable of each shared type: its BTF is what mirror.py reads. Never loaded. */
 #include "mamplus_tables.h"
 #include "mamplus_watch.h"
+#include "mamplus_guard.h"
 
 struct mamplus_head head;
 struct mamplus_file file;
@@ -29,11 +30,15 @@ struct mamplus_watch watch;
 struct mamplus_watch_path watch_path;
 struct mamplus_watch_wait watch_wait;
 struct mamplus_access_args access_args;
+struct mamplus_own own;
+struct mamplus_object_key object_key;
+struct mamplus_guard_state guard_state;
 
 enum mamplus_kind kind;
 enum mamplus_op op;
 enum mamplus_verdict verdict;
 enum mamplus_tamper_op tamper_op;
+enum mamplus_object object;
 enum mamplus_mode mode;
 enum mamplus_answer answer;
 enum mamplus_counter counter;

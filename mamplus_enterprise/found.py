@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 
 from mamplus_enterprise.ble import repository
-from mamplus_enterprise.ble.keys import Signers, make_seal, make_signer, places
-from mamplus_enterprise.ble.roles import SIGNING, Quorum
+from mamplus_enterprise.ble.keys import Signers, make_named, make_signer, places
+from mamplus_enterprise.ble.roles import NAMED, SIGNING, Quorum
 from mamplus_enterprise.ble.shelf import LayerChange
 from mamplus_enterprise.errors import EnterpriseError
 from mamplus_enterprise.home import Home, Settings
@@ -75,8 +75,8 @@ def _fill(directory: Path, wishes: Wishes) -> Home:
     make_certificate(keys, wishes.name, wishes.hosts, wishes.passphrase)
     write_whole(directory / "admin.token", secrets.token_urlsafe(32).encode() + b"\n", mode=0o600)
     now_s = time.time()
-    seal = make_seal(keys, wishes.passphrase)
-    repository.create(home, signers, seal, [_empty(layer, int(now_s)) for layer in Layer], wishes.quorums)
+    named = {role: make_named(keys, role, wishes.passphrase) for role in NAMED}
+    repository.create(home, signers, named, [_empty(layer, int(now_s)) for layer in Layer], wishes.quorums)
     store = Store(home)
     try:
         migrate.upgrade(store.engine)

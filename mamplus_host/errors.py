@@ -14,6 +14,12 @@ MamplusError                 exit 1
 ├── VaultError               a golden copy could not be made, found or put back
 ├── UplinkFailed             the enterprise did not answer, or not as agreed; try again later
 │   └── UplinkRefused        it answered, and said no: trying again will not help
+├── CodeRejected             a maintenance code opens no window; the message says why, and whom to ask
+│   ├── CodeMalformed        misheard or misread: the message names the line
+│   ├── CodeWrongDevice      made for another device
+│   ├── CodeForged           not signed by this device's enterprise
+│   ├── CodeExpired          entered too late, by this device's time
+│   └── CodeUsed             entered before: each is good once
 ├── EnrollRefused            the enterprise cannot be trusted, or did not take the token
 └── BleRejected              keep the installed generation; `exit_code` of `mamplus ble load`
     ├── BleInvalid           11: damaged, unsigned, signed by a stranger, not our format
@@ -90,6 +96,30 @@ class UplinkRefused(UplinkFailed):
 
 class EnrollRefused(MamplusError):
     """The enterprise cannot be trusted, or did not take the token."""
+
+
+class CodeRejected(MamplusError):
+    """A maintenance code opens no window."""
+
+
+class CodeMalformed(CodeRejected):
+    """It was misheard, misread, or is none."""
+
+
+class CodeWrongDevice(CodeRejected):
+    """It was made for another device."""
+
+
+class CodeForged(CodeRejected):
+    """It is not signed by this device's enterprise."""
+
+
+class CodeExpired(CodeRejected):
+    """It was entered too late, by this device's time."""
+
+
+class CodeUsed(CodeRejected):
+    """It was entered before."""
 
 
 class BleRejected(MamplusError):

@@ -43,12 +43,13 @@ from mamplus_host.generations import Generations
 from mamplus_host.kernel import pins, responder, watching
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.ledger import Ledger
+from mamplus_host.maintenance.keeper import Keeper
 from mamplus_host.outbox.identity import Identity
 from mamplus_host.outbox.store import Outbox
 from mamplus_host.pipeline import Pipeline, event_kind
 from mamplus_host.statelock import StateLock
 from mamplus_host.sweep import Asks, Sweep
-from mamplus_host.tamper.noticed import is_own_claim
+from mamplus_host.tamper.noticed import is_from_init, is_own_claim, is_shutting_down
 from mamplus_host.tamper.pins import Pins
 from mamplus_host.tamper.rules import Rules
 from mamplus_host.tamper.watch import Watch
@@ -108,6 +109,7 @@ class Service:
         )
         self.pipeline = self._make_pipeline()
         self.sweep = self._make_sweep()
+        self.maintenance = self._make_keeper()
         self.generations = self._make_generations()
         self._alone(lambda: self.alerts.note_outcomes(self.executor.recover()))
         self._alone(self.generations.begin)  # a list that cannot be loaded must not keep the agent from starting
@@ -274,6 +276,7 @@ class Service:
     def _tick(self) -> None:
         _notify("WATCHDOG=1")
         self.control.expire()
+        self._alone(self.maintenance.look)
         self._alone(self._look_at_ourselves)
         self.kernel.beat(self.clock.boot_ns())
         self._alone(lambda: self.alerts.note_outcomes(self.executor.expire()))
@@ -292,6 +295,7 @@ class Service:
 
     def _look_at_ourselves(self) -> None:
         """Put back what somebody took from us, and tell of it."""
+        self.kernel.settle_guard(self.responder.pid)
         self.pipeline.take(self.tamper.look())
 
     def _alone(self, job: Callable[[], object]) -> None:
@@ -389,6 +393,16 @@ class Service:
             responder_pid=lambda: self.responder.pid, wake_responder=self._wake_responder,
         )  # fmt: skip
 
+    def _make_keeper(self) -> Keeper:
+        return Keeper(
+            self.config.state, self.clock, open_guard=self._open_guard,
+            journal=lambda facts: self.journal.append("note", "", facts), tell=self.pipeline.tell,
+        )  # fmt: skip
+
+    def _open_guard(self, until_ns: int) -> None:
+        if self.kernel.guard is not None:
+            self.kernel.guard.open_window(until_ns)
+
     def _wake_responder(self) -> None:
         if self._responder_fd >= 0:
             with contextlib.suppress(ProcessLookupError):
@@ -405,7 +419,10 @@ class Service:
         return self.kernel.packet_program_path("in"), self.kernel.packet_program_path("out")
 
     def _is_expected(self, tamper: Tamper) -> bool:
-        return is_own_claim(tamper, os.getpid())
+        """Whether this is our own doing, what a maintenance window allows, or the end of the whole system."""
+        if is_own_claim(tamper, os.getpid()) or self.maintenance.covers(tamper.head.boot_ns):
+            return True
+        return is_from_init(tamper) and is_shutting_down()
 
     def _renew_responder(self) -> None:
         """Replace a responder that ended; the next tick tries again, and until then the declared answers hold."""

@@ -205,6 +205,7 @@ class Device:
         self.bpffs = Path(f"/sys/fs/bpf/mamplus-story-{stage.tag}-{name}")
         self.socket = home / "run" / "control.sock"
         self.config.write_text(
+            "[agent]\nself_protection = false\n"  # the story kills its agent
             f'[scope]\ncgroup = "{self.cgroup}"\nnetns = ["{netns or stage.netns}"]\n'
             f'[paths]\nstate = "{home}/state"\nrun = "{home}/run"\nbpffs = "{self.bpffs}"\n'
         )

@@ -141,6 +141,7 @@ int mamplus_map_create(uint32_t type, uint32_t key_size, uint32_t value_size, ui
 	attr.value_size = value_size;
 	attr.max_entries = max_entries;
 	attr.map_flags = flags;
+	memcpy(attr.map_name, "mamplus_table", sizeof("mamplus_table"));	/* lsm_guard.bpf.c knows it by that */
 	return call(BPF_MAP_CREATE, &attr);
 }
 

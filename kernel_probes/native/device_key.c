@@ -54,6 +54,18 @@ int mamplus_key_public(struct mamplus_key *key, unsigned char *public_key)
 	return EVP_PKEY_get_raw_public_key(pkey(key), public_key, &size) == 1 && size == PUBLIC_BYTES ? 0 : -1;
 }
 
+int mamplus_signature_fits(const unsigned char *public_key, const unsigned char *data, size_t length, const unsigned char *signature)
+{
+	EVP_PKEY *key = EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, NULL, public_key, PUBLIC_BYTES);
+	EVP_MD_CTX *context = EVP_MD_CTX_new();
+	int fits = key && context && EVP_DigestVerifyInit(context, NULL, NULL, NULL, key) == 1 &&
+		   EVP_DigestVerify(context, signature, SIGNATURE_BYTES, data, length) == 1;
+
+	EVP_MD_CTX_free(context);
+	EVP_PKEY_free(key);
+	return fits;
+}
+
 void mamplus_key_close(struct mamplus_key *key)
 {
 	EVP_PKEY_free(pkey(key));

@@ -19,6 +19,8 @@ struct mamplus_key *mamplus_key_open(const char *pem, size_t length);
 int mamplus_key_sign(struct mamplus_key *key, const unsigned char *data, size_t length, unsigned char *signature);
 /* 0, or -1. `public_key`: 32 bytes. */
 int mamplus_key_public(struct mamplus_key *key, unsigned char *public_key);
+/* 1: `signature`, 64 bytes, is that of `data` by the key with these 32 raw bytes; else 0. */
+int mamplus_signature_fits(const unsigned char *public_key, const unsigned char *data, size_t length, const unsigned char *signature);
 void mamplus_key_close(struct mamplus_key *key);
 /* cffi: end */
 

@@ -15,12 +15,12 @@ from mamplus_enterprise.ble.keys import (
     key_files,
     key_path,
     load_private,
+    named_id,
     places,
-    seal_id,
     write_key,
 )
 from mamplus_enterprise.ble.repository import State
-from mamplus_enterprise.ble.roles import ALL, FIELD, OFFLINE, SEAL, SIGNING
+from mamplus_enterprise.ble.roles import ALL, FIELD, MAINTENANCE, NAMED, OFFLINE, SEAL, SIGNING
 from mamplus_enterprise.ble.rotation import Wish, rotate
 from mamplus_enterprise.errors import KeysUnavailable
 from mamplus_enterprise.home import Home
@@ -36,7 +36,7 @@ def listed(home: Home, folders: Iterable[Path]) -> list[dict[str, str]]:
 
 def _shown(state: State, role: str, path: Path) -> dict[str, str]:
     kind = "token" if path.suffix == ".uri" else "encrypted" if b"ENCRYPTED" in path.read_bytes()[:64] else "plain"
-    trusted = role == SEAL or belongs(path, state.keyids(role))
+    trusted = role in NAMED or belongs(path, state.keyids(role))
     return {"role": role, "file": str(path), "kind": kind, "state": "in use" if trusted else "not of this role"}
 
 
@@ -67,10 +67,12 @@ def take_in(home: Home, file: Path, passphrase: bytes | None) -> tuple[str, Path
     state = repository.read(home)
     if isinstance(private, X25519PrivateKey):
         is_ours = state.root.unrecognized_fields[FIELD]["seal"] == private.public_key().public_bytes_raw().hex()
-        keyid, having = seal_id(private), [SEAL] if is_ours else []
+        keyid, having = named_id(private), [SEAL] if is_ours else []
     elif isinstance(private, Ed25519PrivateKey):
         keyid = CryptoSigner(private).public_key.keyid
         having = [role for role in SIGNING if keyid in state.keyids(role)]
+        if state.root.unrecognized_fields[FIELD].get(MAINTENANCE) == private.public_key().public_bytes_raw().hex():
+            keyid, having = named_id(private), [MAINTENANCE]
     else:
         raise ConfigInvalid(f"{str(file)!r} holds a {type(private).__name__}, want an Ed25519 or X25519 key")
     if not having:

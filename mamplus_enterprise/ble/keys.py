@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import CryptoSigner, Signer  # type: ignore[attr-defined]  # re-exported in its documents
 
 from mamplus_enterprise.ble.hsm import load_token_signer
-from mamplus_enterprise.ble.roles import OFFLINE, ONLINE, SEAL, SERVING
+from mamplus_enterprise.ble.roles import MAINTENANCE, OFFLINE, ONLINE, SEAL, SERVING
 from mamplus_enterprise.errors import KeysUnavailable
 from mamplus_enterprise.home import Home
 from mamplus_host.errors import ConfigInvalid
@@ -65,15 +65,29 @@ def make_signer(folder: Path, role: str, passphrase: bytes | None) -> CryptoSign
     return signer
 
 
-def make_seal(folder: Path, passphrase: bytes | None) -> str:
-    """Write a new key that devices encrypt for; return its public half, hex."""
-    private = X25519PrivateKey.generate()
-    write_key(key_path(folder, SEAL, seal_id(private)), private, passphrase)
+def make_named(folder: Path, role: str, passphrase: bytes | None) -> str:
+    """Write a new key of a role that the root names (`roles.NAMED`); return its public half, hex."""
+    private = X25519PrivateKey.generate() if role == SEAL else Ed25519PrivateKey.generate()
+    write_key(key_path(folder, role, named_id(private)), private, passphrase)
     return private.public_key().public_bytes_raw().hex()
 
 
-def seal_id(private: X25519PrivateKey) -> str:
+def named_id(private: X25519PrivateKey | Ed25519PrivateKey) -> str:
     return sha256(private.public_key().public_bytes_raw()).hexdigest()
+
+
+def load_maintenance(
+    home: Home, public: str, passphrase: bytes | None, elsewhere: Sequence[Path] = ()
+) -> Ed25519PrivateKey:
+    """Return the key whose public half (hex) the root names; KeysUnavailable when it is not at hand."""
+    for path in key_files(key_folders(home, elsewhere), MAINTENANCE):
+        key = load_private(path, passphrase)
+        if isinstance(key, Ed25519PrivateKey) and key.public_key().public_bytes_raw().hex() == public:
+            return key
+    raise KeysUnavailable(
+        "the key for maintenance codes is not here; bring it with --keys DIR, or make one:"
+        " mamplus-enterprise root rotate --role maintenance"
+    )
 
 
 def written_files(folders: Sequence[Path], role: str, keyids: Iterable[str]) -> list[Path]:

@@ -73,9 +73,16 @@ class State:
 
 
 def create(
-    home: Home, signers: Signers, seal: str, changes: Sequence[LayerChange], quorums: Mapping[str, Quorum]
+    home: Home,
+    signers: Signers,
+    named: Mapping[str, str],
+    changes: Sequence[LayerChange],
+    quorums: Mapping[str, Quorum],
 ) -> None:
-    """Make the repository with its first root and its first generation of every layer."""
+    """Make the repository with its first root and its first generation of every layer.
+
+    `named`: the public halves, hex, of the roles that the root names in our field (`roles.NAMED`).
+    """
     home.metadata.mkdir(parents=True)
     home.targets.mkdir()
     keys: dict[str, list[Key]] = {role: [one.public_key for one in having] for role, having in signers.items()}
@@ -85,7 +92,7 @@ def create(
             root.add_key(key, role)
         root.roles[role].threshold = quorums[role].threshold if role in quorums else 1
     root.add_key(keys[CARRIER][0], "timestamp")
-    root.unrecognized_fields[FIELD] = {"carrier": [keys[CARRIER][0].keyid], "seal": seal}
+    root.unrecognized_fields[FIELD] = {"carrier": [keys[CARRIER][0].keyid], **named}
     targets = Targets(delegations=roles.delegations({role: keys[role][0] for role in DELEGATED}))
     state = State(root, targets, Snapshot(), Timestamp(), {role: Targets() for role in DELEGATED})
     for role in (*TOP_LEVEL[1:], *DELEGATED):

@@ -25,10 +25,12 @@ LAYERS = tuple(layer.role for layer in Layer)
 DELEGATED = ("policy", *LAYERS)
 CARRIER = "carrier"  # a second key of role timestamp, for what travels on sticks
 SEAL = "seal"  # X25519: devices encrypt for the enterprise with it; it signs nothing
+MAINTENANCE = "maintenance"  # Ed25519: signs the codes that open a maintenance window on a device
 SERVING = ("snapshot", "timestamp")  # without them nothing is published: their keys lie in DIR/keys
 ONLINE = ("snapshot", "timestamp", CARRIER, *DELEGATED)  # what `serve` loads, as far as it is there
 SIGNING = (*TOP_LEVEL, CARRIER, *DELEGATED)
-ALL = (*SIGNING, SEAL)
+NAMED = (SEAL, MAINTENANCE)  # the root names their public half in our field; they sign no metadata
+ALL = (*SIGNING, *NAMED)
 FIELD = "x-mamplus"  # our own signed field, in root, snapshot and timestamp
 RENEWED_AFTER = {"timestamp": timedelta(days=1)}  # devices call their list stale by it; others: half of their time
 LIFETIME = {

@@ -21,13 +21,13 @@ from mamplus_enterprise.ble.keys import (
     Signers,
     belongs,
     key_files,
-    make_seal,
+    make_named,
     make_signer,
     places,
     written_files,
 )
 from mamplus_enterprise.ble.repository import State
-from mamplus_enterprise.ble.roles import CARRIER, DELEGATED, FIELD, SEAL, TOP_LEVEL, Quorum
+from mamplus_enterprise.ble.roles import CARRIER, DELEGATED, FIELD, MAINTENANCE, NAMED, TOP_LEVEL, Quorum
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.lock import locked
 from mamplus_host.errors import ConfigInvalid
@@ -64,10 +64,9 @@ def rotate(home: Home, signers: Signers, wish: Wish, folders: Sequence[Path], pa
         _want_keys(state, signers, wish)
         before = {role: list(having) for role, having in signers.items()}
         fresh = {role: _new_keys(state, role, wish, folders, passphrase) for role in wish.roles}
-        gone = {role: _replace(state, role, fresh[role], wish) for role in wish.roles if role != SEAL}
-        if SEAL in wish.roles:
-            fresh[SEAL] = []
-            state.root.unrecognized_fields[FIELD]["seal"] = make_seal(places(SEAL, folders)[0], passphrase)
+        gone = {role: _replace(state, role, fresh[role], wish) for role in wish.roles if role not in NAMED}
+        for role in (role for role in wish.roles if role in NAMED):
+            gone[role] = _renamed(state, role, places(role, folders)[0], passphrase)
         after = {**signers, **{role: [*signers.get(role, []), *new] for role, new in fresh.items()}}
         _publish(home, state, after, before, wish)
     _put_away(folders, gone)
@@ -76,10 +75,21 @@ def rotate(home: Home, signers: Signers, wish: Wish, folders: Sequence[Path], pa
 
 def _rotated(state: State, fresh: Mapping[str, Sequence[Signer]], folders: Sequence[Path]) -> Rotated:
     keyids = {role: [one.public_key.keyid for one in new] for role, new in fresh.items()}
-    if SEAL in keyids:
-        keyids[SEAL] = [sha256(bytes.fromhex(state.root.unrecognized_fields[FIELD]["seal"])).hexdigest()]
+    keyids |= {role: [_named_id(state, role)] for role in keyids if role in NAMED}
     files = {role: written_files(folders, role, new) for role, new in keyids.items()}
     return Rotated(state.root.version, keyids, files)
+
+
+def _renamed(state: State, role: str, folder: Path, passphrase: bytes | None) -> list[str]:
+    """Have the root name a new key; return the ids of those whose files go away: what was sealed must stay legible."""
+    field = state.root.unrecognized_fields[FIELD]
+    gone = [_named_id(state, role)] if role == MAINTENANCE and role in field else []
+    field[role] = make_named(folder, role, passphrase)
+    return gone
+
+
+def _named_id(state: State, role: str) -> str:
+    return sha256(bytes.fromhex(state.root.unrecognized_fields[FIELD][role])).hexdigest()
 
 
 def _check(wish: Wish) -> None:
@@ -88,25 +98,25 @@ def _check(wish: Wish) -> None:
         raise ConfigInvalid(
             f"there is no role {', '.join(unknown) or '(none said)'}; want some of {', '.join(roles.ALL)}"
         )
-    if wish.quorum and any(role in (SEAL, CARRIER) for role in wish.roles) and wish.quorum != Quorum():
-        raise ConfigInvalid("carrier and seal have one key each; say no threshold for them")
+    if wish.quorum and any(role in (*NAMED, CARRIER) for role in wish.roles) and wish.quorum != Quorum():
+        raise ConfigInvalid("carrier, seal and maintenance have one key each; say no threshold for them")
     if wish.quorum and "timestamp" in wish.roles and wish.quorum.threshold != 1:
         raise ConfigInvalid("one key signs a timestamp: the carriers' has none beside it; say no --threshold for it")
-    if wish.adopted is not None and (len(wish.roles) != 1 or wish.roles[0] == SEAL):
-        raise ConfigInvalid("a token's key signs for one role, and not for seal; say one")
+    if wish.adopted is not None and (len(wish.roles) != 1 or wish.roles[0] in NAMED):
+        raise ConfigInvalid("a token's key signs for one role, and not for seal or maintenance; say one")
 
 
 def _want_keys(state: State, signers: Signers, wish: Wish) -> None:
     """Raise KeysUnavailable before anything is made."""
     needed = {"snapshot", "timestamp"} - set(wish.roles)
-    needed |= {"root"} if set(wish.roles) & {*TOP_LEVEL, CARRIER, SEAL} else set()
+    needed |= {"root"} if set(wish.roles) & {*TOP_LEVEL, CARRIER, *NAMED} else set()
     needed |= {"targets"} if set(wish.roles) & set(DELEGATED) and "targets" not in wish.roles else set()
     for role in sorted(needed):
         repository.sign(state, role, signers, state.signed(role))
 
 
 def _new_keys(state: State, role: str, wish: Wish, folders: Sequence[Path], passphrase: bytes | None) -> list[Signer]:
-    if role == SEAL:
+    if role in NAMED:
         return []
     if wish.adopted is not None:
         if wish.adopted.public_key.keyid in state.keyids(role):
@@ -178,7 +188,8 @@ def shown(home: Home, folders: Sequence[Path]) -> dict[str, object]:
         for role in roles.SIGNING
     ]
     field = state.root.unrecognized_fields[FIELD]
-    return {"version": state.root.version, "roles": listed, "seal": field["seal"], "aged": repository.aged(home)}
+    named = {role: field.get(role, "") for role in roles.NAMED}
+    return {"version": state.root.version, "roles": listed, **named, "aged": repository.aged(home)}
 
 
 def _key(folders: Sequence[Path], role: str, keyid: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mamplus_enterprise.cli import alerts, ble, devices, init, keys, policy, root, serve, token, upgrade
+from mamplus_enterprise.cli import alerts, ble, devices, init, keys, maintenance, policy, root, serve, token, upgrade
 from mamplus_enterprise.cli.shared import Where
 from mamplus_host import __version__
 
@@ -52,6 +52,7 @@ app.command("serve")(serve.serve)
 app.command("upgrade")(upgrade.upgrade)
 app.command("renew")(root.renew)
 app.add_typer(devices.commands, name="devices")
+app.command("maintenance")(maintenance.maintenance)
 app.add_typer(ble.commands, name="ble")
 app.add_typer(alerts.commands, name="alerts")
 app.add_typer(policy.commands, name="policy")

@@ -17,7 +17,9 @@ from mamplus_enterprise.cli.shared import (
 from mamplus_host.errors import ConfigInvalid
 
 commands = typer.Typer(help="Look at who signs, and give a role new keys.", no_args_is_help=True)
-_ROLES = "root, targets, snapshot, timestamp, carrier, seal, policy, ble-enterprise, ble-emergency or ble-feeds"
+_ROLES = (
+    "root, targets, snapshot, timestamp, carrier, seal, maintenance, policy, ble-enterprise, ble-emergency or ble-feeds"
+)
 
 
 @commands.command("show")

@@ -54,12 +54,21 @@ def seal_key(state: Path) -> bytes | None:
 
     What only the enterprise may read is encrypted for it: its private half is in the enterprise's keys.
     """
+    return _named_key(state, "seal")
+
+
+def maintenance_key(state: Path) -> bytes | None:
+    """Return the Ed25519 public key (32 bytes) of maintenance codes, None when the newest trusted root names none."""
+    return _named_key(state, "maintenance")
+
+
+def _named_key(state: Path, name: str) -> bytes | None:
     bootstrap = (state / "trust" / "root.json").read_bytes()
     known = Memory(state / "trust").read(bootstrap)
     roots = [bootstrap, *(data for name, data in known.items() if name.endswith(".root.json"))]
     newest = max((msgspec.json.decode(data, type=_Root).signed for data in roots), key=lambda signed: signed.version)
-    seal = newest.mamplus.get("seal")
-    return bytes.fromhex(seal) if isinstance(seal, str) and len(seal) == 64 else None
+    said = newest.mamplus.get(name)
+    return bytes.fromhex(said) if isinstance(said, str) and len(said) == 64 else None
 
 
 def _digest(data: bytes) -> str:

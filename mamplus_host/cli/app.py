@@ -10,7 +10,21 @@ from typing import Annotated
 import typer
 
 from mamplus_host import __version__
-from mamplus_host.cli import alerts, ble, check, detach, doctor, enroll, events, outbox, protect, status, undo, vault
+from mamplus_host.cli import (
+    alerts,
+    ble,
+    check,
+    detach,
+    doctor,
+    enroll,
+    events,
+    maintenance,
+    outbox,
+    protect,
+    status,
+    undo,
+    vault,
+)
 from mamplus_host.cli.state import CLI
 from mamplus_host.control.client import NoAgent
 from mamplus_host.errors import MamplusError
@@ -62,6 +76,7 @@ app.add_typer(vault.app, name="vault")
 app.command("restore")(vault.restore)
 app.add_typer(outbox.app, name="outbox")
 app.command("enroll")(enroll.run)
+app.command("maintenance")(maintenance.run)
 app.command("detach")(detach.run)
 
 

@@ -37,6 +37,9 @@ class Commands:
             "reload": service.reload,
             "accept": service.accept,
             "situation": service.generations.situation,
+            "maintenance-begin": service.maintenance.begin,
+            "maintenance-status": service.maintenance.status,
+            "maintenance-end": service.maintenance.end,
             "identity-changed": service.identity_changed,
         }
 

@@ -29,6 +29,8 @@ def describe(service: "Service") -> dict[str, Any]:
         "sweep": service.sweep.counts,
         "update": service.updater.fault or "up to date as far as known",
         "update_bytes": {"last": service.updater.last_bytes, "since_start": service.updater.total_bytes},
+        "maintenance": service.maintenance.status(),
+        "self_protection": "refused by BPF LSM" if service.kernel.guard else "noticed and told",
         "tamper": service.tamper.counts or "nothing noticed",
         "last_fault": service.last_fault or "none",
         "netfilter": {"rules": "kept" if not service.netfilter_fault else service.netfilter_fault},

@@ -58,6 +58,9 @@ ASK_LATE = 0x10
 ACCESS_KNOWN = 0x1
 ACCESS_REFUSE = 0x2
 ACCESS_LISTED = 0x4
+OWN_MAX = 16
+OWN_OBJECTS_MAX = 256
+TICK_NS = 10000000
 
 # enum mamplus_kind
 KIND_EXEC = 1
@@ -101,6 +104,14 @@ TAMPER_UMOUNT = 7
 TAMPER_CGROUP = 8
 TAMPER_LIMITS = 9
 TAMPER_CLAIM = 10
+
+# enum mamplus_object
+OBJECT_MAP = 1
+OBJECT_PROGRAM = 2
+OBJECT_LINK = 3
+OBJECT_DIRECTORY = 4
+OBJECT_MOUNT = 5
+OBJECT_CGROUP = 6
 
 # enum mamplus_mode
 MODE_ENFORCE = 0
@@ -516,4 +527,23 @@ ACCESS_ARGS = Struct("=II")  # 8 bytes
 ACCESS_ARGS_FIELDS = (
     "slot",
     "flags",
+)
+
+OWN = Struct("=Q")  # 8 bytes
+OWN_FIELDS = ("start_ticks",)
+
+OBJECT_KEY = Struct("=IIQ")  # 16 bytes
+OBJECT_KEY_FIELDS = (
+    "object",
+    "dev",
+    "id",
+)
+
+GUARD_STATE = Struct("=QQQII")  # 32 bytes
+GUARD_STATE_FIELDS = (
+    "window_until_ns",
+    "exe_dev",
+    "exe_ino",
+    "agent_tgid",
+    "own_map",
 )

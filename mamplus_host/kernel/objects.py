@@ -21,9 +21,10 @@ from pathlib import Path
 
 from mamplus_host.config import Config
 from mamplus_host.errors import KernelRefused, NotPossible
-from mamplus_host.kernel import layout, pins, responder
+from mamplus_host.kernel import guard, layout, pins, responder
 from mamplus_host.kernel._native import lib
 from mamplus_host.kernel.bpf import Fd, Map, checked
+from mamplus_host.kernel.guard import Guard
 from mamplus_host.kernel.ring import EventRing
 from mamplus_host.kernel.tables import Tables
 from mamplus_host.kernel.watching import Watching
@@ -40,6 +41,9 @@ class Kernel:
     """The probes of one agent, attached. Closing it leaves them attached; `detach` takes them out."""
 
     def __init__(self, config: Config, directory: Path, tables: Tables, *, adopted: bool) -> None:
+        self.guard: Guard | None = (
+            None  # what refuses hands on us; None: this kernel has no BPF LSM, or it is not wanted
+        )
         self.adopted = adopted  # an earlier agent had attached them: its tables are in force
         self._config, self._directory = config, directory
         self.tables = tables
@@ -58,22 +62,34 @@ class Kernel:
         """
         _require_machine(cgroup)
         pins.make_room(config)
+        guard.claim(config)
         directory = pins.directory_for(config, cgroup)
         adopted = pins.is_complete(directory)
         if not adopted:
             _load(directory, cgroup)
         tables = Tables(directory)
         tables.set_posture(config)
-        responder.ensure_running(config, cgroup)
+        there = responder.ensure_running(config, cgroup)
         if not adopted:
             _attach(directory, cgroup)
         _pin_packet_programs(config, directory)
-        return cls(config, directory, tables, adopted=adopted)
+        kernel = cls(config, directory, tables, adopted=adopted)
+        kernel.guard = _stand_guard(config, directory)
+        kernel.settle_guard(there.pid)
+        return kernel
+
+    def settle_guard(self, responder_pid: int) -> None:
+        """Tell the guard, where one stands, which processes are ours now."""
+        if self.guard is not None:
+            self.guard.settle(responder_pid)
 
     def hooks(self) -> dict[str, str]:
         """Return what is attached: hook -> the kernel's name of the place. What is missing here is not enforced."""
         places = (
-            pins.TRACING | pins.OPTIONAL_TRACING | {name: section for name, (section, _type) in pins.CGROUP.items()}
+            pins.TRACING
+            | pins.OPTIONAL_TRACING
+            | pins.GUARD
+            | {name: section for name, (section, _type) in pins.CGROUP.items()}
         )
         return {
             name.removeprefix("mamplus_"): place
@@ -115,13 +131,19 @@ class Kernel:
 
     def close(self) -> None:
         """Close what this process holds; all hooks stay attached."""
+        if self.guard is not None:
+            self.guard.close()
         self.ring.close()
         self.watching.close()
         self._heartbeat.close()
 
     @staticmethod
     def detach(config: Config) -> None:
-        """Remove every pin of ours, and only ours: nothing is enforced after that. The responder ends by itself."""
+        """Remove every pin of ours, and only ours: nothing is enforced after that. The responder ends by itself.
+
+        NotPossible when the self-protection stands, and does not take this process for the next agent.
+        """
+        guard.claim(config)
         pins.remove_all(config)
 
 
@@ -187,6 +209,24 @@ def _attach(directory: Path, cgroup: Path) -> None:
 def _attach_tracing(directory: Path, name: str) -> None:
     with Fd.open(pins.program_pin(directory, name)) as program:
         _pin_link(directory, name, lib.mamplus_attach_tracing(program.number))
+
+
+def _stand_guard(config: Config, directory: Path) -> Guard | None:
+    """Return the guard, standing; None where the kernel has no BPF LSM, or the configuration wants none."""
+    if guard.is_whole(directory) and config.agent.self_protection:
+        return Guard(config, directory)
+    guard.withdraw(directory)
+    if not config.agent.self_protection:
+        return None
+    try:
+        _run_loader(directory, [pins.GUARD_OBJECT])
+        for name in pins.GUARD:
+            _attach_tracing(directory, name)
+        return Guard(config, directory)
+    except KernelRefused as error:
+        LOG.info("hands on the agent are noticed, not refused: %s", error)
+        guard.withdraw(directory)
+        return None
 
 
 def _attach_optional(directory: Path, name: str) -> None:

@@ -26,6 +26,7 @@ OPTIONAL_OBJECTS = (  # their headers say which kernels take them
     HERE / "objects" / "signal.bpf.o",
     HERE / "objects" / "tamper.bpf.o",
 )
+GUARD_OBJECT = HERE / "objects" / "lsm_guard.bpf.o"  # `guard.py` loads it
 LOADER = HERE / "native" / "mamplus-loader"
 RESPONDER = HERE / "native" / "mamplus-responder"
 HASHER = HERE / "native" / "mamplus-hash"
@@ -38,6 +39,22 @@ TRACING = {
 # What an optional object brings; attached where its program was loaded. The call is the same for a tracepoint and an
 # LSM hook.
 OPTIONAL_TRACING = {"mamplus_signal": "tp_btf/signal_generate", "mamplus_tamper": "tp_btf/signal_generate"}
+GUARD = {  # self-protection, where the kernel has BPF LSM: all of them or none
+    "mamplus_guard_kill": "lsm/task_kill",
+    "mamplus_guard_ptrace": "lsm/ptrace_access_check",
+    "mamplus_guard_rlimit": "lsm/task_setrlimit",
+    "mamplus_guard_nice": "lsm/task_setnice",
+    "mamplus_guard_scheduler": "lsm/task_setscheduler",
+    "mamplus_guard_map": "lsm/bpf_map",
+    "mamplus_guard_prog": "lsm/bpf_prog",
+    "mamplus_guard_bpf": "lsm/bpf",
+    "mamplus_guard_unlink": "lsm/inode_unlink",
+    "mamplus_guard_rmdir": "lsm/inode_rmdir",
+    "mamplus_guard_rename": "lsm/inode_rename",
+    "mamplus_guard_umount": "lsm/sb_umount",
+    "mamplus_guard_open": "lsm/file_open",
+    "mamplus_guard_exit": "tp_btf/sched_process_exit",
+}
 CGROUP = {  # name: (section, enum bpf_attach_type)
     "mamplus_connect4": ("cgroup/connect4", 10),
     "mamplus_connect6": ("cgroup/connect6", 11),
@@ -52,6 +69,7 @@ MAPS = (
     "active", "asked", "ble", "counters", "events", "guard",
     "heartbeat", "held", "holds", "known", "posture", "scope", "shape", "waiting", "watch",
 )  # fmt: skip
+GUARD_MAPS = ("guard_state", "own", "own_objects")
 
 _STAMPED = re.compile(r"[0-9a-f]{16}-[0-9a-f]+")
 _BPF_FS_MAGIC = "bpf"
@@ -73,7 +91,7 @@ def packet_pin(config: Config, direction: str) -> Path:
 def stamp() -> str:
     """Return what stands for the objects that this agent would load: 16 hex digits."""
     digest = hashlib.sha256()
-    for path in (*OBJECTS, *OPTIONAL_OBJECTS):
+    for path in (*OBJECTS, *OPTIONAL_OBJECTS, GUARD_OBJECT):
         try:
             digest.update(path.read_bytes())
         except OSError as error:
@@ -95,7 +113,7 @@ def directories(config: Config) -> list[Path]:
 
 def is_ours(name: str) -> bool:
     """Whether a pin of this name in a directory of ours is one that we made."""
-    return name in MAPS or name.startswith(("link_mamplus_", "prog_mamplus_"))
+    return name in (*MAPS, *GUARD_MAPS) or name.startswith(("link_mamplus_", "prog_mamplus_"))
 
 
 def is_complete(directory: Path) -> bool:

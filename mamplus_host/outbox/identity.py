@@ -72,6 +72,13 @@ class Identity:
         }
 
 
+def verifies(public_key: bytes, data: bytes, signature: bytes) -> bool:
+    """Whether `signature` is that of `data` by the Ed25519 key with these 32 raw bytes."""
+    if len(public_key) != _PUBLIC_BYTES or len(signature) != _SIGNATURE_BYTES:
+        return False
+    return bool(lib.mamplus_signature_fits(public_key, data, len(data), signature))
+
+
 def device_id_of(public_key: bytes) -> str:
     """Return the name of the device that holds the key: SHA-256 of its raw public key, hex."""
     return hashlib.sha256(public_key).hexdigest()

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """One thing that was found changed, and the event that tells it."""
 
+import subprocess
+
 import msgspec
 
 from mamplus_host.events import NO_SLOT, Head, Tamper
-from mamplus_host.kernel import layout
 from mamplus_host.verdicts import Verdict
+
+_ASK_S = 2.0
 
 
 class Noticed(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +36,17 @@ def is_own_claim(one: Tamper, own: int) -> bool:
     return one.op == "claim" and one.head.tgid == own
 
 
-def is_by_kernel(one: Tamper) -> bool:
-    """Whether a signal came from the kernel and not from a program."""
-    return one.op == "signal" and bool(one.argument & layout.TAMPER_BY_KERNEL)
+def is_from_init(one: Tamper) -> bool:
+    """Whether it is a signal of process 1: the end of the system, or an administrator with systemctl."""
+    return one.op == "signal" and one.head.tgid == 1
+
+
+def is_shutting_down() -> bool:
+    """Whether systemd ends the whole system, and us with it; False where there is no systemd to ask."""
+    try:
+        done = subprocess.run(
+            ["systemctl", "is-system-running"], capture_output=True, text=True, timeout=_ASK_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.stdout.strip() == "stopping"

@@ -36,7 +36,8 @@ from mamplus_host.config import parse
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.verdicts import Verdict
 bpffs, run, cgroup, sha256 = sys.argv[1:]
-config = parse({"scope": {"cgroup": cgroup}, "paths": {"bpffs": bpffs, "run": run, "state": run}})
+config = parse({"scope": {"cgroup": cgroup}, "agent": {"self_protection": False},
+                "paths": {"bpffs": bpffs, "run": run, "state": run}})
 kernel = Kernel.attach(config, Path(cgroup))
 entries = [Entry(id=1, kind=Kind.SHA256, value=sha256, verdict=Verdict.BLOCK),
            Entry(id=2, kind=Kind.IP, value="127.66.0.1", verdict=Verdict.BLOCK)]

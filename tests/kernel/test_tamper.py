@@ -202,6 +202,7 @@ def running(configure: Callable[..., Config], tmp_path: Path) -> Iterator[Runnin
     file = tmp_path / "agent.toml"
     file.write_text(
         f'[scope]\ncgroup = "{config.scope.cgroup}"\nnetns = ["{netns}"]\n'
+        f"[agent]\nself_protection = false\n"
         f'[paths]\nstate = "{config.paths.state}"\nrun = "{config.paths.run}"\nbpffs = "{config.paths.bpffs}"\n'
     )
     own.mkdir()

@@ -1,0 +1,515 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Nobody but ourselves and init ends, stops, traces or starves the agent or its responder, or gets at their maps,
+ * programs, hooks and pins.
+ *
+ * Hooks:    BPF LSM, see each SEC; and tp_btf/sched_process_exit, to know when there is no agent.
+ * Emits:    struct mamplus_tamper for each attempt, and for a claim.
+ * Returns:  0, or -EPERM. Never for init, for a process of ours and its children, in a maintenance window,
+ *           or in monitor mode.
+ * Missing:  kernels without BPF LSM do not load it; tamper.bpf.c and mamplus_host/tamper notice then.
+ *
+ * Ours is who stands in `own`, with its start time, and its descendants. Who opens the pin of `own` while there is
+ * no agent becomes the agent, if it runs the program of the one before; that is told. While there is one, nobody
+ * gets a descriptor of `own`, so root without its code cannot write itself in.
+ */
+#include "ble.h"
+#include "record.h"
+#include "mamplus_guard.h"
+
+#define EPERM 1
+#define FMODE_WRITE 0x2
+#define PTRACE_MODE_ATTACH 0x02
+#define BPF_FS_MAGIC 0xcafe4a11
+#define CGROUP2_MAGIC 0x63677270
+#define PROC_MAGIC 0x9fa0
+#define MAX_ANCESTORS 8		/* agent, helper, shell of a helper, ... */
+#define RLIMIT_OOM_SCORE 0x100	/* argument of LIMITS beyond the kernel's own numbers */
+#define RLIMIT_PRIORITY 0x101
+#define CMD_LINK_UPDATE 29
+#define CMD_LINK_GET_FD_BY_ID 30
+#define CMD_LINK_DETACH 34
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct qstr___guard {
+	const unsigned char *name;
+};
+
+struct super_block___guard {
+	unsigned int s_dev;
+	unsigned long s_magic;
+};
+
+struct inode___guard {
+	unsigned long i_ino;
+	struct super_block___guard *i_sb;
+};
+
+struct dentry___guard {
+	struct dentry___guard *d_parent;
+	struct qstr___guard d_name;
+	struct inode___guard *d_inode;
+};
+
+struct path___guard {
+	struct dentry___guard *dentry;
+};
+
+struct file___guard {
+	unsigned int f_mode;
+	struct path___guard f_path;
+	struct inode___guard *f_inode;
+	void *private_data;
+};
+
+struct vfsmount___guard {
+	struct super_block___guard *mnt_sb;
+};
+
+struct mm_struct___guard {
+	struct file___guard *exe_file;
+};
+
+struct fdtable___guard {
+	unsigned int max_fds;
+	struct file___guard **fd;
+};
+
+struct files_struct___guard {
+	struct {
+		int counter;
+	} count;
+	struct fdtable___guard *fdt;
+};
+
+struct hlist_node___guard {
+	struct hlist_node___guard *next;
+};
+
+struct hlist_head___guard {
+	struct hlist_node___guard *first;
+};
+
+struct pid___guard {
+	struct hlist_head___guard tasks[4];
+};
+
+struct proc_inode {
+	struct pid___guard *pid;
+	struct inode vfs_inode;
+};
+
+struct task_struct___guard {
+	struct mm_struct___guard *mm;
+	struct files_struct___guard *files;
+	struct hlist_node___guard pid_links[4];
+};
+
+struct bpf_prog_aux___guard {
+	unsigned int id;
+};
+
+struct bpf_prog___guard {
+	struct bpf_prog_aux___guard *aux;
+};
+
+struct bpf_map___guard {
+	unsigned int id;
+	char name[16];
+};
+
+struct bpf_link___guard {
+	unsigned int id;
+	struct bpf_prog___guard *prog;
+};
+
+#pragma clang attribute pop
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAMPLUS_OWN_MAX);
+	__type(key, __u32);
+	__type(value, struct mamplus_own);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} own SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAMPLUS_OWN_OBJECTS_MAX);
+	__type(key, struct mamplus_object_key);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} own_objects SEC(".maps");
+
+MAMPLUS_SINGLE(guard_state, struct mamplus_guard_state, 0);
+
+/* --- who -------------------------------------------------------------------------------------- */
+
+static __always_inline struct mamplus_guard_state *state_now(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&guard_state, &zero);
+}
+
+static __always_inline bool is_own_process(struct task_struct *leader)
+{
+	__u32 tgid = BPF_CORE_READ(leader, tgid);
+	struct mamplus_own *entry = bpf_map_lookup_elem(&own, &tgid);
+
+	return entry && entry->start_ticks == BPF_CORE_READ(leader, start_boottime) / MAMPLUS_TICK_NS;
+}
+
+/* The current process or one that it descends from is in `own`. */
+static __always_inline bool is_ours(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	for (int i = 0; i < MAX_ANCESTORS; i++) {
+		task = BPF_CORE_READ(task, group_leader);
+		if (is_own_process(task))
+			return true;
+		if (BPF_CORE_READ(task, tgid) <= 1)
+			return false;
+		task = BPF_CORE_READ(task, real_parent);
+	}
+	return false;
+}
+
+static __always_inline bool may(void)
+{
+	struct mamplus_guard_state *state = state_now();
+
+	if (!state || !state->own_map)
+		return true;	/* the guard is being set up */
+	return (bpf_get_current_pid_tgid() >> 32) == 1 || bpf_ktime_get_boot_ns() < state->window_until_ns || is_ours();
+}
+
+static __always_inline __u32 *own_object(__u32 object, __u32 dev, __u64 id)
+{
+	struct mamplus_object_key key = { .object = object, .dev = dev, .id = id };
+
+	return bpf_map_lookup_elem(&own_objects, &key);
+}
+
+static __always_inline bool is_target(__u32 tgid)
+{
+	return bpf_map_lookup_elem(&own, &tgid) != NULL;
+}
+
+static __always_inline void tell(__u32 op, __u32 target, __u64 argument, __u32 flags)
+{
+	struct mamplus_tamper event;
+
+	fill_head(&event.head, MAMPLUS_KIND_TAMPER, sizeof(event));
+	event.head.flags = flags;
+	event.op = op;
+	event.target_tgid = target;
+	event.argument = argument;
+	emit(&event, sizeof(event), true);
+}
+
+/* Somebody else reached for what is ours. */
+static __always_inline int refuse(__u32 op, __u32 target, __u64 argument)
+{
+	bool lets = is_monitor();
+
+	tell(op, target, argument, lets ? MAMPLUS_F_MONITOR : MAMPLUS_F_REFUSED);
+	if (lets)
+		return 0;
+	count(MAMPLUS_C_REFUSED);
+	return -EPERM;
+}
+
+/* --- processes -------------------------------------------------------------------------------- */
+
+static __always_inline bool is_harmless(int sig)
+{
+	/* 0, SIGPIPE, SIGCHLD, SIGCONT, SIGURG, SIGWINCH */
+	return sig == 0 || sig == 13 || sig == 17 || sig == 18 || sig == 23 || sig == 28;
+}
+
+SEC("lsm/task_kill")
+int BPF_PROG(mamplus_guard_kill, struct task_struct *task, void *info, int sig)
+{
+	__u32 target = BPF_CORE_READ(task, tgid);
+
+	if (is_harmless(sig) || !is_target(target) || may())
+		return 0;
+	return refuse(MAMPLUS_TAMPER_SIGNAL, target, sig);
+}
+
+SEC("lsm/ptrace_access_check")
+int BPF_PROG(mamplus_guard_ptrace, struct task_struct *child, unsigned int mode)
+{
+	__u32 target = BPF_CORE_READ(child, tgid);
+
+	if (!(mode & PTRACE_MODE_ATTACH) || !is_target(target) || may())
+		return 0;
+	return refuse(MAMPLUS_TAMPER_PTRACE, target, mode);
+}
+
+static __always_inline int limits(struct task_struct *task, __u64 which)
+{
+	__u32 target = BPF_CORE_READ(task, tgid);
+
+	if (!is_target(target) || may())
+		return 0;
+	return refuse(MAMPLUS_TAMPER_LIMITS, target, which);
+}
+
+SEC("lsm/task_setrlimit")
+int BPF_PROG(mamplus_guard_rlimit, struct task_struct *task, unsigned int resource)
+{
+	return limits(task, resource);
+}
+
+SEC("lsm/task_setnice")
+int BPF_PROG(mamplus_guard_nice, struct task_struct *task)
+{
+	return limits(task, RLIMIT_PRIORITY);
+}
+
+SEC("lsm/task_setscheduler")
+int BPF_PROG(mamplus_guard_scheduler, struct task_struct *task)
+{
+	return limits(task, RLIMIT_PRIORITY);
+}
+
+/* --- maps, programs, links -------------------------------------------------------------------- */
+
+static __always_inline bool runs_program(const struct mamplus_guard_state *state)
+{
+	struct task_struct___guard *task = (void *)bpf_get_current_task();
+	struct inode___guard *inode = BPF_CORE_READ(task, mm, exe_file, f_inode);
+
+	return BPF_CORE_READ(inode, i_ino) == state->exe_ino && BPF_CORE_READ(inode, i_sb, s_dev) == state->exe_dev;
+}
+
+/* There is no agent: the current process becomes it, if it may. */
+static __always_inline bool claims(struct mamplus_guard_state *state)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct mamplus_own entry = { .start_ticks = BPF_CORE_READ(task, group_leader, start_boottime) / MAMPLUS_TICK_NS };
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+
+	if (state->agent_tgid || !runs_program(state))
+		return false;
+	if (bpf_map_update_elem(&own, &tgid, &entry, BPF_ANY))
+		return false;
+	state->agent_tgid = tgid;
+	tell(MAMPLUS_TAMPER_CLAIM, tgid, tgid, 0);
+	return true;
+}
+
+/* The inner tables of the BLE come and go, so they are known by their name: "mamplus_table". */
+static __always_inline bool is_own_map(struct bpf_map___guard *map, __u32 id)
+{
+	char name[16] = {};
+
+	if (own_object(MAMPLUS_OBJECT_MAP, 0, id))
+		return true;
+	bpf_probe_read_kernel(name, sizeof(name), &map->name);
+	return name[0] == 'm' && name[1] == 'a' && name[2] == 'm' && name[3] == 'p' && name[4] == 'l' &&
+	       name[5] == 'u' && name[6] == 's' && name[7] == '_';
+}
+
+/* Whatever the mode of the descriptor: a program that is loaded with one writes the map all the same. */
+SEC("lsm/bpf_map")
+int BPF_PROG(mamplus_guard_map, struct bpf_map___guard *map)
+{
+	struct mamplus_guard_state *state = state_now();
+	__u32 id = BPF_CORE_READ(map, id);
+
+	if (!is_own_map(map, id) || may())
+		return 0;
+	if (state && id == state->own_map && claims(state))
+		return 0;
+	return refuse(MAMPLUS_TAMPER_MAP, 0, id);
+}
+
+SEC("lsm/bpf_prog")
+int BPF_PROG(mamplus_guard_prog, struct bpf_prog___guard *prog)
+{
+	__u32 id = BPF_CORE_READ(prog, aux, id);
+
+	if (!own_object(MAMPLUS_OBJECT_PROGRAM, 0, id) || may())
+		return 0;
+	return refuse(MAMPLUS_TAMPER_PROGRAM, 0, id);
+}
+
+/*
+ * Whether descriptor `fd` of the current process is a link of ours. Another thread could put one there after we
+ * looked; so where the table of descriptors is shared, the answer is yes.
+ */
+static __always_inline bool is_own_link(__u32 fd)
+{
+	struct task_struct___guard *task = (void *)bpf_get_current_task();
+	struct files_struct___guard *files = BPF_CORE_READ(task, files);
+	struct fdtable___guard *table = BPF_CORE_READ(files, fdt);
+	struct file___guard **slots = BPF_CORE_READ(table, fd), *file = NULL;
+	struct bpf_link___guard *link;
+	__u32 *program;
+
+	if (BPF_CORE_READ(files, count.counter) > 1)
+		return true;
+	if (fd >= BPF_CORE_READ(table, max_fds))
+		return false;
+	bpf_probe_read_kernel(&file, sizeof(file), slots + fd);
+	link = (void *)BPF_CORE_READ(file, private_data);
+	program = own_object(MAMPLUS_OBJECT_LINK, 0, BPF_CORE_READ(link, id));
+	return program && *program == BPF_CORE_READ(link, prog, aux, id);
+}
+
+SEC("lsm/bpf")
+int BPF_PROG(mamplus_guard_bpf, int cmd, union bpf_attr *attr)
+{
+	__u32 first = 0;	/* link_id, link_fd: the first field of each of these commands */
+	bool is_own;
+
+	if (cmd != CMD_LINK_UPDATE && cmd != CMD_LINK_GET_FD_BY_ID && cmd != CMD_LINK_DETACH)
+		return 0;
+	bpf_probe_read_kernel(&first, sizeof(first), attr);
+	is_own = cmd == CMD_LINK_GET_FD_BY_ID ? own_object(MAMPLUS_OBJECT_LINK, 0, first) != NULL : is_own_link(first);
+	if (!is_own || may())
+		return 0;
+	return refuse(MAMPLUS_TAMPER_LINK, 0, cmd);
+}
+
+/* --- pins ------------------------------------------------------------------------------------- */
+
+static __always_inline bool is_own_directory(struct inode___guard *inode)
+{
+	if (BPF_CORE_READ(inode, i_sb, s_magic) != BPF_FS_MAGIC)
+		return false;
+	return own_object(MAMPLUS_OBJECT_DIRECTORY, BPF_CORE_READ(inode, i_sb, s_dev), BPF_CORE_READ(inode, i_ino)) != NULL;
+}
+
+static __always_inline int pin_touched(struct inode *directory, struct dentry *entry_)
+{
+	struct dentry___guard *entry = (void *)entry_;
+	struct inode___guard *inode = BPF_CORE_READ(entry, d_inode);
+
+	/* what lies in our directory, or the directory itself */
+	if (!is_own_directory((void *)directory) && !(inode && is_own_directory(inode)))
+		return 0;
+	if (may())
+		return 0;
+	return refuse(MAMPLUS_TAMPER_PIN, 0, BPF_CORE_READ(inode, i_ino));
+}
+
+SEC("lsm/inode_unlink")
+int BPF_PROG(mamplus_guard_unlink, struct inode *directory, struct dentry *entry)
+{
+	return pin_touched(directory, entry);
+}
+
+SEC("lsm/inode_rmdir")
+int BPF_PROG(mamplus_guard_rmdir, struct inode *directory, struct dentry *entry)
+{
+	return pin_touched(directory, entry);
+}
+
+SEC("lsm/inode_rename")
+int BPF_PROG(mamplus_guard_rename, struct inode *from, struct dentry *entry, struct inode *to, struct dentry *other)
+{
+	int error = pin_touched(from, entry);
+
+	return error ? error : pin_touched(to, other);
+}
+
+SEC("lsm/sb_umount")
+int BPF_PROG(mamplus_guard_umount, void *mount_, int flags)
+{
+	struct vfsmount___guard *mount = mount_;
+
+	if (!own_object(MAMPLUS_OBJECT_MOUNT, BPF_CORE_READ(mount, mnt_sb, s_dev), 0) || may())
+		return 0;
+	return refuse(MAMPLUS_TAMPER_UMOUNT, 0, flags);
+}
+
+/* --- files of cgroups and of /proc ------------------------------------------------------------ */
+
+static __always_inline bool begins(const char *name, const char *with, __u32 length)
+{
+	for (__u32 i = 0; i < length; i++)
+		if (name[i] != with[i])
+			return false;
+	return true;
+}
+
+/* cgroup.freeze, cgroup.kill, and what takes memory or the CPU away. */
+static __always_inline bool is_harmful(const char *name)
+{
+	return begins(name, "cgroup.f", 8) || begins(name, "cgroup.k", 8) || begins(name, "memory.", 7) ||
+	       begins(name, "cpu", 3) || begins(name, "pids.", 5);
+}
+
+static __always_inline int cgroup_file(struct file___guard *file, const char *name)
+{
+	__u64 id = BPF_CORE_READ(file, f_path.dentry, d_parent, d_inode, i_ino);
+
+	if (!is_harmful(name) || !own_object(MAMPLUS_OBJECT_CGROUP, 0, id) || may())
+		return 0;
+	return refuse(MAMPLUS_TAMPER_CGROUP, 0, id);
+}
+
+/* The process whose directory of /proc a file lies in: any thread of it. */
+static __always_inline __u32 tgid_of_proc(struct inode___guard *inode)
+{
+	struct proc_inode *proc = (void *)inode - bpf_core_field_offset(struct proc_inode, vfs_inode);
+	struct hlist_node___guard *node = BPF_CORE_READ(proc, pid, tasks[0].first);
+	struct task_struct *task;
+
+	if (!node)
+		return 0;
+	task = (void *)node - bpf_core_field_offset(struct task_struct___guard, pid_links);
+	return BPF_CORE_READ(task, tgid);
+}
+
+static __always_inline int proc_file(struct file___guard *file, const char *name)
+{
+	__u32 target;
+
+	if (!begins(name, "oom_", 4))
+		return 0;
+	target = tgid_of_proc(BPF_CORE_READ(file, f_inode));
+	if (!is_target(target) || may())
+		return 0;
+	return refuse(MAMPLUS_TAMPER_LIMITS, target, RLIMIT_OOM_SCORE);
+}
+
+SEC("lsm/file_open")
+int BPF_PROG(mamplus_guard_open, struct file *file_)
+{
+	struct file___guard *file = (void *)file_;
+	unsigned long magic;
+	char name[16] = {};
+
+	if (!(BPF_CORE_READ(file, f_mode) & FMODE_WRITE))
+		return 0;
+	magic = BPF_CORE_READ(file, f_inode, i_sb, s_magic);
+	if (magic != CGROUP2_MAGIC && magic != PROC_MAGIC)
+		return 0;
+	bpf_probe_read_kernel_str(name, sizeof(name), BPF_CORE_READ(file, f_path.dentry, d_name.name));
+	return magic == CGROUP2_MAGIC ? cgroup_file(file, name) : proc_file(file, name);
+}
+
+/* --- the end of a process of ours ------------------------------------------------------------- */
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(mamplus_guard_exit, struct task_struct *task)
+{
+	struct mamplus_guard_state *state = state_now();
+	__u32 tgid = BPF_CORE_READ(task, tgid);
+
+	if (BPF_CORE_READ(task, signal, live.counter) != 0 || !is_target(tgid))
+		return 0;	/* other threads live on */
+	bpf_map_delete_elem(&own, &tgid);
+	if (state && state->agent_tgid == tgid)
+		state->agent_tgid = 0;
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
