@@ -14,6 +14,7 @@ from mamplus_host.config import Config, ExecPolicy
 from mamplus_host.kernel.tables import Tables
 from mamplus_host.ledger import Ledger
 from mamplus_host.policy import AgeLadder
+from mamplus_host.standing_rules import Standing
 from mamplus_host.verdicts import Severity
 
 
@@ -23,11 +24,18 @@ class Aging:
     def __init__(self, config: Config, *, clock: DeviceClock, tables: Tables, ledger: Ledger) -> None:
         self._config, self._clock, self._tables, self._ledger = config, clock, tables, ledger
         self.now = Aged()
+        self._standing = Standing()
 
     @property
     def declared(self) -> ExecPolicy:
         """The declared answers of the exec control that hold now."""
-        return self.now.declared(self._config.exec)
+        return self.now.declared(self._standing.declared(self._config.exec))
+
+    def stand(self, standing: Standing) -> None:
+        """Have the kernel follow what the policy declares for when the agent, the responder or a hash is missing."""
+        if standing != self._standing:
+            self._standing = standing
+            self._set_posture()
 
     def look(self, generation: int, ladder: AgeLadder, *, superseded_s: int = 0) -> None:
         """Do what the age of the list in force asks for; `generation` is its number.
@@ -39,11 +47,14 @@ class Aging:
             age_s = max(age_s, self._clock.list_s() - superseded_s)
         now = age.aged(age_s, ladder)
         if now != self.now:
-            config = msgspec.structs.replace(self._config, exec=now.declared(self._config.exec))
-            self._tables.set_posture(config, suspect_as_block=now.suspect_as_block)
             self.now = now
+            self._set_posture()
         if now.step != self._ledger.standing.told_step:
             self._step(now, age_s, generation)
+
+    def _set_posture(self) -> None:
+        config = msgspec.structs.replace(self._config, exec=self.declared)
+        self._tables.set_posture(config, suspect_as_block=self.now.suspect_as_block, standing=self._standing)
 
     def _step(self, now: Aged, age_s: float, generation: int) -> None:
         ledger, telling = self._ledger, None

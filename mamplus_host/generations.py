@@ -176,6 +176,7 @@ class Generations:
         """Take the policy that is installed: guards, clock, effects of age."""
         self.policy, self.policy_fault = policy.load(self._config.state)
         self._clock.ahead_s = float(self.policy.clock_ahead_s)
+        self.aging.stand(self.policy.standing)
         enterprise = load_enterprise(self._config.state)
         if enterprise is not None:
             self._ledger.keep(standing.of_enterprise(self._ledger.standing, enterprise.enterprise_id))

@@ -21,6 +21,7 @@ from mamplus_host.ble.entry import Kind, canonical, unmapped
 from mamplus_host.errors import ConfigInvalid
 from mamplus_host.filerules import FileRules
 from mamplus_host.files import write_whole
+from mamplus_host.standing_rules import Standing
 
 MAX_BYTES = 64 << 10
 MAX_ADDRESSES = 48  # of the 64 that the kernel guards: the others are the enterprise's own
@@ -79,6 +80,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     age: AgeLadder = AgeLadder()
     never_block: NeverBlock = NeverBlock()
     files: FileRules = FileRules()
+    standing: Standing = Standing()
     shadow_limit: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5  # programs in use, newly blocked or cut off
     dead_man_s: Annotated[int, msgspec.Meta(ge=30, le=3600)] = 120  # without the enterprise after a swap
     clock_ahead_s: Annotated[int, msgspec.Meta(ge=3600, le=90 * _DAY_S)] = 7 * _DAY_S  # that a clock is believed

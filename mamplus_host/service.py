@@ -101,6 +101,7 @@ class Service:
         pins.make_room(config)
         self.pins_lock = StateLock(config.bpffs)  # two agents with other states must not share one set of pins
         self.kernel = Kernel.attach(config, self.cgroup)
+        self.kernel.beat(self.clock.boot_ns())
         if not self.kernel.adopted:
             self.examiner.attached_anew()
         self._watch_responder()
@@ -121,7 +122,6 @@ class Service:
         self._epoll.register(self.kernel.ring.fileno(), select.EPOLLIN)
         self._epoll.register(self.files.fileno(), select.EPOLLIN)
         self.pipeline.take(self._unseen())
-        self.kernel.beat(self.clock.boot_ns())
         self.tamper = self._make_watch()
         self._begin_uplink()
 

@@ -116,6 +116,8 @@ struct mamplus_posture {
 	unsigned int responder_stale_ms;	/* heartbeat older than this: nobody is there */
 	unsigned int report_allowed;	/* 1: connects that nothing forbids are reported too */
 	unsigned int suspect_as_block;	/* 1: the list is so old that what it suspects is refused, too */
+	unsigned int exec_down_s;	/* without an agent for so long: what is unknown is refused; 0: never */
+	unsigned int connect_down_s;	/* ... none may connect but to what is guarded, and on loopback; 0: never */
 };
 
 /* Value of `held`: a start that waits, by tgid. */
@@ -172,5 +174,5 @@ _Static_assert(sizeof(struct mamplus_guard_key) == 20, "hole in mamplus_guard_ke
 _Static_assert(sizeof(struct mamplus_held) == 464, "hole in mamplus_held");
 _Static_assert(sizeof(struct mamplus_heartbeat) == 40, "hole in mamplus_heartbeat");
 _Static_assert(sizeof(struct mamplus_answer_args) == 16, "hole in mamplus_answer_args");
-_Static_assert(sizeof(struct mamplus_posture) == 28, "hole in mamplus_posture");
+_Static_assert(sizeof(struct mamplus_posture) == 36, "hole in mamplus_posture");
 #endif

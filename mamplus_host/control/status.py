@@ -35,6 +35,7 @@ def describe(service: "Service") -> dict[str, Any]:
         "last_fault": service.last_fault or "none",
         "netfilter": {"rules": "kept" if not service.netfilter_fault else service.netfilter_fault},
         "declared": msgspec.to_builtins(service.generations.aging.declared),
+        "standing": msgspec.to_builtins(service.generations.policy.standing),
         "kernel": service.kernel.tables.counters(),
         "losses": service.losses(),
         "pipeline": {

@@ -19,7 +19,8 @@ from mamplus_host.kernel.bpf import Fd, Map, checked, map_id
 from mamplus_host.kernel.tables import file_of
 
 _FIRST = bytes(4)
-_RUNNABLE = ("mamplus_answer", "mamplus_dns")  # programs that whoever has a descriptor can run (BPF_PROG_TEST_RUN)
+# Programs that whoever has a descriptor can run (BPF_PROG_TEST_RUN). Not the packets': iptables opens those.
+_RUNNABLE = (*(name for name in pins.UNATTACHED if name not in pins.PACKET.values()), "mamplus_dns")
 
 
 def claim(config: Config) -> None:

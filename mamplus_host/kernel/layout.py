@@ -423,7 +423,7 @@ GUARD_KEY_FIELDS = (
 ACTIVE = Struct("=Q")  # 8 bytes
 ACTIVE_FIELDS = ("word",)
 
-POSTURE = Struct("=IIIIIII")  # 28 bytes
+POSTURE = Struct("=IIIIIIIII")  # 36 bytes
 POSTURE_FIELDS = (
     "mode",
     "on_responder_down",
@@ -432,6 +432,8 @@ POSTURE_FIELDS = (
     "responder_stale_ms",
     "report_allowed",
     "suspect_as_block",
+    "exec_down_s",
+    "connect_down_s",
 )
 
 HELD = Struct("=QQQQQqIIQQQIIIIIIHHI16sQQQqII32sQ256s")  # 464 bytes

@@ -38,6 +38,7 @@ from mamplus_host.kernel.filling import (
     room,
 )
 from mamplus_host.kernel.sides import Sides
+from mamplus_host.standing_rules import UNSAID, Standing
 
 ENTRIES_A_SECOND = 20_000  # of building anew because entries end: a thousandth of a core
 RESPONDER_STALE_MS = 3000  # three heartbeats
@@ -190,8 +191,11 @@ class Tables:
         self._drop_guards(stale)
         self._written_guards = wanted
 
-    def set_posture(self, config: Config, *, report_allowed: bool = False, suspect_as_block: bool = False) -> None:
-        """Tell the kernel the mode and the declared answers.
+    def set_posture(
+        self, config: Config, *, report_allowed: bool = False, suspect_as_block: bool = False,
+        standing: Standing = UNSAID,
+    ) -> None:  # fmt: skip
+        """Tell the kernel the mode, the declared answers, and what holds without an agent (`standing`).
 
         `report_allowed`: report every connect. `suspect_as_block`: refuse what the list only suspects.
         """
@@ -205,6 +209,8 @@ class Tables:
             RESPONDER_STALE_MS,
             report_allowed,
             suspect_as_block,
+            standing.exec_after_s,
+            standing.connect_after_s,
         )
         self._posture.set(_FIRST, value)
         self._written_posture = value

@@ -25,6 +25,7 @@ from mamplus_host.kernel.tables import LoadReport, Tables
 from mamplus_host.ledger import Ledger
 from mamplus_host.policy import Policy
 from mamplus_host.recent import Recent
+from mamplus_host.standing_rules import UNSAID, Standing
 from mamplus_host.verdicts import Escalation, Verdict
 from tests.journey.offers import chain, whole
 
@@ -51,6 +52,7 @@ class FakeTables:
         self.number = 0
         self.loads: list[int] = []
         self.patches: list[tuple[int, list[int]]] = []  # the generation, and those of the files that changed it
+        self.standing = UNSAID
         self.postures: list[tuple[str, bool]] = []
         self.guards: set[tuple[str, int]] = set()
         self.names: tuple[str, ...] = ()
@@ -75,7 +77,8 @@ class FakeTables:
         self.patches.append((stack.number, [change.number for change in changes]))
         return self.load(stack, now_s, guarded_names=guarded_names, budget_bytes=budget_bytes)
 
-    def set_posture(self, config: Config, *, suspect_as_block: bool = False) -> None:
+    def set_posture(self, config: Config, *, suspect_as_block: bool = False, standing: Standing = UNSAID) -> None:
+        self.standing = standing
         self.postures.append((config.exec.on_deadline, suspect_as_block))
 
     def set_guard(self, guards: Iterable[tuple[Any, int]]) -> None:

@@ -13,6 +13,7 @@ from mamplus_host.ble.entry import Kind
 from mamplus_host.ble.shadow import Use
 from mamplus_host.errors import KernelRefused, NotPossible
 from mamplus_host.policy import AgeLadder, NeverBlock, Policy
+from mamplus_host.standing_rules import ExecStanding, Standing
 from mamplus_host.verdicts import Finding
 from tests.journey.device import Device, PowerCut
 
@@ -570,3 +571,15 @@ def test_the_policys_guards_come_after_the_enterprises_own(device: Device) -> No
     assert len(device.tables.guards) == 64
     assert "16 of never_block.addresses have no room" in device.generations.policy_fault
     assert device.tables.names == ("mam.example", "proxy.example")
+
+
+def test_the_standing_rules_of_a_policy_reach_the_kernel_with_it_and_go_with_the_next(device: Device) -> None:
+    said = Standing(exec=ExecStanding(agent_down="refuse-unknown", deadline="allow"))
+    device.start()
+    device.set_policy(Policy(version=1, standing=said))
+
+    assert device.tables.standing == said
+    assert device.tables.postures[-1] == ("allow", False)
+
+    device.set_policy(Policy(version=2))
+    assert device.tables.standing == Standing()

@@ -43,7 +43,8 @@ from mamplus_host.config import parse
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.verdicts import Verdict
 bpffs, run, cgroup = sys.argv[1:]
-config = parse({"scope": {"cgroup": cgroup}, "paths": {"bpffs": bpffs, "run": run, "state": run}})
+config = parse({"scope": {"cgroup": cgroup}, "agent": {"self_protection": True},
+                "paths": {"bpffs": bpffs, "run": run, "state": run}})
 kernel = Kernel.attach(config, Path(cgroup))
 entries = [Entry(id=2, kind=Kind.IP, value="127.66.0.1", verdict=Verdict.BLOCK)]
 kernel.tables.load(Generation(encode(entries, generation=7, created_s=1)), time.time())
