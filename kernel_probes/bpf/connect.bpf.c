@@ -36,7 +36,7 @@ static __always_inline bool is_loopback(const unsigned char *addr)
 static __always_inline bool is_cut_off(const struct mamplus_posture *now, const struct mamplus_head *judged,
 				       const unsigned char *addr)
 {
-	return now && judged->verdict != MAMPLUS_GUARD && agent_is_down(now->connect_down_s) && !is_loopback(addr);
+	return now && judged->verdict != MAMPLUS_GUARD && agent_is_down(now->down_connect_s) && !is_loopback(addr);
 }
 
 static __always_inline bool refuse_declared(struct mamplus_head *judged)

@@ -116,7 +116,7 @@ static __always_inline enum exec_action exec_judge(struct mamplus_held *start, s
 	exec->head.flags |= MAMPLUS_F_UNKNOWN;
 	if (!now)
 		return EXEC_GO_ON;	/* not configured yet: the maps are younger than the hooks */
-	if (agent_is_down(now->exec_down_s))
+	if (agent_is_down(now->down_exec_s))
 		return judge_declared(exec, MAMPLUS_ANSWER_REFUSE);
 	/* A tracer may swallow the signal that holds, and PID 1 must not wait. */
 	if (BPF_CORE_READ(task, ptrace) || exec->head.tgid == 1 || !responder_is_there(now))

@@ -116,8 +116,8 @@ struct mamplus_posture {
 	unsigned int responder_stale_ms;	/* heartbeat older than this: nobody is there */
 	unsigned int report_allowed;	/* 1: connects that nothing forbids are reported too */
 	unsigned int suspect_as_block;	/* 1: the list is so old that what it suspects is refused, too */
-	unsigned int exec_down_s;	/* without an agent for so long: what is unknown is refused; 0: never */
-	unsigned int connect_down_s;	/* ... none may connect but to what is guarded, and on loopback; 0: never */
+	unsigned int down_exec_s;	/* without an agent for so long: what is unknown is refused; 0: never */
+	unsigned int down_connect_s;	/* ... none may connect but to what is guarded, and on loopback; 0: never */
 };
 
 /* Value of `held`: a start that waits, by tgid. */

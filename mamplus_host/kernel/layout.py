@@ -432,8 +432,8 @@ POSTURE_FIELDS = (
     "responder_stale_ms",
     "report_allowed",
     "suspect_as_block",
-    "exec_down_s",
-    "connect_down_s",
+    "down_exec_s",
+    "down_connect_s",
 )
 
 HELD = Struct("=QQQQQqIIQQQIIIIIIHHI16sQQQqII32sQ256s")  # 464 bytes
