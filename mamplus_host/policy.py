@@ -33,6 +33,14 @@ Effect = Literal["report", "suspect-as-block", "refuse-unknown"]
 Address = IPv4Address | IPv6Address
 Guard = tuple[Address, int]  # port 0: every port
 _DAY_S = 86_400
+MAX_INTERPRETERS = 60  # of the 64 that the kernel has room for
+MAX_PATTERN_BYTES = 127
+# By their file's name, or by their path where there is a slash in it; as fnmatch(3) has it.
+INTERPRETERS = (
+    "sh", "bash", "dash", "zsh", "ksh*", "mksh*", "fish", "busybox*", "python*", "perl*", "ruby*", "node", "nodejs",
+    "lua*", "php*", "awk", "mawk", "gawk*", "nawk", "original-awk", "tclsh*", "ld-linux*", "ld-musl*", "ld-*.so",
+    "qemu-*-static",
+)  # fmt: skip
 _SEEN_BYTES = 80  # that a refusal shows of a value
 _PLACE = re.compile(r"at `\$([^`]*)`")  # as msgspec names it: $.age.stale[0]
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
@@ -81,6 +89,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     never_block: NeverBlock = NeverBlock()
     files: FileRules = FileRules()
     standing: Standing = Standing()
+    interpreters: tuple[str, ...] = INTERPRETERS  # programs that run what they read: see `kernel/interpreters.py`
     shadow_limit: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5  # programs in use, newly blocked or cut off
     dead_man_s: Annotated[int, msgspec.Meta(ge=30, le=3600)] = 120  # without the enterprise after a swap
     clock_ahead_s: Annotated[int, msgspec.Meta(ge=3600, le=90 * _DAY_S)] = 7 * _DAY_S  # that a clock is believed
@@ -137,7 +146,20 @@ def check(policy: Policy) -> None:
             raise ConfigInvalid(f"never_block.{name} has {count} of them, want at most {most}: shorten the policy")
     never.guards()
     never.dns_names()
+    _check_interpreters(policy.interpreters)
     filerules.check(policy.files)
+
+
+def _check_interpreters(patterns: tuple[str, ...]) -> None:
+    if len(patterns) > MAX_INTERPRETERS:
+        raise ConfigInvalid(f"interpreters has {len(patterns)} of them, want at most {MAX_INTERPRETERS}")
+    for pattern in patterns:
+        size = len(pattern.encode(errors="surrogateescape"))
+        if not 0 < size <= MAX_PATTERN_BYTES or "\0" in pattern or ("/" in pattern and not pattern.startswith("/")):
+            raise ConfigInvalid(
+                f"interpreters: {pattern!r}; want the name of a program's file, like python3*, or its whole path,"
+                f" of at most {MAX_PATTERN_BYTES} bytes"
+            )
 
 
 def encode(policy: Policy) -> bytes:

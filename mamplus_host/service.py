@@ -114,6 +114,7 @@ class Service:
         self.generations = self._make_generations()
         self._alone(lambda: self.alerts.note_outcomes(self.executor.recover()))
         self._alone(self.generations.begin)  # a list that cannot be loaded must not keep the agent from starting
+        self._alone(self._use_policy)
         self.kernel.retire_predecessors()
         self._apply_netfilter()
         self.files = FileWatch.open(self.vault.paths())
@@ -167,6 +168,7 @@ class Service:
         """Enforce the newest generation when nothing speaks against it, and tell the enterprise."""
         self.clock.reload()  # an update in another process has raised its floor
         self.generations.reload()
+        self._alone(self._use_policy)
         self._report()
         if self.uplink is not None:
             self.uplink.knows(self.generations.known)
@@ -184,6 +186,11 @@ class Service:
         self.generations.load_again()  # with its name among those that are never refused
         self._begin_uplink()
         return {"enrolled": self.uplink is not None}
+
+    def _use_policy(self) -> None:
+        """Tell the kernel which programs are interpreters, where it can look at what they read."""
+        if "open" in self.kernel.hooks():
+            self.kernel.interpreters.use(self.generations.policy.interpreters)
 
     def _report(self) -> None:
         """Have the uplink say which generation is in force, when that has changed."""

@@ -58,8 +58,9 @@ static __always_inline void ask(struct mamplus_held *start)
 	if (note && hold(start) == 0) {
 		note->boot_ns = start->boot_ns;
 		note->tgid = start->exec.head.tgid;
-		note->pad = 0;
+		note->op = 0;
 		note->file = start->file;
+		note->loader = start->loader;
 		count(MAMPLUS_C_HELD);
 		report(&start->exec);	/* before the answer, which the submit below sets off */
 		bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);
@@ -142,19 +143,31 @@ int BPF_PROG(mamplus_exit, struct task_struct *task)
 	return 0;
 }
 
+/* The program may start; so may its ELF interpreter, or the record is about that one. */
+static __always_inline enum exec_action judge_loader(struct mamplus_exec *exec, const struct mamplus_known *loader)
+{
+	if (!is_refusing(hit_verdict(ble_content(ble_word(), loader->sha256))))
+		return EXEC_GO_ON;
+	exec->head.verdict = MAMPLUS_NOTHING;
+	return judge_known(exec, loader);
+}
+
 /* Judge a start that waited, in place. Returns MAMPLUS_REPLY_ bits. */
 static __always_inline int answer(struct mamplus_held *start, bool hashed)
 {
 	struct mamplus_exec *exec = &start->exec;
 	struct mamplus_posture *now = posture_now();
 	struct mamplus_known *entry = hashed ? believed(&start->file) : NULL;
+	struct mamplus_known *loader = hashed && start->loader.ino ? believed(&start->loader) : NULL;
 	__u32 stopped = exec->head.flags & MAMPLUS_F_HELD;
 	enum exec_action action = EXEC_GO_ON;
 
 	finish_wait(start);
-	if (entry) {
+	if (entry && (loader || !start->loader.ino)) {
 		exec->head.flags &= ~MAMPLUS_F_UNKNOWN;
 		action = judge_known(exec, entry);
+		if (loader && action != EXEC_REFUSE)
+			action = judge_loader(exec, loader);
 	} else if (now) {
 		action = judge_declared(exec, now->on_deadline);
 	}

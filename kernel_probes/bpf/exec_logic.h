@@ -44,7 +44,7 @@ static __always_inline struct mamplus_known *believed(const struct mamplus_file 
 	struct mamplus_file_key key = { .dev = file->dev, .ino = file->ino };
 	struct mamplus_known *entry = bpf_map_lookup_elem(&known, &key);
 
-	if (!entry || entry->size != file->size || entry->ctime_s != file->ctime_s || entry->ctime_ns != file->ctime_ns)
+	if (!entry || entry->flags & MAMPLUS_KNOWN_PENDING || entry->size != file->size || entry->ctime_s != file->ctime_s || entry->ctime_ns != file->ctime_ns)
 		return NULL;
 	return entry;
 }
@@ -92,6 +92,26 @@ static __always_inline bool responder_is_there(const struct mamplus_posture *now
 	return age_ns < (__s64)(now->responder_stale_ms * MAMPLUS_NS_PER_MS);
 }
 
+static __always_inline bool is_for_good(const struct mamplus_known *entry)
+{
+	return entry && !(entry->flags & MAMPLUS_KNOWN_ONCE);
+}
+
+/* The ELF interpreter that was mapped for this start, if its content is not known (noted by lsm_exec.bpf.c). */
+static __always_inline void take_loader(struct mamplus_held *start, __u32 pid)
+{
+	struct mamplus_file *noted = bpf_map_lookup_elem(&loaders, &pid);
+
+	__builtin_memset(&start->loader, 0, sizeof(start->loader));
+	if (!noted)
+		return;
+	start->loader = *noted;
+	bpf_map_delete_elem(&loaders, &pid);
+	if (is_for_good(believed(&start->loader)) ||
+	    (start->loader.ino == start->file.ino && start->loader.dev == start->file.dev))
+		start->loader.ino = 0;
+}
+
 /* Fill the record of a start and judge it. EXEC_ASK: unknown, and somebody is there to hash it. */
 static __always_inline enum exec_action exec_judge(struct mamplus_held *start, struct task_struct *task,
 						   struct linux_binprm *bprm)
@@ -109,11 +129,17 @@ static __always_inline enum exec_action exec_judge(struct mamplus_held *start, s
 	start->boot_ns = exec->head.boot_ns;
 	start->start_ns = BPF_CORE_READ(task, start_boottime);
 	start->file = exec->file;
+	take_loader(start, BPF_CORE_READ(task, pid));
 
 	entry = believed(&exec->file);
-	if (entry && !(entry->flags & MAMPLUS_KNOWN_ONCE))
-		return judge_known(exec, entry);
-	exec->head.flags |= MAMPLUS_F_UNKNOWN;
+	if (is_for_good(entry)) {
+		enum exec_action action = judge_known(exec, entry);
+
+		if (action == EXEC_REFUSE || !start->loader.ino)
+			return action;
+	} else {
+		exec->head.flags |= MAMPLUS_F_UNKNOWN;
+	}
 	if (!now)
 		return EXEC_GO_ON;	/* not configured yet: the maps are younger than the hooks */
 	if (agent_is_down(now->down_exec_s))

@@ -32,6 +32,7 @@ struct timespec64 {
 
 struct super_block {
 	unsigned int s_dev;
+	unsigned long s_flags;
 };
 
 /* Up to 6.5: i_ctime. */
@@ -41,6 +42,9 @@ struct inode {
 	unsigned int i_nlink;
 	long long i_size;
 	struct super_block *i_sb;
+	struct {
+		int counter;
+	} i_writecount;
 	struct timespec64 i_ctime;
 };
 
@@ -55,16 +59,33 @@ struct inode___discrete {
 	unsigned int i_ctime_nsec;
 };
 
+struct qstr {
+	const unsigned char *name;
+};
+
 struct dentry {
 	struct dentry *d_parent;
+	struct qstr d_name;
 	struct inode *d_inode;
 };
 
+struct vfsmount {
+	int mnt_flags;
+};
+
+struct mount {
+	struct vfsmount mnt;
+	void *mnt_ns;
+};
+
 struct path {
+	struct vfsmount *mnt;
 	struct dentry *dentry;
 };
 
 struct file {
+	unsigned int f_mode;
+	unsigned int f_flags;
 	struct path f_path;
 	struct inode *f_inode;
 };
@@ -72,6 +93,27 @@ struct file {
 struct linux_binprm {
 	struct file *file;
 	const char *filename;
+	char buf[256];
+};
+
+/* What the processor held when the kernel was entered, as each architecture has it. */
+struct pt_regs___x86 {
+	unsigned long orig_ax;
+};
+
+struct pt_regs___arm64 {
+	int syscallno;
+};
+
+struct mm_struct {
+	struct file *exe_file;
+};
+
+struct vm_area_struct {
+	unsigned long vm_start;
+	unsigned long vm_end;
+	unsigned long vm_flags;
+	struct file *vm_file;
 };
 
 struct kuid {
@@ -90,7 +132,10 @@ struct signal_struct {
 };
 
 struct task_struct {
+	unsigned int flags;
 	unsigned int ptrace;
+	unsigned in_execve:1;
+	struct mm_struct *mm;
 	int pid;
 	int tgid;
 	int exit_code;

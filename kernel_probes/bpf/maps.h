@@ -64,6 +64,48 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } held SEC(".maps");
 
+/* LRU: one that is lost asks again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAMPLUS_HELD_MAX);
+	__type(key, __u32);
+	__type(value, struct mamplus_wait);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} waits SEC(".maps");
+
+/* ELF interpreters that are mapped while their program starts and are not known, by thread. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAMPLUS_HELD_MAX);
+	__type(key, __u32);
+	__type(value, struct mamplus_file);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} loaders SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAMPLUS_OPENED_MAX);
+	__type(key, __u32);
+	__type(value, struct mamplus_opened);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} opened SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAMPLUS_INTERPRETERS_MAX);
+	__type(key, struct mamplus_content);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} interpreters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAMPLUS_PATTERNS_MAX);
+	__type(key, __u32);
+	__type(value, struct mamplus_pattern);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} patterns SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAMPLUS_GUARD_MAX);

@@ -12,6 +12,7 @@
 
 #define MAMPLUS_COMM_LEN 16	/* TASK_COMM_LEN: fixed by the kernel */
 #define MAMPLUS_PATH_LEN 256	/* bytes kept of a file name, NUL included */
+#define MAMPLUS_LONG_PATH 4096
 #define MAMPLUS_SHA256_LEN 32
 #define MAMPLUS_ADDR_LEN 16	/* IPv6, or IPv4 as ::ffff:a.b.c.d */
 #define MAMPLUS_NAME_LEN 256	/* a DNS name in text, NUL included (RFC 1035: 253) */
@@ -173,8 +174,19 @@ struct mamplus_tamper {
 struct mamplus_hold {
 	unsigned long long boot_ns;
 	unsigned int tgid;
-	unsigned int pad;
+	unsigned int op;		/* 0: a start; enum mamplus_op: a struct mamplus_want follows it in memory */
 	struct mamplus_file file;
+	struct mamplus_file loader;	/* of a start: its ELF interpreter, when that is unknown too; ino 0: none */
+};
+
+/* The same ring: an access that waits. The task tries it again when it goes on; `waits` says what came of it. */
+struct mamplus_want {
+	struct mamplus_hold hold;	/* op is not 0 */
+	unsigned long long from;	/* mprotect only: where the file is mapped */
+	unsigned long long to;
+	unsigned int pid;		/* the thread; 0: nobody waits, it is only to be hashed */
+	unsigned int pad;
+	char path[MAMPLUS_PATH_LEN];	/* below the task's root; "" when the file is open or mapped. A long record has LONG_PATH */
 };
 
 _Static_assert(sizeof(struct mamplus_head) == 72, "hole in mamplus_head");
@@ -187,5 +199,6 @@ _Static_assert(sizeof(struct mamplus_connect) == 96, "hole in mamplus_connect");
 _Static_assert(sizeof(struct mamplus_packet) == 112, "hole in mamplus_packet");
 _Static_assert(sizeof(struct mamplus_dns) == 344, "hole in mamplus_dns");
 _Static_assert(sizeof(struct mamplus_tamper) == 88, "hole in mamplus_tamper");
-_Static_assert(sizeof(struct mamplus_hold) == 56, "hole in mamplus_hold");
+_Static_assert(sizeof(struct mamplus_hold) == 96, "hole in mamplus_hold");
+_Static_assert(sizeof(struct mamplus_want) == 376, "hole in mamplus_want");
 #endif

@@ -14,8 +14,12 @@
 #define MAMPLUS_KNOWN_MAX 65536		/* files whose SHA-256 is remembered (LRU) */
 #define MAMPLUS_HELD_MAX 1024		/* starts that may wait at one time: 0.5 MB, allocated at load */
 #define MAMPLUS_GUARD_MAX 64
+#define MAMPLUS_OPENED_MAX 64		/* threads of the responder */
+#define MAMPLUS_INTERPRETERS_MAX 1024	/* contents */
+#define MAMPLUS_PATTERNS_MAX 64		/* paths of interpreters */
+#define MAMPLUS_PATTERN_LEN 128		/* bytes, NUL included */
 #define MAMPLUS_EVENTS_BYTES (1 << 20)	/* the events ring */
-#define MAMPLUS_HOLDS_BYTES (1 << 17)	/* the holds ring: as many as may wait, 64 bytes each, twice */
+#define MAMPLUS_HOLDS_BYTES (1 << 19)	/* the holds ring: as many as may wait, each with a path */
 
 /* Key of `known`: which file. Its value is compared with the file before it is believed. */
 struct mamplus_file_key {
@@ -36,6 +40,11 @@ struct mamplus_known {
  * size and ctime (written in the same clock tick; or on tmpfs, through a shared mapping).
  */
 #define MAMPLUS_KNOWN_ONCE 0x1
+/*
+ * The responder has the file open and hashes it; there is no content to believe yet. A writer that opens the
+ * file removes the entry, so the responder replaces it (BPF_EXIST) or learns that it read what is gone.
+ */
+#define MAMPLUS_KNOWN_PENDING 0x2
 
 /*
  * Every BLE table: blocks of buckets of eight words, each an identity (mamplus_identity.h) and a
@@ -125,7 +134,45 @@ struct mamplus_held {
 	unsigned long long boot_ns;
 	unsigned long long start_ns;	/* task_struct.start_boottime: a reused pid differs */
 	struct mamplus_file file;
+	struct mamplus_file loader;	/* its ELF interpreter, when that is unknown; ino 0: it is known, or there is none */
 	struct mamplus_exec exec;	/* the record of the start: the answer's record is made from it */
+};
+
+/* What became of an access that waits. */
+enum mamplus_wait_state {
+	MAMPLUS_WAIT_ASKED = 0,
+	MAMPLUS_WAIT_HASHED = 1,	/* `known` has what is good once */
+	MAMPLUS_WAIT_FAILED = 2,	/* its content cannot be had: the declared answer */
+};
+
+/* Value of `waits`, by thread: its access was undone, and is tried again once the thread goes on. */
+struct mamplus_wait {
+	unsigned long long boot_ns;	/* of the first try */
+	unsigned long long start_ns;	/* task_struct.start_boottime: a reused number differs */
+	struct mamplus_file file;
+	unsigned int tgid;
+	unsigned int state;		/* enum mamplus_wait_state */
+};
+
+/* Value of `opened`, by thread of the responder: the kernel's own words about what it opened last. */
+struct mamplus_opened {
+	struct mamplus_file file;
+	struct mamplus_file backing;	/* on overlayfs: the file of the layer below, opened with it; ino 0: none */
+	unsigned int flags;		/* MAMPLUS_OPENED_ */
+	unsigned int pad;
+};
+
+#define MAMPLUS_OPENED_WRITTEN 0x1	/* somebody has it open for writing */
+#define MAMPLUS_OPENED_UNLINKED 0x2	/* no name: a memfd's writers are not counted by the kernel */
+
+/* Key of `interpreters`. */
+struct mamplus_content {
+	unsigned char sha256[MAMPLUS_SHA256_LEN];
+};
+
+/* Value of `patterns`: fnmatch(3) of a program's path; the first empty one ends them. */
+struct mamplus_pattern {
+	char text[MAMPLUS_PATTERN_LEN];
 };
 
 /* The one element of `heartbeat`, memory-mapped by its writers; CLOCK_BOOTTIME. */
@@ -171,7 +218,9 @@ _Static_assert(sizeof(struct mamplus_known) == 56, "hole in mamplus_known");
 _Static_assert(sizeof(struct mamplus_bucket) == 64, "a bucket is one cache line");
 _Static_assert(sizeof(struct mamplus_shape) == 856, "hole in mamplus_shape");
 _Static_assert(sizeof(struct mamplus_guard_key) == 20, "hole in mamplus_guard_key");
-_Static_assert(sizeof(struct mamplus_held) == 464, "hole in mamplus_held");
+_Static_assert(sizeof(struct mamplus_wait) == 64, "hole in mamplus_wait");
+_Static_assert(sizeof(struct mamplus_opened) == 88, "hole in mamplus_opened");
+_Static_assert(sizeof(struct mamplus_held) == 504, "hole in mamplus_held");
 _Static_assert(sizeof(struct mamplus_heartbeat) == 40, "hole in mamplus_heartbeat");
 _Static_assert(sizeof(struct mamplus_answer_args) == 16, "hole in mamplus_answer_args");
 _Static_assert(sizeof(struct mamplus_posture) == 36, "hole in mamplus_posture");

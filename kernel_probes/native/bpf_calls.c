@@ -145,7 +145,7 @@ int mamplus_map_create(uint32_t type, uint32_t key_size, uint32_t value_size, ui
 	return call(BPF_MAP_CREATE, &attr);
 }
 
-static int element(int command, int map_fd, const void *key, const void *value)
+static int element(int command, int map_fd, const void *key, const void *value, uint64_t flags)
 {
 	union bpf_attr attr;
 
@@ -153,28 +153,34 @@ static int element(int command, int map_fd, const void *key, const void *value)
 	attr.map_fd = map_fd;
 	attr.key = address(key);
 	attr.value = address(value);
+	attr.flags = flags;
 	return call(command, &attr);
 }
 
 int mamplus_map_lookup(int map_fd, const void *key, void *value)
 {
-	return element(BPF_MAP_LOOKUP_ELEM, map_fd, key, value);
+	return element(BPF_MAP_LOOKUP_ELEM, map_fd, key, value, 0);
 }
 
 int mamplus_map_update(int map_fd, const void *key, const void *value)
 {
-	return element(BPF_MAP_UPDATE_ELEM, map_fd, key, value);
+	return element(BPF_MAP_UPDATE_ELEM, map_fd, key, value, BPF_ANY);
+}
+
+int mamplus_map_replace(int map_fd, const void *key, const void *value)
+{
+	return element(BPF_MAP_UPDATE_ELEM, map_fd, key, value, BPF_EXIST);
 }
 
 int mamplus_map_delete(int map_fd, const void *key)
 {
-	return element(BPF_MAP_DELETE_ELEM, map_fd, key, NULL);
+	return element(BPF_MAP_DELETE_ELEM, map_fd, key, NULL, 0);
 }
 
 /* `next` has the place of `value` in the kernel's union. */
 int mamplus_map_next(int map_fd, const void *key, void *next)
 {
-	return element(BPF_MAP_GET_NEXT_KEY, map_fd, key, next);
+	return element(BPF_MAP_GET_NEXT_KEY, map_fd, key, next, 0);
 }
 
 static int batch(int command, int map_fd, const void *keys, const void *values, uint32_t count)

@@ -32,6 +32,7 @@ int mamplus_run(int prog_fd, const void *context, uint32_t size, uint32_t *resul
 int mamplus_map_create(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries, uint32_t flags);
 int mamplus_map_lookup(int map_fd, const void *key, void *value);
 int mamplus_map_update(int map_fd, const void *key, const void *value);
+int mamplus_map_replace(int map_fd, const void *key, const void *value);	/* -ENOENT (2): the key is not there */
 int mamplus_map_delete(int map_fd, const void *key);
 int mamplus_map_next(int map_fd, const void *key, void *next);
 /* Many at once; the kernel waits for running programs once. -EINVAL or -ENOTSUPP (524): this kernel cannot. */

@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,9 +56,14 @@ static void die(const char *what, int error)
 
 /* --- answers ------------------------------------------------------------------------------- */
 
-static void answer_job(struct job *job, bool hashed)
+static void answer_job(struct job *job, enum hash_state hashed)
 {
-	hold_answer(&pins, &job->hold, job->pidfd, hashed);
+	struct mamplus_want want = { .hold = job->hold, .pid = job->pid };
+
+	if (job->hold.op)
+		access_answer(&pins, &want, job->pidfd, hashed);
+	else
+		hold_answer(&pins, &job->hold, job->pidfd, hashed != HASH_NONE);
 	job->pidfd = -1;
 	job_answered(job);
 }
@@ -68,7 +74,7 @@ static void settle(struct job *job, enum job_state state)
 		if (state == JOB_DONE)
 			answer_job(job, job->hashed);
 		else if (job->deadline_ns <= boot_ns())
-			answer_job(job, false);
+			answer_job(job, HASH_NONE);
 		else if (job->deadline_ns < next_ns)
 			next_ns = job->deadline_ns;
 	}
@@ -78,13 +84,13 @@ static void settle(struct job *job, enum job_state state)
 
 /* --- starts that wait ---------------------------------------------------------------------- */
 
-static uint64_t deadline(void)
+static uint64_t deadline(uint64_t from_ns)
 {
 	struct mamplus_posture posture = { 0 };
 	uint32_t zero = 0;
 
 	mamplus_map_lookup(pins.posture, &zero, &posture);
-	return boot_ns() + posture.deadline_ms * NS_PER_MS;
+	return from_ns + posture.deadline_ms * NS_PER_MS;
 }
 
 static void take(const struct mamplus_hold *hold)
@@ -94,11 +100,41 @@ static void take(const struct mamplus_hold *hold)
 
 	if (pidfd < 0)
 		return;
-	job = job_add(hold, pidfd, deadline());
+	job = job_add(&(struct job){ .hold = *hold, .pidfd = pidfd, .deadline_ns = deadline(boot_ns()) });
 	if (!job)
 		hold_answer(&pins, hold, pidfd, false);	/* no room: the declared answer now, and not a start that hangs */
 	else if (job_is_known(job))
 		close(pidfd);
+}
+
+/* An access that waits (lsm_exec.bpf.c), or nobody: then its file is hashed for the next one. */
+static void take_want(const struct mamplus_want *want, size_t size)
+{
+	struct job wanted = { .hold = want->hold, .pid = want->pid, .from = want->from, .to = want->to, .pidfd = -1,
+			      .deadline_ns = deadline(want->hold.boot_ns), .is_answered = !want->pid };
+	struct job *job;
+
+	if (want->pid && (wanted.pidfd = access_claim(&pins, want)) < 0)
+		return;
+	if (want->path[0])
+		wanted.path = strndup(want->path, size - offsetof(struct mamplus_want, path));
+	job = job_add(&wanted);
+	if (job && !job_is_known(job))
+		return;
+	free(wanted.path);
+	if (!job && wanted.pidfd >= 0)
+		access_answer(&pins, want, wanted.pidfd, HASH_NONE);	/* no room: the declared answer, and not a task that hangs */
+	else if (wanted.pidfd >= 0)
+		close(wanted.pidfd);
+}
+
+/* What waited for a predecessor asks anew. */
+static void ask_anew(const struct mamplus_want *want)
+{
+	int pidfd = access_claim(&pins, want);
+
+	if (pidfd >= 0)
+		access_answer(&pins, want, pidfd, HASH_KEPT);	/* its next try finds nothing, and waits for this responder */
 }
 
 static void drain(struct mamplus_ring *ring)
@@ -107,7 +143,10 @@ static void drain(struct mamplus_ring *ring)
 	uint32_t size;
 
 	while ((hold = mamplus_ring_next(ring, &size))) {
-		take(hold);
+		if (hold->op)
+			take_want((const struct mamplus_want *)hold, size);
+		else
+			take(hold);
 		mamplus_ring_done(ring);
 	}
 }
@@ -204,6 +243,7 @@ static void serve(int ready_fd)
 		die("threads", -error);
 	beat();
 	holds_each(&pins, take);	/* what a predecessor left stopped */
+	accesses_each(&pins, ask_anew);
 	dprintf(ready_fd, "%d\n", getpid());
 	close(ready_fd);
 	loop(ring, epoll_fd, done_fd, signal_fd);
@@ -226,7 +266,8 @@ static void open_pins(void)
 	int error;
 
 	pins = (struct pins){ .held = pin("held"), .known = pin("known"), .holds = pin("holds"), .posture = pin("posture"),
-			      .heartbeat = pin("heartbeat"), .answer = pin("prog_mamplus_answer") };
+			      .heartbeat = pin("heartbeat"), .answer = pin("prog_mamplus_answer"), .waits = pin("waits"),
+			      .opened = pin("opened"), .interpreters = pin("interpreters"), .patterns = pin("patterns") };
 	heartbeat = mmap(NULL, sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE, MAP_SHARED, pins.heartbeat, 0);
 	if (heartbeat == MAP_FAILED)
 		die("heartbeat", errno);

@@ -67,11 +67,66 @@ void holds_each(const struct pins *pins, void (*visit)(const struct mamplus_hold
 
 	while (mamplus_map_next(pins->held, last, &tgid) == 0) {
 		if (mamplus_map_lookup(pins->held, &tgid, &entry) == 0) {
-			struct mamplus_hold hold = { .boot_ns = entry.boot_ns, .tgid = tgid, .file = entry.file };
+			struct mamplus_hold hold = { .boot_ns = entry.boot_ns, .tgid = tgid, .file = entry.file,
+						     .loader = entry.loader };
 
 			visit(&hold);
 		}
 		key = tgid;
+		last = &key;
+	}
+}
+
+/* Whether the thread still waits for this. If not it went on, or its stop came after the answer: let it go on. */
+int access_claim(const struct pins *pins, const struct mamplus_want *want)
+{
+	int pidfd = syscall(SYS_pidfd_open, want->hold.tgid, 0);
+	struct mamplus_wait wait;
+	struct mamplus_held start;
+
+	if (pidfd < 0)
+		return -1;
+	if (mamplus_map_lookup(pins->waits, &want->pid, &wait) == 0 && wait.boot_ns == want->hold.boot_ns &&
+	    wait.tgid == want->hold.tgid)
+		return pidfd;
+	if (mamplus_map_lookup(pins->held, &want->hold.tgid, &start) < 0)
+		send_signal(pidfd, SIGCONT);
+	close(pidfd);
+	return -1;
+}
+
+/* The thread tries again, and finds its file known, or in `waits` what came of it. */
+void access_answer(const struct pins *pins, const struct mamplus_want *want, int pidfd, enum hash_state hashed)
+{
+	struct mamplus_wait wait;
+
+	if (mamplus_map_lookup(pins->waits, &want->pid, &wait) == 0 && wait.boot_ns == want->hold.boot_ns) {
+		wait.state = hashed == HASH_NONE ? MAMPLUS_WAIT_FAILED : MAMPLUS_WAIT_HASHED;
+		if (hashed == HASH_KEPT)
+			(void)mamplus_map_delete(pins->waits, &want->pid);
+		else
+			(void)mamplus_map_update(pins->waits, &want->pid, &wait);
+	}
+	send_signal(pidfd, SIGCONT);
+	close(pidfd);
+}
+
+void accesses_each(const struct pins *pins, void (*visit)(const struct mamplus_want *want))
+{
+	struct mamplus_want want = { 0 };
+	struct mamplus_wait wait;
+	uint32_t pid, key, *last = NULL;
+
+	/* Bounded: an LRU that changes meanwhile may be walked in circles. */
+	for (int i = 0; i < MAMPLUS_HELD_MAX && mamplus_map_next(pins->waits, last, &pid) == 0; i++) {
+		if (mamplus_map_lookup(pins->waits, &pid, &wait) == 0 && wait.state == MAMPLUS_WAIT_ASKED) {
+			want.hold = (struct mamplus_hold){ .boot_ns = wait.boot_ns, .tgid = wait.tgid, .file = wait.file };
+			want.pid = pid;
+			visit(&want);
+			if (mamplus_map_lookup(pins->waits, &pid, &wait) < 0)
+				continue;	/* removed: `last` is still there */
+		}
+		key = pid;
 		last = &key;
 	}
 }

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Hashing the program of a start that waits.
+ * Hashing what a start or an access waits for; responder_open.c says which file that is.
  *
- * The file is opened through /proc/<tgid>/exe, so no path is ever followed. That the process is
- * still the one that waits is asked after the open: `held` loses its entry before a pid can be
- * used again. Device and inode are not compared: on btrfs and overlayfs stat(2) shows others
- * than the kernel's inode has. While the program runs, nobody can open it for writing.
+ * With lsm_exec.bpf.c attached every writer is seen: the kernel notes in `known` that the file is being read when
+ * it is opened here, a writer that comes later removes that note, and only what replaces it is remembered. So
+ * what changes while it is hashed is not believed, whatever its size and times say.
  */
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <linux/magic.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -30,34 +30,6 @@
 static struct pins pins;
 static int done;
 
-static bool still_waits(const struct mamplus_hold *hold)
-{
-	struct mamplus_held entry;
-
-	return mamplus_map_lookup(pins.held, &hold->tgid, &entry) == 0 && entry.boot_ns == hold->boot_ns;
-}
-
-static bool is_as_held(const struct stat *stat, const struct mamplus_file *file)
-{
-	return (uint64_t)stat->st_size == file->size && stat->st_ctim.tv_sec == file->ctime_s &&
-	       stat->st_ctim.tv_nsec == file->ctime_ns;
-}
-
-static int open_program(const struct mamplus_hold *hold)
-{
-	char path[32];
-	struct stat stat;
-	int fd;
-
-	snprintf(path, sizeof(path), "/proc/%u/exe", hold->tgid);
-	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-	if (fd >= 0 && still_waits(hold) && fstat(fd, &stat) == 0 && is_as_held(&stat, &hold->file))
-		return fd;
-	if (fd >= 0)
-		close(fd);
-	return -1;
-}
-
 /* A start that is answered gives way to one that waits. */
 static bool goes_on(void *job)
 {
@@ -65,27 +37,43 @@ static bool goes_on(void *job)
 }
 
 /* Where a later change may leave size and ctime as they are, the answer is good once. */
-static uint32_t known_flags(int fd, const struct mamplus_file *file)
+static uint32_t known_flags(const struct found_file *file, const struct mamplus_file *held)
 {
 	struct timespec now;
 	struct statfs fs;
-	int64_t age_ns, old_ns = CLOCK_TICKS_NS + (file->ctime_ns ? 0 : COARSE_NS);
+	int64_t age_ns, old_ns = CLOCK_TICKS_NS + (held->ctime_ns ? 0 : COARSE_NS);
 
-	clock_gettime(CLOCK_REALTIME, &now);
-	age_ns = (now.tv_sec - file->ctime_s) * NS_PER_S + now.tv_nsec - file->ctime_ns;
-	if (age_ns < old_ns || fstatfs(fd, &fs) || fs.f_type == TMPFS_MAGIC || fs.f_type == FUSE_MAGIC)
+	if (fstatfs(file->fd, &fs) || fs.f_type == FUSE_MAGIC)
 		return MAMPLUS_KNOWN_ONCE;
-	return 0;
+	if (file->is_told)	/* whoever opens it for writing from now on is seen, and the entry goes */
+		return file->flags ? MAMPLUS_KNOWN_ONCE : 0;
+	clock_gettime(CLOCK_REALTIME, &now);
+	age_ns = (now.tv_sec - held->ctime_s) * NS_PER_S + now.tv_nsec - held->ctime_ns;
+	return age_ns < old_ns || fs.f_type == TMPFS_MAGIC ? MAMPLUS_KNOWN_ONCE : 0;
 }
 
-bool hash_remember(int fd, const struct mamplus_file *file, const unsigned char *sha256)
+static enum hash_state remember(const struct found_file *file, const struct mamplus_file *held, const unsigned char *sha256)
 {
-	struct mamplus_file_key key = { .dev = file->dev, .ino = file->ino };
-	struct mamplus_known known = { .size = file->size, .ctime_s = file->ctime_s, .ctime_ns = file->ctime_ns };
+	struct mamplus_file_key key = { .dev = held->dev, .ino = held->ino };
+	struct mamplus_known known = { .size = held->size, .ctime_s = held->ctime_s, .ctime_ns = held->ctime_ns };
+	int error;
 
-	known.flags = known_flags(fd, file);
+	known.flags = known_flags(file, held);
 	memcpy(known.sha256, sha256, sizeof(known.sha256));
-	return mamplus_map_update(pins.known, &key, &known) == 0;
+	if (file->is_told && !known.flags)
+		error = mamplus_map_replace(pins.known, &key, &known);	/* the note of our reading is gone: it was written */
+	else
+		error = mamplus_map_update(pins.known, &key, &known);
+	if (error)
+		return HASH_NONE;
+	return known.flags ? HASH_ONCE : HASH_KEPT;
+}
+
+bool hash_remember(int fd, const struct mamplus_file *held, const unsigned char *sha256)
+{
+	struct found_file file = { .fd = fd };
+
+	return remember(&file, held, sha256) != HASH_NONE;
 }
 
 static bool is_remembered(const struct mamplus_file *file)
@@ -97,23 +85,71 @@ static bool is_remembered(const struct mamplus_file *file)
 	       known.size == file->size && known.ctime_s == file->ctime_s && known.ctime_ns == file->ctime_ns;
 }
 
-static bool hash(struct job *job, struct digest *digest)
+static bool matches(const char *pattern, const char *path)
 {
-	const struct mamplus_hold *hold = &job->hold;
-	unsigned char sha256[EVP_MAX_MD_SIZE];
-	struct stat after;
-	bool good;
-	int fd;
+	const char *name = strrchr(path, '/');
 
-	if (is_remembered(&hold->file))
-		return true;	/* another start of the same file was quicker */
-	fd = open_program(hold);
-	if (fd < 0)
-		return false;
-	good = digest_fd(digest, fd, goes_on, job, sha256) && fstat(fd, &after) == 0 && is_as_held(&after, &hold->file) &&
-	       hash_remember(fd, &hold->file, sha256);
-	close(fd);
-	return good;
+	return fnmatch(pattern, strchr(pattern, '/') || !name ? path : name + 1, FNM_PATHNAME) == 0;
+}
+
+/* A copy of an interpreter is one, too: it is known by its content from the first time that a file so named is hashed. */
+static void note_interpreter(int fd, const struct mamplus_file *file, const unsigned char *sha256)
+{
+	char link[32], path[4096];
+	struct mamplus_pattern pattern;
+	uint32_t yes = 1;
+	ssize_t length;
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	length = file->mode & 0111 ? readlink(link, path, sizeof(path) - 1) : -1;
+	if (length < 0)
+		return;
+	path[length] = '\0';
+	for (uint32_t i = 0; i < MAMPLUS_PATTERNS_MAX; i++) {
+		if (mamplus_map_lookup(pins.patterns, &i, &pattern) < 0 || !pattern.text[0])
+			return;
+		pattern.text[MAMPLUS_PATTERN_LEN - 1] = '\0';
+		if (matches(pattern.text, path)) {
+			(void)mamplus_map_update(pins.interpreters, sha256, &yes);
+			return;
+		}
+	}
+}
+
+typedef void opener(const struct pins *pins, const struct job *job, struct found_file *out);
+
+static enum hash_state hash_file(struct job *job, const struct mamplus_file *held, opener *open_it, struct digest *digest)
+{
+	struct found_file file = { .fd = -1 };
+	unsigned char sha256[EVP_MAX_MD_SIZE];
+	enum hash_state state = HASH_NONE;
+	struct stat after;
+
+	if (is_remembered(held))
+		return HASH_KEPT;	/* another start of the same file was quicker */
+	open_it(&pins, job, &file);
+	if (file.fd < 0)
+		return HASH_NONE;
+	if (digest_fd(digest, file.fd, goes_on, job, sha256) && fstat(file.fd, &after) == 0 && is_as_held(&after, held)) {
+		note_interpreter(file.fd, held, sha256);
+		state = remember(&file, held, sha256);
+	}
+	close(file.fd);
+	return state;
+}
+
+/* All that a job needs; as good as the least of it. */
+static enum hash_state hash(struct job *job, struct digest *digest)
+{
+	enum hash_state state, loader;
+
+	if (job->hold.op)
+		return hash_file(job, &job->hold.file, open_wanted, digest);
+	state = hash_file(job, &job->hold.file, open_start, digest);
+	if (state == HASH_NONE || !job->hold.loader.ino)
+		return state;
+	loader = hash_file(job, &job->hold.loader, open_loader, digest);
+	return loader < state ? loader : state;
 }
 
 static void *hash_jobs(void *is_small)
@@ -123,7 +159,7 @@ static void *hash_jobs(void *is_small)
 	struct job *job;
 
 	while ((job = job_take(is_small != NULL))) {
-		job_done(job, can_hash && hash(job, &digest));
+		job_done(job, can_hash ? hash(job, &digest) : HASH_NONE);
 		eventfd_write(done, 1);
 	}
 	return NULL;	/* the process ends: it takes the memory with it */

@@ -5,6 +5,7 @@
  * A job that passed its deadline is answered but stays until its thread is done with it.
  */
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -19,12 +20,23 @@ static pthread_cond_t queued = PTHREAD_COND_INITIALIZER;
 static bool ended;
 static struct job known;	/* stands for "that start is here already" */
 
-static bool same_start(const struct job *job, const struct mamplus_hold *hold)
+static bool is_one(const struct job *job, const struct job *other)
 {
-	return job->hold.tgid == hold->tgid && job->hold.boot_ns == hold->boot_ns;
+	return job->hold.tgid == other->hold.tgid && job->pid == other->pid && job->hold.boot_ns == other->hold.boot_ns;
 }
 
-struct job *job_add(const struct mamplus_hold *hold, int pidfd, uint64_t deadline_ns)
+static bool same_file(const struct mamplus_file *one, const struct mamplus_file *other)
+{
+	return one->ino && one->ino == other->ino && one->dev == other->dev;
+}
+
+static bool share_a_file(const struct mamplus_hold *one, const struct mamplus_hold *other)
+{
+	return same_file(&one->file, &other->file) || same_file(&one->file, &other->loader) ||
+	       same_file(&one->loader, &other->file) || same_file(&one->loader, &other->loader);
+}
+
+struct job *job_add(const struct job *wanted)
 {
 	struct job *room = NULL;
 
@@ -32,13 +44,14 @@ struct job *job_add(const struct mamplus_hold *hold, int pidfd, uint64_t deadlin
 	for (unsigned int i = 0; i < MAMPLUS_HELD_MAX; i++) {
 		if (jobs[i].state == JOB_FREE) {
 			room = room ? room : &jobs[i];
-		} else if (same_start(&jobs[i], hold)) {
+		} else if (is_one(&jobs[i], wanted)) {
 			pthread_mutex_unlock(&lock);
 			return &known;
 		}
 	}
 	if (room) {
-		*room = (struct job){ .hold = *hold, .pidfd = pidfd, .deadline_ns = deadline_ns, .state = JOB_QUEUED };
+		*room = *wanted;
+		room->state = JOB_QUEUED;
 		pthread_cond_broadcast(&queued);	/* not every thread takes every job */
 	}
 	pthread_mutex_unlock(&lock);
@@ -50,13 +63,23 @@ bool job_is_known(const struct job *job)
 	return job == &known;
 }
 
+/* Of two readers of one file, neither could tell whose note a writer removed (MAMPLUS_KNOWN_PENDING). */
+static bool is_being_read(const struct job *job)
+{
+	for (unsigned int i = 0; i < MAMPLUS_HELD_MAX; i++)
+		if (jobs[i].state == JOB_HASHING && share_a_file(&jobs[i].hold, &job->hold))
+			return true;
+	return false;
+}
+
 /* The oldest first. */
 static struct job *oldest_queued(bool small_only)
 {
 	struct job *oldest = NULL;
 
 	for (unsigned int i = 0; i < MAMPLUS_HELD_MAX; i++)
-		if (jobs[i].state == JOB_QUEUED && (!small_only || jobs[i].hold.file.size <= SMALL_BYTES) && (!oldest || jobs[i].hold.boot_ns < oldest->hold.boot_ns))
+		if (jobs[i].state == JOB_QUEUED && (!small_only || jobs[i].hold.file.size <= SMALL_BYTES) &&
+		    (!oldest || jobs[i].hold.boot_ns < oldest->hold.boot_ns) && !is_being_read(&jobs[i]))
 			oldest = &jobs[i];
 	return oldest;
 }
@@ -74,11 +97,12 @@ struct job *job_take(bool small_only)
 	return job;
 }
 
-void job_done(struct job *job, bool hashed)
+void job_done(struct job *job, enum hash_state hashed)
 {
 	pthread_mutex_lock(&lock);
 	job->hashed = hashed;
 	job->state = JOB_DONE;
+	pthread_cond_broadcast(&queued);	/* one that waits for this file can be taken now */
 	pthread_mutex_unlock(&lock);
 }
 
@@ -95,12 +119,19 @@ void jobs_each(void (*visit)(struct job *job, enum job_state state))
 	}
 }
 
+static void empty(struct job *job)
+{
+	free(job->path);
+	job->path = NULL;
+	job->state = JOB_FREE;
+}
+
 void job_answered(struct job *job)
 {
 	pthread_mutex_lock(&lock);
 	job->is_answered = true;
 	if (job->state == JOB_QUEUED)
-		job->state = JOB_FREE;
+		empty(job);
 	pthread_mutex_unlock(&lock);
 }
 
@@ -117,7 +148,7 @@ bool job_gives_way(const struct job *job)
 void job_free(struct job *job)
 {
 	pthread_mutex_lock(&lock);
-	job->state = JOB_FREE;
+	empty(job);
 	pthread_mutex_unlock(&lock);
 }
 

@@ -10,7 +10,7 @@
  *     then on whatever comes, until the responder reads again;
  *   - what waits for a hash longer than its deadline, as declared;
  *   - what the responder has read but not noted, by the file's identity behind /proc/PID/fd;
- *   - starts held by a signal, longer than their deadline.
+ *   - starts held by a signal, and accesses that wait to be tried again, longer than their deadline.
  *
  * It lies in the root of the cgroup hierarchies, so whoever freezes or throttles the agent's cgroup does not get it.
  * Its events have descriptor numbers above the responder's: an answer is given by number, and must not meet another's.
@@ -178,9 +178,24 @@ static void answer_held(const struct mamplus_hold *hold)
 
 /* --- life ---------------------------------------------------------------------------------------- */
 
+static void answer_wait(const struct mamplus_want *want)
+{
+	struct mamplus_posture posture = watch_posture();
+	int pidfd;
+
+	if (boot_ns() < want->hold.boot_ns + posture.deadline_ms * NS_PER_MS + GRACE_NS)
+		return;
+	pidfd = access_claim(kept.pins, want);
+	if (pidfd < 0)
+		return;
+	watch_count(MAMPLUS_W_KEPT_STARTS);
+	access_answer(kept.pins, want, pidfd, HASH_NONE);
+}
+
 static void look(void)
 {
 	holds_each(kept.pins, answer_held);
+	accesses_each(kept.pins, answer_wait);
 	if (kept.group >= 0)
 		mind_group(boot_ns());
 }
@@ -211,6 +226,7 @@ static void keep_alone(void)
 	take_over();
 	while (!has_successor() && !pins_are_gone(kept.bpffs)) {
 		holds_each(kept.pins, answer_held);
+		accesses_each(kept.pins, answer_wait);
 		while (kept.group >= 0 && handle_one())
 			;
 		(void)poll(&polled, 1, PERIOD_NO_GROUP_MS);

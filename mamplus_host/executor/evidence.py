@@ -43,7 +43,7 @@ def collect(decision: Decision, scope: str = "/") -> dict[str, Any]:
     if sockets:
         found["sockets"] = sockets
     if isinstance(event, Exec):
-        found["file"] = {**file_facts(f"/proc/{tgid}/exe", event.sha256), "path": _text(os.fsencode(event.path))}
+        found["file"] = _started(event)
     elif isinstance(event, FileAccess):
         found["file"] = _accessed(event)
     elif isinstance(event, FileChange):
@@ -51,10 +51,24 @@ def collect(decision: Decision, scope: str = "/") -> dict[str, Any]:
     return found
 
 
+def _started(event: Exec) -> dict[str, Any]:
+    """The program of a start; a process whose execve failed is still another program."""
+    exe = f"/proc/{event.head.tgid}/exe"
+    try:
+        is_it = os.stat(exe).st_ino == event.file.ino
+    except OSError:
+        is_it = True  # it has ended: `file_facts` says so
+    return {**file_facts(exe, event.sha256), "path": _text(os.fsencode(event.path))} if is_it else _as_seen(event)
+
+
 def _accessed(event: FileAccess) -> dict[str, Any]:
+    return {**_as_seen(event), "operation": event.op}
+
+
+def _as_seen(event: Exec | FileAccess) -> dict[str, Any]:
     """The file as the kernel saw it: its path is not followed, another file may lie there by now."""
     return {
-        "path": _text(os.fsencode(event.path)), "operation": event.op, "sha256": event.sha256,
+        "path": _text(os.fsencode(event.path)), "sha256": event.sha256,
         "size": event.file.size, "mode": stat.filemode(event.file.mode), "inode": event.file.ino,
     }  # fmt: skip
 

@@ -9,6 +9,7 @@ from struct import Struct
 
 COMM_LEN = 16
 PATH_LEN = 256
+LONG_PATH = 4096
 SHA256_LEN = 32
 ADDR_LEN = 16
 NAME_LEN = 256
@@ -26,9 +27,14 @@ SIDES = 2
 KNOWN_MAX = 65536
 HELD_MAX = 1024
 GUARD_MAX = 64
+OPENED_MAX = 64
+INTERPRETERS_MAX = 1024
+PATTERNS_MAX = 64
+PATTERN_LEN = 128
 EVENTS_BYTES = 1 << 20
-HOLDS_BYTES = 1 << 17
+HOLDS_BYTES = 1 << 19
 KNOWN_ONCE = 0x1
+KNOWN_PENDING = 0x2
 BUCKET_WORDS = 8
 BLOCK_BUCKETS = 2048
 VERDICT_BITS = 2
@@ -37,6 +43,8 @@ Q_PORT = 0x1
 Q_PROTOCOL = 0x2
 PROBES4_MAX = 132
 PROBES6_MAX = 256
+OPENED_WRITTEN = 0x1
+OPENED_UNLINKED = 0x2
 REPLY_FOUND = 0x1
 REPLY_KILL = 0x2
 REPLY_CONT = 0x4
@@ -112,6 +120,11 @@ OBJECT_LINK = 3
 OBJECT_DIRECTORY = 4
 OBJECT_MOUNT = 5
 OBJECT_CGROUP = 6
+
+# enum mamplus_wait_state
+WAIT_ASKED = 0
+WAIT_HASHED = 1
+WAIT_FAILED = 2
 
 # enum mamplus_mode
 MODE_ENFORCE = 0
@@ -362,18 +375,86 @@ TAMPER_FIELDS = (
     "argument",
 )
 
-HOLD = Struct("=QIIQQQqII")  # 56 bytes
+HOLD = Struct("=QIIQQQqIIQQQqII")  # 96 bytes
 HOLD_FIELDS = (
     "boot_ns",
     "tgid",
-    "pad",
+    "op",
     "file_dev",
     "file_ino",
     "file_size",
     "file_ctime_s",
     "file_ctime_ns",
     "file_mode",
+    "loader_dev",
+    "loader_ino",
+    "loader_size",
+    "loader_ctime_s",
+    "loader_ctime_ns",
+    "loader_mode",
 )
+
+WANT = Struct("=QIIQQQqIIQQQqIIQQII256s")  # 376 bytes
+WANT_FIELDS = (
+    "hold_boot_ns",
+    "hold_tgid",
+    "hold_op",
+    "hold_file_dev",
+    "hold_file_ino",
+    "hold_file_size",
+    "hold_file_ctime_s",
+    "hold_file_ctime_ns",
+    "hold_file_mode",
+    "hold_loader_dev",
+    "hold_loader_ino",
+    "hold_loader_size",
+    "hold_loader_ctime_s",
+    "hold_loader_ctime_ns",
+    "hold_loader_mode",
+    "from",
+    "to",
+    "pid",
+    "pad",
+    "path",
+)
+
+WAIT = Struct("=QQQQQqIIII")  # 64 bytes
+WAIT_FIELDS = (
+    "boot_ns",
+    "start_ns",
+    "file_dev",
+    "file_ino",
+    "file_size",
+    "file_ctime_s",
+    "file_ctime_ns",
+    "file_mode",
+    "tgid",
+    "state",
+)
+
+OPENED = Struct("=QQQqIIQQQqIIII")  # 88 bytes
+OPENED_FIELDS = (
+    "file_dev",
+    "file_ino",
+    "file_size",
+    "file_ctime_s",
+    "file_ctime_ns",
+    "file_mode",
+    "backing_dev",
+    "backing_ino",
+    "backing_size",
+    "backing_ctime_s",
+    "backing_ctime_ns",
+    "backing_mode",
+    "flags",
+    "pad",
+)
+
+CONTENT = Struct("=32s")  # 32 bytes
+CONTENT_FIELDS = ("sha256",)
+
+PATTERN = Struct("=128s")  # 128 bytes
+PATTERN_FIELDS = ("text",)
 
 FILE_KEY = Struct("=QQ")  # 16 bytes
 FILE_KEY_FIELDS = (
@@ -436,7 +517,7 @@ POSTURE_FIELDS = (
     "down_connect_s",
 )
 
-HELD = Struct("=QQQQQqIIQQQIIIIIIHHI16sQQQqII32sQ256s")  # 464 bytes
+HELD = Struct("=QQQQQqIIQQQqIIQQQIIIIIIHHI16sQQQqII32sQ256s")  # 504 bytes
 HELD_FIELDS = (
     "boot_ns",
     "start_ns",
@@ -446,6 +527,12 @@ HELD_FIELDS = (
     "file_ctime_s",
     "file_ctime_ns",
     "file_mode",
+    "loader_dev",
+    "loader_ino",
+    "loader_size",
+    "loader_ctime_s",
+    "loader_ctime_ns",
+    "loader_mode",
     "exec_head_boot_ns",
     "exec_head_cgroup_id",
     "exec_head_generation",

@@ -25,6 +25,7 @@ from mamplus_host.kernel import guard, layout, pins, responder
 from mamplus_host.kernel._native import lib
 from mamplus_host.kernel.bpf import Fd, Map, checked
 from mamplus_host.kernel.guard import Guard
+from mamplus_host.kernel.interpreters import Interpreters
 from mamplus_host.kernel.ring import EventRing
 from mamplus_host.kernel.tables import Tables
 from mamplus_host.kernel.watching import Watching
@@ -48,6 +49,7 @@ class Kernel:
         self._config, self._directory = config, directory
         self.tables = tables
         self.watching = Watching(directory)
+        self.interpreters = Interpreters(directory, self.tables)
         with Fd.open(directory / "events") as events, Fd.open(directory / "waiting") as waiting:
             self.ring = EventRing(events, waiting)
         with Fd.open(directory / "heartbeat") as heartbeat:

@@ -22,9 +22,8 @@ from mamplus_host.kernel.bpf import Fd, checked
 
 HERE = Path(__file__).resolve().parent
 OBJECTS = tuple(HERE / "objects" / f"{name}.bpf.o" for name in ("exec", "connect", "packet", "watch"))
-OPTIONAL_OBJECTS = (  # their headers say which kernels take them
-    HERE / "objects" / "signal.bpf.o",
-    HERE / "objects" / "tamper.bpf.o",
+OPTIONAL_OBJECTS = tuple(  # their headers say which kernels take them
+    HERE / "objects" / f"{name}.bpf.o" for name in ("signal", "tamper", "lsm_exec")
 )
 GUARD_OBJECT = HERE / "objects" / "lsm_guard.bpf.o"  # `guard.py` loads it
 LOADER = HERE / "native" / "mamplus-loader"
@@ -38,7 +37,14 @@ TRACING = {
 }
 # What an optional object brings; attached where its program was loaded. The call is the same for a tracepoint and an
 # LSM hook.
-OPTIONAL_TRACING = {"mamplus_signal": "tp_btf/signal_generate", "mamplus_tamper": "tp_btf/signal_generate"}
+OPTIONAL_TRACING = {
+    "mamplus_signal": "tp_btf/signal_generate",
+    "mamplus_tamper": "tp_btf/signal_generate",
+    "mamplus_bprm": "lsm/bprm_check_security",
+    "mamplus_mmap": "lsm/mmap_file",
+    "mamplus_mprotect": "lsm/file_mprotect",
+    "mamplus_open": "lsm/file_open",
+}
 GUARD = {  # self-protection, where the kernel has BPF LSM: all of them or none
     "mamplus_guard_kill": "lsm/task_kill",
     "mamplus_guard_ptrace": "lsm/ptrace_access_check",
@@ -66,8 +72,8 @@ PACKET = {"in": "mamplus_packet_in", "out": "mamplus_packet_out"}
 UNATTACHED = ("mamplus_answer", "mamplus_access", *PACKET.values())
 LINKS = (*TRACING, *CGROUP)
 MAPS = (
-    "active", "asked", "ble", "counters", "events", "guard",
-    "heartbeat", "held", "holds", "known", "posture", "scope", "shape", "waiting", "watch",
+    "active", "asked", "ble", "counters", "events", "guard", "heartbeat", "held", "holds", "interpreters", "known",
+    "loaders", "opened", "patterns", "posture", "scope", "shape", "waiting", "waits", "watch",
 )  # fmt: skip
 GUARD_MAPS = ("guard_state", "own", "own_objects")
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
+from itertools import islice
 from pathlib import Path
 from socket import htons
 from typing import NamedTuple
@@ -42,6 +43,7 @@ from mamplus_host.standing_rules import UNSAID, Standing
 
 ENTRIES_A_SECOND = 20_000  # of building anew because entries end: a thousandth of a core
 RESPONDER_STALE_MS = 3000  # three heartbeats
+_BATCH = 4096  # keys deleted in one call
 _FIRST = bytes(4)  # key of a one-element array
 _COUNTERS = {
     "produced": layout.C_PRODUCED,
@@ -253,6 +255,7 @@ class Tables:
         if believed and flags & layout.KNOWN_ONCE:
             return ""
         is_same = (size, ctime_s, ctime_ns) == (file.size, file.ctime_s, file.ctime_ns)
+        is_same = is_same and not flags & layout.KNOWN_PENDING
         return sha256.hex() if is_same else ""
 
     def remember(self, file: File, sha256: str) -> None:
@@ -263,6 +266,11 @@ class Tables:
     def forget(self, dev: int, ino: int) -> bool:
         """Make the next start of the file wait for its hash; False when it was not remembered."""
         return self._known.remove(layout.FILE_KEY.pack(dev, ino))
+
+    def forget_all(self) -> None:
+        """Make every file unknown."""
+        while keys := list(islice(self._known.keys(), _BATCH)):
+            self._known.remove_many(keys)
 
     def _map(self, name: str, key_size: int, value_size: int) -> Map:
         return Map.pinned(self._directory / name, key_size, value_size)

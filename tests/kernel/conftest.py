@@ -20,7 +20,7 @@ from mamplus_host.ble.encode import encode
 from mamplus_host.ble.entry import Entry, Kind, canonical
 from mamplus_host.ble.format import Generation
 from mamplus_host.config import CGROUP2_MOUNTS, Config, cgroup_dir, parse
-from mamplus_host.kernel import layout, responder
+from mamplus_host.kernel import layout, pins, responder
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.kernel.tables import LoadReport, file_of
 from mamplus_host.verdicts import Verdict
@@ -39,6 +39,7 @@ BUILD: dict[str, list[str]] = {
     "traced": [],
     "waker": [],
     "tracer": [],
+    "wants": ["-pthread"],
 }
 DEADLINE_S = 20.0
 
@@ -219,6 +220,13 @@ def configure(cgroup: Path, tmp_path: Path) -> Iterator[Callable[..., Config]]:
     yield lambda **sections: parse(base | sections | {"agent": unguarded | sections.get("agent", {})})
     responder.stop(made)
     Kernel.detach(made)
+
+
+@pytest.fixture
+def below_lsm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts as they are held without BPF LSM, on a kernel with it, too."""
+    others = tuple(path for path in pins.OPTIONAL_OBJECTS if path.name != "lsm_exec.bpf.o")
+    monkeypatch.setattr(pins, "OPTIONAL_OBJECTS", others)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from mamplus_host.verdicts import Verdict
 
 from .conftest import Agent, end, sha256
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("below_lsm")]
 MARK_EXIT = 7  # of mark.c, when it was let run
 COPIES = 200
 SLOW_BYTES = 1 << 28

@@ -13,7 +13,7 @@ from mamplus_host.kernel import layout, responder
 
 from .conftest import Agent, end
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("below_lsm")]
 TRIES = 100
 SLOW_BYTES = 1 << 30
 

@@ -15,7 +15,9 @@ from mamplus_host.verdicts import Verdict
 INCLUDE = Path(__file__).resolve().parents[2] / "kernel_probes" / "include"
 HEADERS = ("mamplus_events.h", "mamplus_tables.h", "mamplus_watch.h", "mamplus_guard.h")
 STRUCTS = sorted(name.removesuffix("_FIELDS") for name in vars(layout) if name.endswith("_FIELDS"))
-NESTED = ("exec_head_", "exec_file_", "head_", "file_", "exec_")
+NESTED = (
+    "exec_head_", "exec_file_", "hold_file_", "hold_loader_", "head_", "file_", "exec_", "hold_", "loader_", "backing_",
+)  # fmt: skip
 DEFINE = re.compile(r"^#define (MAMPLUS_\w+) ", re.MULTILINE)
 ENUMERATOR = re.compile(r"^\t(MAMPLUS_\w+) = \d+,", re.MULTILINE)
 STRUCT = re.compile(r"^struct mamplus_(\w+) \{", re.MULTILINE)

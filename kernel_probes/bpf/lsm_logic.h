@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What an LSM hook decides about a file, by its content.
+ *
+ * Known content is judged at once. For unknown content the access is undone: the hook returns -ERESTARTNOINTR
+ * and stops the thread, so that the kernel repeats the system call when the responder, who has hashed the file
+ * meanwhile, lets it go on. Nothing is open, mapped or started before it is judged, so whoever sends a SIGCONT,
+ * traces the task or shares its memory gains nothing: the access is only asked about once more.
+ *
+ * These hooks can be preempted, so no per-CPU scratch: what does not fit the stack is built in the ring.
+ */
+#ifndef MAMPLUS_LSM_LOGIC_H
+#define MAMPLUS_LSM_LOGIC_H
+
+#include "exec_logic.h"
+#include "scope.h"
+
+#define MAMPLUS_EPERM 1
+#define MAMPLUS_EAGAIN 11
+#define MAMPLUS_ERESTARTNOINTR 513
+#define MAMPLUS_SIGSTOP 19
+#define MAMPLUS_PF_IO_WORKER 0x00000010
+#define MAMPLUS_PF_KTHREAD 0x00200000
+#define MAMPLUS_NR_IO_URING_ENTER 426	/* on every architecture */
+#define MAMPLUS_S_IFMT 0170000
+#define MAMPLUS_S_IFREG 0100000
+
+/* What a task wants. */
+struct wish {
+	struct mamplus_file file;
+	__u32 flags;		/* MAMPLUS_F_ that the file earns */
+	__u32 op;		/* enum mamplus_op; 0: to start it, as a script */
+	__u64 from, to;		/* mprotect: where it is mapped */
+	bool is_written;	/* somebody has it open for writing */
+};
+
+static __always_inline bool is_regular(struct inode *inode)
+{
+	return (inode->i_mode & MAMPLUS_S_IFMT) == MAMPLUS_S_IFREG;
+}
+
+static __always_inline void see_ctime(struct mamplus_file *out, struct inode *inode)
+{
+	struct inode___renamed *renamed = (void *)inode;
+	struct inode___discrete *discrete = (void *)inode;
+
+	if (bpf_core_field_exists(discrete->i_ctime_sec)) {
+		out->ctime_s = discrete->i_ctime_sec;
+		out->ctime_ns = discrete->i_ctime_nsec;
+	} else if (bpf_core_field_exists(renamed->__i_ctime)) {
+		out->ctime_s = renamed->__i_ctime.tv_sec;
+		out->ctime_ns = renamed->__i_ctime.tv_nsec;
+	} else {
+		out->ctime_s = inode->i_ctime.tv_sec;
+		out->ctime_ns = inode->i_ctime.tv_nsec;
+	}
+	out->ctime_ns &= MAMPLUS_CTIME_NS_MASK;
+}
+
+/* As fill_file(), of a file that the verifier knows as one: plain loads, for this runs at every open. */
+static __always_inline __u32 see_file(struct mamplus_file *out, struct file *file)
+{
+	struct inode *inode = file->f_inode;
+
+	out->dev = inode->i_sb->s_dev;
+	out->ino = inode->i_ino;
+	out->size = inode->i_size;
+	out->mode = inode->i_mode;
+	see_ctime(out, inode);
+	return inode->i_nlink ? 0 : MAMPLUS_F_DELETED;
+}
+
+static __always_inline void fill_wish(struct wish *wish, struct file *file, __u32 op)
+{
+	struct inode *inode = file->f_inode;
+
+	__builtin_memset(wish, 0, sizeof(*wish));
+	wish->flags = see_file(&wish->file, file);
+	wish->is_written = inode->i_writecount.counter > 0;
+	wish->op = op;
+}
+
+/* The responder and the agent are never asked about, and PID 1 is never refused. */
+static __always_inline bool is_exempt(void)
+{
+	__u32 zero = 0, tgid = bpf_get_current_pid_tgid() >> 32;
+	struct mamplus_heartbeat *beat = bpf_map_lookup_elem(&heartbeat, &zero);
+
+	return tgid == 1 || (beat && (beat->responder_tgid == tgid || beat->agent_tgid == tgid));
+}
+
+/* path: NULL where the hook may not ask for one. It must come from the hook's own arguments, or the verifier objects. */
+static __always_inline void name_it(char *out, struct path *path, struct file *file)
+{
+	const unsigned char *name;
+
+	__builtin_memset(out, 0, MAMPLUS_PATH_LEN);
+	if (path && bpf_d_path(path, out, MAMPLUS_PATH_LEN) > 0)
+		return;
+	name = BPF_CORE_READ(file, f_path.dentry, d_name.name);	/* the end of it, when it is too long */
+	bpf_probe_read_kernel_str(out, MAMPLUS_PATH_LEN, name);
+}
+
+/* --- records ------------------------------------------------------------------------------- */
+
+static __always_inline void tell_start(const struct wish *wish, const struct mamplus_head *judged,
+				       const unsigned char *sha256, struct path *path, struct file *file)
+{
+	struct mamplus_exec *record = reserve(sizeof(*record));
+
+	if (!record) {
+		count(MAMPLUS_C_LOST);
+		return;
+	}
+	fill_head(&record->head, MAMPLUS_KIND_EXEC, sizeof(*record));
+	take_judgement(&record->head, judged);
+	record->file = wish->file;
+	__builtin_memset(record->sha256, 0, MAMPLUS_SHA256_LEN);
+	if (sha256)
+		__builtin_memcpy(record->sha256, sha256, MAMPLUS_SHA256_LEN);
+	record->waited_ns = 0;
+	name_it(record->path, path, file);
+	submit(record, sizeof(*record), true);
+}
+
+static __always_inline void tell_access(const struct wish *wish, const struct mamplus_head *judged,
+					const unsigned char *sha256, struct path *path, struct file *file)
+{
+	struct mamplus_access *record = reserve(sizeof(*record));
+
+	if (!record) {
+		count(MAMPLUS_C_LOST);
+		return;
+	}
+	fill_head(&record->head, MAMPLUS_KIND_FILE, sizeof(*record));
+	take_judgement(&record->head, judged);
+	record->file = wish->file;
+	__builtin_memset(record->sha256, 0, MAMPLUS_SHA256_LEN);
+	if (sha256)
+		__builtin_memcpy(record->sha256, sha256, MAMPLUS_SHA256_LEN);
+	record->waited_ns = 0;
+	record->op = wish->op;
+	record->pad = 0;
+	name_it(record->path, path, file);
+	submit(record, sizeof(*record), true);
+}
+
+static __always_inline int end(const struct wish *wish, struct mamplus_head *judged, const unsigned char *sha256,
+			       struct path *path, struct file *file)
+{
+	if (wish->op)
+		tell_access(wish, judged, sha256, path, file);
+	else
+		tell_start(wish, judged, sha256, path, file);
+	if (!(judged->flags & MAMPLUS_F_REFUSED))
+		return 0;
+	count(MAMPLUS_C_REFUSED);
+	return -MAMPLUS_EPERM;
+}
+
+/* --- answers ------------------------------------------------------------------------------- */
+
+static __always_inline void begin(struct mamplus_head *judged, const struct wish *wish, __u64 word)
+{
+	__builtin_memset(judged, 0, sizeof(*judged));
+	judged->generation = ble_generation(word);
+	judged->slot = MAMPLUS_NO_SLOT;
+	judged->flags = wish->flags;
+}
+
+static __always_inline int judge_content(const struct wish *wish, const struct mamplus_known *entry, struct path *path,
+					 struct file *file)
+{
+	__u64 word = ble_word(), hit = ble_content(word, entry->sha256);
+	struct mamplus_head judged;
+
+	if (!hit || hit_verdict(hit) > MAMPLUS_BLOCK)
+		return 0;
+	begin(&judged, wish, word);
+	take_hit(&judged, hit);
+	refuse_blocked(&judged);
+	return end(wish, &judged, entry->sha256, path, file);
+}
+
+static __always_inline int declare(const struct wish *wish, __u32 answer, struct path *path, struct file *file)
+{
+	struct mamplus_head judged;
+
+	count(MAMPLUS_C_DECLARED);
+	if (answer != MAMPLUS_ANSWER_REFUSE)
+		return 0;
+	begin(&judged, wish, ble_word());
+	judged.flags |= MAMPLUS_F_UNKNOWN | MAMPLUS_F_DECLARED;
+	judged.flags |= is_monitor() ? MAMPLUS_F_MONITOR : MAMPLUS_F_REFUSED;
+	return end(wish, &judged, NULL, path, file);
+}
+
+/* --- unknown content ----------------------------------------------------------------------- */
+
+/* Of the caller; as regs of another architecture have it: not at all. */
+static __always_inline long system_call(void)
+{
+	long regs = bpf_task_pt_regs(bpf_get_current_task_btf());
+	struct pt_regs___x86 *x86 = (void *)regs;
+	struct pt_regs___arm64 *arm64 = (void *)regs;
+
+	if (bpf_core_field_exists(x86->orig_ax))
+		return BPF_CORE_READ(x86, orig_ax);
+	return BPF_CORE_READ(arm64, syscallno);
+}
+
+/* The kernel repeats a system call only when one was made for this access, and nothing but it. */
+static __always_inline bool can_restart(struct task_struct *task)
+{
+	if (BPF_CORE_READ(task, flags) & (MAMPLUS_PF_IO_WORKER | MAMPLUS_PF_KTHREAD) || !BPF_CORE_READ(task, mm))
+		return false;
+	return system_call() != MAMPLUS_NR_IO_URING_ENTER;
+}
+
+static __always_inline bool is_same(const struct mamplus_file *one, const struct mamplus_file *other)
+{
+	return one->ino == other->ino && one->dev == other->dev && one->size == other->size &&
+	       one->ctime_s == other->ctime_s && one->ctime_ns == other->ctime_ns;
+}
+
+/* What became of this very access, if the thread has tried it before. */
+static __always_inline struct mamplus_wait *my_wait(const struct wish *wish, __u32 pid, __u64 start_ns)
+{
+	struct mamplus_wait *mine = bpf_map_lookup_elem(&waits, &pid);
+
+	return mine && mine->start_ns == start_ns && is_same(&mine->file, &wish->file) ? mine : NULL;
+}
+
+/* Whether the thread has waited, and this came of it; the next time it has not. */
+static __always_inline bool took_wait(const struct wish *wish, __u32 state)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u32 pid = bpf_get_current_pid_tgid();
+	struct mamplus_wait *mine = my_wait(wish, pid, BPF_CORE_READ(task, start_boottime));
+
+	if (!mine || mine->state != state)
+		return false;
+	bpf_map_delete_elem(&waits, &pid);
+	return true;
+}
+
+static __always_inline void fill_want(struct mamplus_want *want, const struct wish *wish, __u64 boot_ns, __u32 pid)
+{
+	want->hold.boot_ns = boot_ns;
+	want->hold.tgid = bpf_get_current_pid_tgid() >> 32;
+	want->hold.op = wish->op ? wish->op : MAMPLUS_OP_OPEN;
+	want->hold.file = wish->file;
+	__builtin_memset(&want->hold.loader, 0, sizeof(want->hold.loader));
+	want->from = wish->from;
+	want->to = wish->to;
+	want->pid = pid;
+	want->pad = 0;
+	want->path[0] = 0;
+}
+
+/* Stop the thread and have the responder know of it; pid 0: only have the file hashed. 0, or it cannot wait. */
+static __always_inline int post(const struct wish *wish, __u64 boot_ns, __u32 pid, struct path *path, const __u32 room)
+{
+	struct mamplus_want *want = bpf_ringbuf_reserve(&holds, offsetof(struct mamplus_want, path) + room, 0);
+
+	if (!want)
+		return -1;
+	fill_want(want, wish, boot_ns, pid);
+	if ((path && bpf_d_path(path, want->path, room) <= 0) || (pid && bpf_send_signal_thread(MAMPLUS_SIGSTOP))) {
+		bpf_ringbuf_discard(want, BPF_RB_NO_WAKEUP);
+		return -1;
+	}
+	bpf_ringbuf_submit(want, BPF_RB_FORCE_WAKEUP);	/* after the stop: the answer to it cannot come too early */
+	return 0;
+}
+
+static __always_inline int post_any(const struct wish *wish, __u64 boot_ns, __u32 pid, struct path *path)
+{
+	if (!post(wish, boot_ns, pid, path, MAMPLUS_PATH_LEN))
+		return 0;
+	return path ? post(wish, boot_ns, pid, path, MAMPLUS_LONG_PATH) : -1;
+}
+
+static __always_inline int lose(const struct wish *wish, const struct mamplus_posture *now, struct path *path,
+				struct file *file)
+{
+	count(MAMPLUS_C_HOLD_LOST);
+	return declare(wish, now->on_responder_down, path, file);
+}
+
+/* Undo the access and have it tried again when its content is known. */
+static __always_inline int wait(const struct wish *wish, const struct mamplus_posture *now, struct task_struct *task,
+				struct path *path, struct file *file)
+{
+	__u32 pid = bpf_get_current_pid_tgid();
+	struct mamplus_wait one = { .boot_ns = bpf_ktime_get_boot_ns(), .start_ns = BPF_CORE_READ(task, start_boottime),
+				    .file = wish->file, .tgid = bpf_get_current_pid_tgid() >> 32 };
+	struct mamplus_wait *mine;
+
+	if (took_wait(wish, MAMPLUS_WAIT_FAILED))
+		return declare(wish, now->on_deadline, path, file);
+	mine = my_wait(wish, pid, one.start_ns);
+	if (mine)
+		one.boot_ns = mine->boot_ns;	/* woken by somebody else: the deadline stays where it is */
+	else
+		count(MAMPLUS_C_HELD);
+	if (bpf_map_update_elem(&waits, &pid, &one, BPF_ANY) || post_any(wish, one.boot_ns, pid, path))
+		return lose(wish, now, path, file);
+	return -MAMPLUS_ERESTARTNOINTR;
+}
+
+static __always_inline int ask(const struct wish *wish, struct path *path, struct file *file)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct mamplus_posture *now = posture_now();
+
+	if (!now)
+		return 0;	/* not configured yet: the maps are younger than the hooks */
+	if (agent_is_down(now->down_exec_s))
+		return declare(wish, MAMPLUS_ANSWER_REFUSE, path, file);
+	if (!responder_is_there(now))
+		return declare(wish, now->on_responder_down, path, file);
+	if (!is_monitor() && can_restart(task))
+		return wait(wish, now, task, path, file);
+	if (post_any(wish, bpf_ktime_get_boot_ns(), 0, path))
+		return lose(wish, now, path, file);
+	return is_monitor() ? 0 : -MAMPLUS_EAGAIN;
+}
+
+/* The content that may be believed for this access, or NULL. */
+static __always_inline struct mamplus_known *content_of(const struct wish *wish)
+{
+	struct mamplus_known *entry = believed(&wish->file);
+
+	if (!entry || (is_for_good(entry) && !wish->is_written))
+		return entry;
+	return took_wait(wish, MAMPLUS_WAIT_HASHED) ? entry : NULL;	/* good once */
+}
+
+#endif

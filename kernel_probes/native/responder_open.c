@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Opening the file that somebody waits for, and no other.
+ *
+ * A program that has started is /proc/PID/exe, and what a task has open or mapped hangs below /proc/PID, too: no
+ * path is followed. A file that is about to be opened has nothing but its path, which whoever owns the directory
+ * may turn to another file. So the kernel is asked what was opened: with lsm_exec.bpf.c attached, `opened` holds
+ * device and inode as the kernel has them (stat(2) shows others on btrfs and overlayfs). Without it only starts
+ * are asked for here.
+ */
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "responder.h"
+
+#define READING (O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK)
+
+bool is_as_held(const struct stat *stat, const struct mamplus_file *file)
+{
+	return (uint64_t)stat->st_size == file->size && stat->st_ctim.tv_sec == file->ctime_s &&
+	       stat->st_ctim.tv_nsec == file->ctime_ns;
+}
+
+static uint32_t own_thread(void)
+{
+	return syscall(SYS_gettid);
+}
+
+static bool is_one(const struct mamplus_file *file, const struct mamplus_file *other)
+{
+	return file->dev == other->dev && file->ino == other->ino;
+}
+
+/* What the kernel says of the file that this thread has just opened. */
+static bool is_it(const struct pins *pins, int fd, const struct mamplus_file *file, struct found_file *out)
+{
+	uint32_t thread = own_thread();
+	struct mamplus_opened said;
+	struct stat stat;
+
+	if (fstat(fd, &stat) < 0 || !is_as_held(&stat, file))
+		return false;
+	out->is_told = mamplus_map_lookup(pins->opened, &thread, &said) == 0;
+	out->flags = out->is_told ? said.flags : 0;
+	return !out->is_told || is_one(&said.file, file) || is_one(&said.backing, file);
+}
+
+/* By a name in /proc, whose links lead to the file itself. */
+static bool try_name(const struct pins *pins, int dir, const char *name, const struct mamplus_file *file,
+		     struct found_file *out)
+{
+	uint32_t thread = own_thread();
+	struct stat stat;
+
+	/* Looked at before it is opened: opening a device or a FIFO can do things. */
+	if (fstatat(dir, name, &stat, 0) < 0 || !S_ISREG(stat.st_mode) || !is_as_held(&stat, file))
+		return false;
+	(void)mamplus_map_delete(pins->opened, &thread);	/* of an earlier open */
+	out->fd = openat(dir, name, READING);
+	if (out->fd >= 0 && is_it(pins, out->fd, file, out))
+		return true;
+	if (out->fd >= 0)
+		close(out->fd);
+	out->fd = -1;
+	return false;
+}
+
+/* Any of the links in a directory of /proc. */
+static bool try_all(const struct pins *pins, const char *path, const struct mamplus_file *file, struct found_file *out)
+{
+	DIR *dir = opendir(path);
+	struct dirent *entry;
+	bool found = false;
+
+	while (dir && !found && (entry = readdir(dir)))
+		found = entry->d_name[0] != '.' && try_name(pins, dirfd(dir), entry->d_name, file, out);
+	if (dir)
+		closedir(dir);
+	return found;
+}
+
+/* By the path that the kernel named, in the task's own root: it has no links in it, so none is followed. */
+static bool try_path(const struct pins *pins, const struct job *job, struct found_file *out)
+{
+	struct open_how how = { .flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS };
+	char name[64];
+	int root, fd;
+	bool found;
+
+	snprintf(name, sizeof(name), "/proc/%u/task/%u/root", job->hold.tgid, job->pid ? job->pid : job->hold.tgid);
+	root = open(name, O_PATH | O_CLOEXEC);
+	if (root < 0)
+		return false;
+	fd = syscall(SYS_openat2, root, job->path, &how, sizeof(how));
+	close(root);
+	if (fd < 0)
+		return false;
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
+	found = try_name(pins, AT_FDCWD, name, &job->hold.file, out);
+	close(fd);
+	if (found && !out->is_told) {	/* a path is nobody's word */
+		close(out->fd);
+		out->fd = -1;
+	}
+	return out->fd >= 0;
+}
+
+static bool still_waits(const struct pins *pins, const struct mamplus_hold *hold)
+{
+	struct mamplus_held entry;
+
+	return mamplus_map_lookup(pins->held, &hold->tgid, &entry) == 0 && entry.boot_ns == hold->boot_ns;
+}
+
+/* That the process is the one that waits is asked after the open: `held` loses its entry before a pid is used again. */
+static void keep_if_it_waits(const struct pins *pins, const struct job *job, struct found_file *out)
+{
+	if (out->fd >= 0 && !still_waits(pins, &job->hold)) {
+		close(out->fd);
+		out->fd = -1;
+	}
+}
+
+void open_start(const struct pins *pins, const struct job *job, struct found_file *out)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "/proc/%u/exe", job->hold.tgid);
+	(void)try_name(pins, AT_FDCWD, name, &job->hold.file, out);
+	keep_if_it_waits(pins, job, out);
+}
+
+void open_loader(const struct pins *pins, const struct job *job, struct found_file *out)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "/proc/%u/map_files", job->hold.tgid);
+	(void)try_all(pins, name, &job->hold.loader, out);
+	keep_if_it_waits(pins, job, out);
+}
+
+/* Whose file this is does not matter: `known` is about files, and the kernel said that it is the one. */
+void open_wanted(const struct pins *pins, const struct job *job, struct found_file *out)
+{
+	char name[96];
+
+	if (job->path && try_path(pins, job, out))
+		return;
+	snprintf(name, sizeof(name), "/proc/%u/map_files/%lx-%lx", job->hold.tgid, job->from, job->to);
+	if (job->to && try_name(pins, AT_FDCWD, name, &job->hold.file, out))
+		return;
+	snprintf(name, sizeof(name), "/proc/%u/task/%u/fd", job->hold.tgid, job->pid ? job->pid : job->hold.tgid);
+	if (try_all(pins, name, &job->hold.file, out))
+		return;
+	snprintf(name, sizeof(name), "/proc/%u/map_files", job->hold.tgid);
+	if (job->to)
+		(void)try_all(pins, name, &job->hold.file, out);
+}
