@@ -2,13 +2,16 @@
 # One verb a line; `make help` lists them. What each needs, `packaging/build` installs.
 
 PYTHON := .venv/bin/python
-SHELL_SCRIPTS := .ci/run packaging/build packaging/check-machine packaging/fetch-kernel packaging/lock packaging/install-completion \
+SHELL_SCRIPTS := .ci/run packaging/build packaging/check-machine packaging/fetch-kernel packaging/provision packaging/lock packaging/install-completion \
 	tests/fuzz/build-list-fuzz tests/vm/guest-init tests/vm/guest-run
 TEST_JOBS ?= 2
 ONCE ?=
 RUNS ?= 1000000
-KERNEL ?= 6.12
-RUN ?= uname -a
+KERNEL ?=
+TESTS ?=
+RUN ?=
+VM_TIMEOUT ?= 900
+STOCK_KERNELS := tests/vm/test_stock_kernels.py
 
 .DEFAULT_GOAL := help
 .PHONY: help build run test test-quick vm vm-kernels attacks lint fuzz bench wheel lock clean
@@ -23,14 +26,15 @@ build: ## install what is missing, build the probes and both programs in .venv/b
 run: build ## play the story of one attack on this machine; ONCE=1 ends after the first telling
 	@$(PYTHON) -m story $(if $(ONCE),--once)
 
-test: lint ## all checks: lint, then every test
-	@$(PYTHON) -m pytest -n $(TEST_JOBS)
+test: lint vm-kernels ## all checks: lint, every test, and the kernel tests and attacks on stock kernels
+	@$(PYTHON) -m pytest -n $(TEST_JOBS) --ignore $(STOCK_KERNELS)
+	@$(PYTHON) -m pytest $(STOCK_KERNELS)
 
 test-quick: build ## the tests that need no kernel and no browser
 	@$(PYTHON) -m pytest -q -n $(TEST_JOBS) tests/pure
 
-vm: vm-kernels ## run RUN="command" on the stock kernel KERNEL=6.1|6.12 with BPF LSM, in a virtual machine
-	@$(PYTHON) -m tests.vm --kernel $(KERNEL) -- sh -c '$(RUN)'
+vm: vm-kernels ## kernel tests and attacks on stock 6.1 and 6.12 with BPF LSM; KERNEL=6.12 TESTS="tests/kernel/test_exec.py -x" or RUN="command"
+	@$(PYTHON) -m $(if $(KERNEL)$(TESTS)$(RUN),tests.vm $(if $(KERNEL),--kernel $(KERNEL)) --timeout $(VM_TIMEOUT) $(if $(RUN),-- sh -c '$(RUN)',--tests -- $(TESTS)),pytest $(STOCK_KERNELS))
 
 vm-kernels: build ## fetch the stock kernels 6.1 and 6.12 by package name, once, into build/vm
 	@packaging/fetch-kernel 6.1 6.12
