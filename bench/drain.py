@@ -19,8 +19,8 @@ import bcc
 from bench import report
 from mamplus_host.collector.decode import decode_run
 from mamplus_host.kernel import layout
-from mamplus_host.kernel.bcc_shell import kernel_headers
 from mamplus_host.kernel.bpf import Fd
+from mamplus_host.kernel.headers import kernel_headers
 from mamplus_host.kernel.ring import EventRing
 
 INCLUDE = Path(__file__).parents[1] / "kernel_probes/include"

@@ -21,6 +21,38 @@ static __always_inline void count(__u32 counter)
 		__sync_fetch_and_add(value, 1);	/* cgroup hooks can be preempted on their CPU */
 }
 
+/* In a packet's path there is no task to name, and no helper that would. */
+static __always_inline void fill_head_no_task(struct mamplus_head *head, __u16 kind, __u32 size)
+{
+	__builtin_memset(head, 0, sizeof(*head));
+	head->boot_ns = bpf_ktime_get_boot_ns();
+	head->size = size;
+	head->slot = MAMPLUS_NO_SLOT;
+	head->kind = kind;
+}
+
+#ifdef MAMPLUS_NO_STRUCTS
+
+/*
+ * For kernels without BTF, where nobody knows the offsets in a task: what helpers tell. They do not
+ * tell the parent (0), and in a packet's path nothing of the task.
+ */
+static __always_inline void fill_head_of(struct mamplus_head *head, __u16 kind, __u32 size, __u64 cgroup_id)
+{
+	fill_head_no_task(head, kind, size);
+	head->cgroup_id = cgroup_id;
+}
+
+static __always_inline void fill_head(struct mamplus_head *head, __u16 kind, __u32 size)
+{
+	fill_head_of(head, kind, size, bpf_get_current_cgroup_id());
+	head->tgid = bpf_get_current_pid_tgid() >> 32;
+	head->uid = bpf_get_current_uid_gid();
+	bpf_get_current_comm(head->comm, sizeof(head->comm));
+}
+
+#else
+
 static __always_inline void fill_head_of(struct mamplus_head *head, __u16 kind, __u32 size, __u64 cgroup_id)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
@@ -46,15 +78,7 @@ static __always_inline void fill_head(struct mamplus_head *head, __u16 kind, __u
 	fill_head_of(head, kind, size, bpf_get_current_cgroup_id());
 }
 
-/* In a packet's path there is no task to name, and no helper that would. */
-static __always_inline void fill_head_no_task(struct mamplus_head *head, __u16 kind, __u32 size)
-{
-	__builtin_memset(head, 0, sizeof(*head));
-	head->boot_ns = bpf_ktime_get_boot_ns();
-	head->size = size;
-	head->slot = MAMPLUS_NO_SLOT;
-	head->kind = kind;
-}
+#endif
 
 static __always_inline __u64 wake_flag(__u32 size, bool urgent)
 {

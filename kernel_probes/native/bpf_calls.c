@@ -55,6 +55,17 @@ int mamplus_attach_tracing(int prog_fd)
 	return call(BPF_RAW_TRACEPOINT_OPEN, &attr);
 }
 
+/* One of raw_tp was loaded for any. */
+int mamplus_attach_raw_tracepoint(int prog_fd, const char *name)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.raw_tracepoint.prog_fd = prog_fd;
+	attr.raw_tracepoint.name = address(name);
+	return call(BPF_RAW_TRACEPOINT_OPEN, &attr);
+}
+
 int mamplus_attach_cgroup(int prog_fd, int cgroup_fd, uint32_t attach_type)
 {
 	union bpf_attr attr;

@@ -15,6 +15,7 @@
 int mamplus_obj_get(const char *path);
 int mamplus_obj_pin(int fd, const char *path);
 int mamplus_attach_tracing(int prog_fd);
+int mamplus_attach_raw_tracepoint(int prog_fd, const char *name);
 int mamplus_attach_cgroup(int prog_fd, int cgroup_fd, uint32_t attach_type);
 int mamplus_link_detach(int link_fd);
 

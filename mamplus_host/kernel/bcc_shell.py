@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Observation for kernels without BTF: bcc in a child process, records on its stdout.
+"""Observation for kernels without BTF that are too old to enforce: bcc in a child process, records on its stdout.
 
 Journey: kernel -> [bcc_shell] -> pipe -> decode.
 
 bcc holds 184 MB, so it never lives in the agent: `python -m mamplus_host.kernel.bcc_shell --cgroup DIR`
-loads `kernel_probes/bcc/observe.bcc.c`, which refuses nothing, and writes frames: a 4-byte length, then
+loads `observe.bcc.c`, which refuses nothing, and writes frames: a 4-byte length, then
 that many bytes. READY_BYTES: everything is attached. LOST_BYTES: the number of records lost so far, 8 bytes.
 Anything longer is one record of `mamplus_events.h`. It ends when its stdin or stdout is closed or at SIGTERM,
 and the kernel then detaches everything: what is attached hangs on descriptors of this process alone.
@@ -19,7 +19,6 @@ import select
 import signal
 import struct
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,8 +26,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mamplus_host.errors import EventMalformed, KernelRefused, MamplusError, NotPossible
+from mamplus_host.kernel import pins
+from mamplus_host.kernel.headers import kernel_headers
 
-PROBES = Path(__file__).parents[2] / "kernel_probes"
 FRAME = struct.Struct("<I")
 BOOT_NS = struct.Struct("<Q")  # first field of every record
 LOST = struct.Struct("<Q")
@@ -85,10 +85,10 @@ class ScopeProbes:
     """The probes, attached for one cgroup and what is below it."""
 
     def __init__(self, cgroup: Path, connects: str) -> None:
-        bcc = _bcc()
-        source = (PROBES / "bcc/observe.bcc.c").read_text()
-        with kernel_headers(), _as_kernel_refused():
-            self._bpf = bcc.BPF(text=source, cflags=[f"-I{PROBES / 'include'}"])
+        bcc = import_bcc()
+        source = (pins.BCC_SOURCES / "observe.bcc.c").read_text()
+        with kernel_headers(), as_kernel_refused():
+            self._bpf = bcc.BPF(text=source, cflags=[f"-I{pins.BCC_SOURCES}"])
         self._links: list[int] = []
         self._cgroup = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._bpf["scope"][0] = self._cgroup
@@ -104,7 +104,7 @@ class ScopeProbes:
                 if wanted == "cgroup":
                     raise
         self._unlink()
-        with _as_kernel_refused():
+        with as_kernel_refused():
             self._bpf.attach_tracepoint(tp=b"sock:inet_sock_set_state", fn_name=b"on_sock_state")
         return "tracepoint"
 
@@ -112,7 +112,7 @@ class ScopeProbes:
         # A link goes with our descriptor; what BPF.attach_func attaches would outlive a SIGKILL.
         libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
         for name, attach_type in _CONNECT_HOOKS.items():
-            with _as_kernel_refused():
+            with as_kernel_refused():
                 program = self._bpf.load_func(name, bcc.BPF.CGROUP_SOCK_ADDR, None, attach_type)
             link = libbpf.bpf_link_create(program.fd, self._cgroup, attach_type, None)
             if link < 0:
@@ -140,7 +140,8 @@ def _record_bytes(data: int, size: int) -> int:
     return min(size, ctypes.c_uint.from_address(data + 24).value)
 
 
-def _bcc() -> Any:
+def import_bcc() -> Any:
+    """Return bcc's module; NotPossible when it cannot be used here."""
     _have_tracefs()
     try:
         import bcc  # only after tracefs is there: it looks for it when imported
@@ -150,7 +151,8 @@ def _bcc() -> Any:
 
 
 @contextmanager
-def _as_kernel_refused() -> Iterator[None]:
+def as_kernel_refused() -> Iterator[None]:
+    """Make every failure of bcc a KernelRefused."""
     try:
         yield
     except Exception as error:  # bcc raises nothing more exact
@@ -169,39 +171,6 @@ def _have_tracefs() -> None:
     ):
         seen = os.strerror(ctypes.get_errno())
         raise NotPossible(f"tracefs cannot be mounted: {seen}; run as root on a kernel built with CONFIG_FTRACE")
-
-
-@contextmanager
-def kernel_headers() -> Iterator[None]:
-    """Point bcc at kernel headers meanwhile: the running kernel's or, merged in a directory that goes, any others.
-
-    Others will do for programs that read no kernel struct. /lib/modules is left as it is.
-    """
-    if "BCC_KERNEL_SOURCE" in os.environ or Path("/lib/modules", os.uname().release, "build").exists():
-        yield
-        return
-    modules = [path for path in sorted(Path("/lib/modules").glob("*")) if (path / "build").exists()]
-    if not modules:
-        raise NotPossible("no kernel headers in /lib/modules; install Debian's linux-headers-amd64 or -arm64")
-    with tempfile.TemporaryDirectory(prefix="mamplus-headers-") as directory:
-        merge_headers(Path(directory), [modules[-1] / "build", modules[-1] / "source"])
-        os.environ["BCC_KERNEL_SOURCE"] = directory
-        try:
-            yield
-        finally:
-            del os.environ["BCC_KERNEL_SOURCE"]
-
-
-def merge_headers(target: Path, trees: list[Path]) -> None:
-    """Link what the header trees hold into `target`: Debian splits generated from written headers."""
-    split = {".", "include", "arch"} | {f"arch/{path.name}" for tree in trees for path in tree.glob("arch/*/")}
-    split |= {f"{arch}/include" for arch in split if arch.startswith("arch/")}
-    for folder in sorted(split):
-        (target / folder).mkdir(parents=True, exist_ok=True)
-        for entry in (entry for tree in trees for entry in (tree / folder).glob("*")):
-            name = str(entry.name if folder == "." else Path(folder, entry.name))
-            if name not in split and not (target / name).exists():
-                (target / name).symlink_to(entry)
 
 
 def observe(cgroup: Path, connects: str) -> None:

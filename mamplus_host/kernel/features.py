@@ -22,7 +22,7 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
     """Each field is "yes", or "no: " and what was in the way."""
 
     root: str
-    btf: str  # without it only the bcc shell observes
+    btf: str  # without it bcc loads the exec probes, with the kernel's headers
     cgroup2: str
     bpffs: str
     exec_tracepoint: str
@@ -49,7 +49,7 @@ def probe() -> Features:
     unasked = "no: the loader did not answer"
     return Features(
         root=_said(os.geteuid() == 0, "the process runs as another user"),
-        btf=_said(Path("/sys/kernel/btf/vmlinux").exists(), "/sys/kernel/btf/vmlinux is missing"),
+        btf=_said(pins.has_btf(), f"{pins.BTF} is missing"),
         cgroup2=_said(any(Path(m, "cgroup.controllers").exists() for m in CGROUP2_MOUNTS), "no cgroup v2 is mounted"),
         bpffs=_said("\tbpf\n" in Path("/proc/filesystems").read_text(), "the kernel has no bpffs"),
         **{name: bpf.get(name, unasked) for name in _PROBED},

@@ -15,6 +15,7 @@ import mmap
 import os
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,7 +32,6 @@ from mamplus_host.kernel.tables import Tables
 from mamplus_host.kernel.watching import Watching
 
 LOG = logging.getLogger("mamplus")
-_BTF = Path("/sys/kernel/btf/vmlinux")
 _LOAD_TIMEOUT_S = 120
 _AGENT_NS = struct.Struct("=Q")
 _AGENT_REST = struct.Struct("=IQI")  # agent_tgid, agent_awake_ns, agent_stopped
@@ -87,12 +87,7 @@ class Kernel:
 
     def hooks(self) -> dict[str, str]:
         """Return what is attached: hook -> the kernel's name of the place. What is missing here is not enforced."""
-        places = (
-            pins.TRACING
-            | pins.OPTIONAL_TRACING
-            | pins.GUARD
-            | {name: section for name, (section, _type) in pins.CGROUP.items()}
-        )
+        places = pins.places() | {name: section for name, (section, _type) in pins.CGROUP.items()}
         return {
             name.removeprefix("mamplus_"): place
             for name, place in places.items()
@@ -152,8 +147,6 @@ class Kernel:
 def _require_machine(cgroup: Path) -> None:
     if os.geteuid() != 0:
         raise NotPossible("the agent runs as another user than root; BPF programs need root: start it with sudo")
-    if not _BTF.exists():
-        raise NotPossible(f"{_BTF} is missing: this kernel was built without BTF; want CONFIG_DEBUG_INFO_BTF=y")
     if not (cgroup / "cgroup.procs").exists():
         raise NotPossible(f"{str(cgroup)!r} is no cgroup; want a directory below a cgroup v2 mount")
 
@@ -164,11 +157,15 @@ def _load(directory: Path, cgroup: Path) -> None:
         pins.remove(directory)  # left by an attach that was cut off
     directory.mkdir(mode=0o700, exist_ok=True)
     try:
-        _run_loader(directory, pins.OBJECTS)
+        if pins.has_btf():
+            _run_loader(directory, pins.OBJECTS)
+        else:
+            _run_loader(directory, pins.PLAIN_OBJECTS)
+            _run_bcc(directory)
     except (KernelRefused, NotPossible):
         pins.remove(directory)
         raise
-    for path in pins.OPTIONAL_OBJECTS:
+    for path in pins.OPTIONAL_OBJECTS if pins.has_btf() else ():
         with contextlib.suppress(KernelRefused):  # `hooks` does not name it then, and `features` says why
             _run_loader(directory, [path])
     descriptor = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
@@ -187,6 +184,17 @@ def _run_loader(directory: Path, objects: Iterable[Path]) -> None:
     if done.returncode:
         seen = done.stderr.strip()[-2000:]
         raise KernelRefused(f"the kernel did not take the probes: {seen!r}", errno=done.returncode)
+
+
+def _run_bcc(directory: Path) -> None:
+    command = [sys.executable, "-m", "mamplus_host.kernel.bcc_exec", str(directory)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_LOAD_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise NotPossible(f"bcc does not end: {error}") from None
+    if done.returncode:
+        seen = done.stderr.strip()[-2000:]
+        raise NotPossible(f"{pins.BTF} is missing, and bcc cannot load the probes without it: {seen}")
 
 
 def _attach(directory: Path, cgroup: Path) -> None:
@@ -210,7 +218,11 @@ def _attach(directory: Path, cgroup: Path) -> None:
 
 def _attach_tracing(directory: Path, name: str) -> None:
     with Fd.open(pins.program_pin(directory, name)) as program:
-        _pin_link(directory, name, lib.mamplus_attach_tracing(program.number))
+        if pins.has_btf():
+            link = lib.mamplus_attach_tracing(program.number)
+        else:
+            link = lib.mamplus_attach_raw_tracepoint(program.number, pins.places()[name].partition("/")[2].encode())
+        _pin_link(directory, name, link)
 
 
 def _stand_guard(config: Config, directory: Path) -> Guard | None:

@@ -26,6 +26,10 @@ OPTIONAL_OBJECTS = tuple(  # their headers say which kernels take them
     HERE / "objects" / f"{name}.bpf.o" for name in ("signal", "tamper", "lsm_exec")
 )
 GUARD_OBJECT = HERE / "objects" / "lsm_guard.bpf.o"  # `guard.py` loads it
+# Without BTF: what reads no kernel struct, and the source of what does, for bcc (bcc_exec.py).
+PLAIN_OBJECTS = tuple(HERE / "objects" / f"{name}.plain.bpf.o" for name in ("connect", "packet", "watch"))
+BCC_SOURCES = HERE / "bcc"
+BTF = Path("/sys/kernel/btf/vmlinux")
 LOADER = HERE / "native" / "mamplus-loader"
 RESPONDER = HERE / "native" / "mamplus-responder"
 HASHER = HERE / "native" / "mamplus-hash"
@@ -81,6 +85,18 @@ _STAMPED = re.compile(r"[0-9a-f]{16}-[0-9a-f]+")
 _BPF_FS_MAGIC = "bpf"
 
 
+def has_btf() -> bool:
+    """Say whether this kernel describes its types, so that libbpf can place what the objects read."""
+    return BTF.exists() and BTF.stat().st_size > 0
+
+
+def places() -> dict[str, str]:
+    """Return where each program that is no cgroup's is attached."""
+    if has_btf():
+        return TRACING | OPTIONAL_TRACING | GUARD
+    return {name: place.replace("tp_btf/", "raw_tp/") for name, place in TRACING.items()}
+
+
 def link_pin(directory: Path, name: str) -> Path:
     return directory / f"link_{name}"
 
@@ -97,7 +113,8 @@ def packet_pin(config: Config, direction: str) -> Path:
 def stamp() -> str:
     """Return what stands for the objects that this agent would load: 16 hex digits."""
     digest = hashlib.sha256()
-    for path in (*OBJECTS, *OPTIONAL_OBJECTS, GUARD_OBJECT):
+    without_btf = (*PLAIN_OBJECTS, *sorted(BCC_SOURCES.glob("*")))
+    for path in (*OBJECTS, *OPTIONAL_OBJECTS, GUARD_OBJECT) if has_btf() else without_btf:
         try:
             digest.update(path.read_bytes())
         except OSError as error:

@@ -19,7 +19,8 @@ import pytest
 from mamplus_host.collector.decode import decode_run
 from mamplus_host.config import Config, Scope, cgroup_dir
 from mamplus_host.events import Connect, Event, Exec, Exit, Fork
-from mamplus_host.kernel.bcc_shell import LOST, LOST_BYTES, READY_BYTES, merge_headers, read_frames
+from mamplus_host.kernel.bcc_shell import LOST, LOST_BYTES, READY_BYTES, read_frames
+from mamplus_host.kernel.headers import merge_headers
 
 pytestmark = pytest.mark.kernel
 

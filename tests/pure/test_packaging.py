@@ -78,10 +78,10 @@ def test_a_hybrid_hierarchy_has_cgroup_v2_too(machine: dict[str, str]) -> None:
     assert check(machine).returncode == 0
 
 
-def test_a_kernel_without_btf_is_told_that_only_the_bcc_shell_works(machine: dict[str, str]) -> None:
+def test_a_kernel_without_btf_is_no_reason_to_refuse(machine: dict[str, str]) -> None:
     Path(machine["CHECK_SYS"], "kernel/btf/vmlinux").unlink()
 
-    assert re.search("no BTF.*only the BCC observation shell", refusal(machine))
+    assert check(machine).returncode == 0
 
 
 def test_the_example_configuration_is_the_defaults() -> None:
