@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* One variable of each shared type: its BTF is what mirror.py reads. Never loaded. */
+#include "mamplus_files.h"
 #include "mamplus_tables.h"
 #include "mamplus_watch.h"
 #include "mamplus_guard.h"
@@ -38,6 +39,11 @@ struct mamplus_access_args access_args;
 struct mamplus_own own;
 struct mamplus_object_key object_key;
 struct mamplus_guard_state guard_state;
+struct mamplus_guarded guarded;
+struct mamplus_guard_name guard_name;
+struct mamplus_sha256 sha256;
+struct mamplus_writer writer;
+struct mamplus_file_rules file_rules;
 
 enum mamplus_kind kind;
 enum mamplus_op op;

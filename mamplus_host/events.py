@@ -17,7 +17,10 @@ NO_SLOT = 0xFFFFFFFF
 
 
 # Of enum mamplus_op, in its order.
-OPERATIONS = ("open", "map-exec", "write", "truncate", "unlink", "rename", "link", "setattr", "map-write", "read")
+OPERATIONS = (
+    "open", "map-exec", "write", "truncate", "unlink", "rename", "link", "setattr", "map-write", "read",
+    "create", "mount",
+)  # fmt: skip
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):

@@ -60,6 +60,7 @@ class Pipeline:
         guarded: Callable[[], frozenset[int]],
         on_escalation: Callable[[], None],
         on_restored: Callable[[str], None],
+        may_change: Callable[[FileChange], bool] = lambda _change: False,
         is_expected: Callable[[Tamper], bool] = lambda _tamper: False,
         trying: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -70,6 +71,7 @@ class Pipeline:
         self._config, self._clock = config, clock
         self._executor, self._outbox, self._alerts = executor, outbox, alerts
         self._guarded, self._on_escalation, self._on_restored = guarded, on_escalation, on_restored
+        self._may_change = may_change  # asked of a change that left a file other than it was kept
         self._is_expected, self._trying = is_expected, trying
         self._repeats = Repeats()
         self._scope = cgroup_path(config)
@@ -154,6 +156,8 @@ class Pipeline:
             self._on_restored(event.path)  # the directory may be another one by now: look at that one
         if isinstance(event, FileChange) and not self._executor.is_damaged(event.path):
             return  # touched and still as it was kept: our own restoration, or a mere reader
+        if isinstance(event, FileChange) and self._may_change(event):
+            return
         if self._is_a_trial(event):
             self.counts["trials"] += 1
             return

@@ -25,6 +25,7 @@ from mamplus_host.ble.store import BleStore
 from mamplus_host.clock import DeviceClock
 from mamplus_host.collector.decode import decode_run
 from mamplus_host.collector.files import OVERFLOW, FileWatch
+from mamplus_host.collector.lineage import Task
 from mamplus_host.config import DEFAULT_CONFIG, Config, cgroup_dir, load, require_netns
 from mamplus_host.control.commands import Commands
 from mamplus_host.control.render import event_view
@@ -40,7 +41,8 @@ from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.journal import Journal
 from mamplus_host.executor.vault import Vault
 from mamplus_host.generations import Generations
-from mamplus_host.kernel import pins, responder, watching
+from mamplus_host.guarding import Guarding
+from mamplus_host.kernel import fileguards, layout, pins, responder, watching
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.ledger import Ledger
 from mamplus_host.maintenance.keeper import Keeper
@@ -67,6 +69,7 @@ class Service:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.started_s = time.monotonic()
+        fileguards.admit(config)  # before anything touches our state: it is guarded, perhaps by an agent before us
         _make_directories(config)
         self.lock = StateLock(config.state)
         self.clock = DeviceClock(config.state)
@@ -104,6 +107,7 @@ class Service:
         self.kernel.beat(self.clock.boot_ns())
         if not self.kernel.adopted:
             self.examiner.attached_anew()
+        self.guarding = self._make_guarding()
         self._watch_responder()
         self.executor = Executor(
             config, journal=self.journal, vault=self.vault, clock=self.clock, guarded=self.own_tasks()
@@ -115,6 +119,7 @@ class Service:
         self._alone(lambda: self.alerts.note_outcomes(self.executor.recover()))
         self._alone(self.generations.begin)  # a list that cannot be loaded must not keep the agent from starting
         self._alone(self._use_policy)
+        self._alone(lambda: self.guarding.follow(self.generations.policy.files))
         self.kernel.retire_predecessors()
         self._apply_netfilter()
         self.files = FileWatch.open(self.vault.paths())
@@ -122,6 +127,8 @@ class Service:
         self._epoll.register(self._wake, select.EPOLLIN)
         self._epoll.register(self.kernel.ring.fileno(), select.EPOLLIN)
         self._epoll.register(self.files.fileno(), select.EPOLLIN)
+        if self.guarding.fileno() >= 0:
+            self._epoll.register(self.guarding.fileno(), select.EPOLLIN)
         self.pipeline.take(self._unseen())
         self.tamper = self._make_watch()
         self._begin_uplink()
@@ -151,6 +158,7 @@ class Service:
         _notify("STOPPING=1")
         self._alone(self._drain)  # who sent us away is told before we go
         self.tamper.close()
+        self.guarding.close()
         if self.uplink is not None:
             self.uplink.stop()
         self.control.close()
@@ -169,6 +177,7 @@ class Service:
         self.clock.reload()  # an update in another process has raised its floor
         self.generations.reload()
         self._alone(self._use_policy)
+        self._guard_files()
         self._report()
         if self.uplink is not None:
             self.uplink.knows(self.generations.known)
@@ -275,6 +284,9 @@ class Service:
         elif fd == self.files.fileno():
             self._drain()  # who wrote is told by the ring: read it first
             self.pipeline.take(self.files.read())
+        elif fd == self.guarding.fileno():
+            self._drain()  # likewise
+            self.pipeline.take(self._decoded([(layout.KIND_FILE, 1, data) for data in self.guarding.read()]))
         elif self.control.owns(fd):
             self.control.on_ready(fd, mask)
             follows = self.control.has_followers
@@ -296,9 +308,15 @@ class Service:
         self._alone(self.clock.tick)
         self._alone(self.generations.tick)
         self._alone(self._report)  # a tick may roll back
+        self._alone(self._guard_files)
         self._alone(self._examine)
         if self.uplink is not None and self.uplink.is_reachable() and self.generations.wants_proof():
             self.updater.prove()
+
+    def _guard_files(self) -> None:
+        """Follow the policy's rules about files, which may be new, as may be what they name."""
+        new = self.guarding.follow(self.generations.policy.files) + self.guarding.tick()
+        self.files.add_all(new)
 
     def _look_at_ourselves(self) -> None:
         """Put back what somebody took from us, and tell of it."""
@@ -378,6 +396,16 @@ class Service:
         )  # fmt: skip
         return Sweep(self.cgroup, self.kernel.tables, asks, post=self._soon, take=self.pipeline.take)
 
+    def _make_guarding(self) -> Guarding:
+        tables = self.kernel.tables
+        return Guarding(
+            self.config, self.kernel.directory, tables.remember, self.vault,
+            lineage=self._lineage_of,
+        )  # fmt: skip
+
+    def _lineage_of(self, tgid: int) -> list[Task]:
+        return self.pipeline.lineage.ancestry(tgid)
+
     def _make_pipeline(self) -> Pipeline:
         return Pipeline(
             config=self.config,
@@ -388,6 +416,7 @@ class Service:
             guarded=self.own_tasks,
             on_escalation=self._on_escalation,
             on_restored=self._rewatch,
+            may_change=self.guarding.may,
             is_expected=self._is_expected,
             trying=lambda: self.examiner.tries_as,
         )

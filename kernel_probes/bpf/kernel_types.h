@@ -30,9 +30,20 @@ struct timespec64 {
 	long tv_nsec;
 };
 
+struct dentry;
+
 struct super_block {
 	unsigned int s_dev;
 	unsigned long s_flags;
+	struct dentry *s_root;
+};
+
+struct hlist_node {
+	struct hlist_node *next;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
 };
 
 /* Up to 6.5: i_ctime. */
@@ -41,7 +52,9 @@ struct inode {
 	unsigned long i_ino;
 	unsigned int i_nlink;
 	long long i_size;
+	unsigned int i_generation;
 	struct super_block *i_sb;
+	struct hlist_head i_dentry;
 	struct {
 		int counter;
 	} i_writecount;
@@ -67,6 +80,10 @@ struct dentry {
 	struct dentry *d_parent;
 	struct qstr d_name;
 	struct inode *d_inode;
+	struct super_block *d_sb;
+	union {
+		struct hlist_node d_alias;
+	} d_u;
 };
 
 struct vfsmount {
@@ -116,6 +133,22 @@ struct vm_area_struct {
 	struct file *vm_file;
 };
 
+struct iattr {
+	unsigned int ia_valid;
+};
+
+struct ns_common {
+	unsigned int inum;
+};
+
+struct mnt_namespace {
+	struct ns_common ns;
+};
+
+struct nsproxy {
+	struct mnt_namespace *mnt_ns;
+};
+
 struct kuid {
 	unsigned int val;
 };
@@ -143,6 +176,7 @@ struct task_struct {
 	struct task_struct *group_leader;
 	unsigned long long start_boottime;
 	const struct cred *cred;
+	struct nsproxy *nsproxy;
 	struct signal_struct *signal;
 	char comm[16];
 };

@@ -52,6 +52,8 @@ enum mamplus_op {
 	MAMPLUS_OP_SETATTR = 8,
 	MAMPLUS_OP_MAP_WRITE = 9,
 	MAMPLUS_OP_READ = 10,
+	MAMPLUS_OP_CREATE = 11,		/* a new name */
+	MAMPLUS_OP_MOUNT = 12,		/* over it, or over the way to it */
 };
 
 /* mamplus_head.flags */

@@ -41,7 +41,11 @@ static int pin_programs(struct bpf_object *object, const char *dir)
 	char path[512];
 
 	bpf_object__for_each_program(program, object) {
-		int length = snprintf(path, sizeof(path), "%s/prog_%s", dir, bpf_program__name(program));
+		int length;
+
+		if (!bpf_program__autoload(program))
+			continue;	/* this kernel has no such hook */
+		length = snprintf(path, sizeof(path), "%s/prog_%s", dir, bpf_program__name(program));
 
 		if (length < 0 || length >= (int)sizeof(path))
 			return -ENAMETOOLONG;
@@ -73,6 +77,8 @@ static int load_opened(struct bpf_object *object)
 {
 	int error = require_lsm(object);
 
+	if (!error)
+		error = choose_programs(object);
 	return error ? error : bpf_object__load(object);
 }
 

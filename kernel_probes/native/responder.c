@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 #include "responder.h"
+#include "responder_files.h"
 #include "responder_watch.h"
 
 #define BEAT_NS 1000000000ULL
@@ -38,7 +39,7 @@
 static struct pins pins;
 static struct mamplus_heartbeat *heartbeat;
 static uint64_t next_ns;	/* the nearest deadline or heartbeat */
-static const char *bpffs;
+static const char *bpffs, *lock_path;
 
 uint64_t boot_ns(void)
 {
@@ -241,6 +242,9 @@ static void serve(int ready_fd)
 	error = hash_start(&pins, done_fd);
 	if (error)
 		die("threads", -error);
+	error = files_start(&pins, lock_path);
+	if (error)
+		fprintf(stderr, "mamplus-responder: guarded paths are not refused: %s\n", strerror(-error));
 	beat();
 	holds_each(&pins, take);	/* what a predecessor left stopped */
 	accesses_each(&pins, ask_anew);
@@ -350,7 +354,8 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	bpffs = argv[2];
-	lock_fd = take_lock(argv[4]);
+	lock_path = argv[4];
+	lock_fd = take_lock(lock_path);
 	open_pins();
 	ready_fd = detach();
 	if (ftruncate(lock_fd, 0) < 0 || dprintf(lock_fd, "%d\n", getpid()) < 0)

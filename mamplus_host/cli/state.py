@@ -20,14 +20,27 @@ class _Cli:
 
     def __init__(self) -> None:
         self.config_path: Path = DEFAULT_CONFIG
+        self._is_admitted = False
 
     @property
     def config(self) -> Config:
-        return load(self.config_path)
+        config = load(self.config_path)
+        if not self._is_admitted:
+            self._is_admitted = True
+            _admit(config)
+        return config
 
     def call(self, command: str, **arguments: Any) -> Any:
         """Ask the agent; AgentUnreachable when there is none (`run_app` says how to start one)."""
         return client.call(self.config.control_socket, command, **arguments)
+
+
+def _admit(config: Config) -> None:
+    """Let this command write the agent's state where the kernel guards it; without such a guard nothing is imported."""
+    if any(config.bpffs.glob("*/file_rules")):
+        from mamplus_host.kernel import fileguards
+
+        fileguards.admit(config, as_guest=True)
 
 
 CLI = _Cli()

@@ -48,6 +48,7 @@ def describe(service: "Service") -> dict[str, Any]:
             "protected": len(service.vault.paths()),
             "unwatched": service.files.unwatched,
         },
+        "guarded_paths": msgspec.to_builtins(service.guarding.state()),
         "held": [{"alert": held.decision_id, "cgroup": held.hold.cgroup} for held in service.executor.held],
         "outbox": msgspec.to_builtins(service.outbox.counters()),
         "uplink": service.uplink.status() if service.uplink else {"state": "not enrolled"},

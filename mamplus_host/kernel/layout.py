@@ -69,6 +69,17 @@ ACCESS_LISTED = 0x4
 OWN_MAX = 16
 OWN_OBJECTS_MAX = 256
 TICK_NS = 10000000
+RULES_MAX = 64
+OPS_MAX = 16
+GUARDED_MAX = 32768
+NAMES_MAX = 256
+WRITERS_MAX = 4096
+FILTER_SHIFT = 16
+FILTER_WORDS = 1024
+WALK_MAX = 1024
+WALK_FAST = 16
+START_TICK_NS = 10000000
+AGENT_STALE_S = 30
 
 # enum mamplus_kind
 KIND_EXEC = 1
@@ -93,6 +104,8 @@ OP_LINK = 7
 OP_SETATTR = 8
 OP_MAP_WRITE = 9
 OP_READ = 10
+OP_CREATE = 11
+OP_MOUNT = 12
 
 # enum mamplus_verdict
 NOTHING = 0
@@ -635,4 +648,49 @@ GUARD_STATE_FIELDS = (
     "exe_ino",
     "agent_tgid",
     "own_map",
+)
+
+GUARDED = Struct("=QQQII")  # 32 bytes
+GUARDED_FIELDS = (
+    "self",
+    "tree",
+    "way",
+    "generation",
+    "named",
+)
+
+GUARD_NAME = Struct("=QQQ")  # 24 bytes
+GUARD_NAME_FIELDS = (
+    "dev",
+    "ino",
+    "name",
+)
+
+SHA256 = Struct("=32s")  # 32 bytes
+SHA256_FIELDS = ("bytes",)
+
+WRITER = Struct("=QQ")  # 16 bytes
+WRITER_FIELDS = (
+    "rules",
+    "children",
+)
+
+FILE_RULES = Struct("=QQQQQQQQIIIIII128s8192s")  # 8408 bytes
+FILE_RULES_FIELDS = (
+    "on",
+    "devices",
+    "trees",
+    "own",
+    "agent_start",
+    "guest_start",
+    "seen_dev",
+    "seen_ino",
+    "seen_generation",
+    "asker",
+    "agent_tgid",
+    "guest_tgid",
+    "mount_ns",
+    "pad",
+    "refuses",
+    "filter",
 )

@@ -108,7 +108,7 @@ class Kernel:
 
     def retire_predecessors(self) -> int:
         """Detach probes of other releases or cgroups; return how many sets. To be called once our tables are filled."""
-        others = [path for path in pins.directories(self._config) if path != self._directory]
+        others = [path for path in pins.directories(self._config) if path != self.directory]
         for directory in others:
             pins.remove(directory)
         return len(others)

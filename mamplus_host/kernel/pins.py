@@ -23,7 +23,7 @@ from mamplus_host.kernel.bpf import Fd, checked
 HERE = Path(__file__).resolve().parent
 OBJECTS = tuple(HERE / "objects" / f"{name}.bpf.o" for name in ("exec", "connect", "packet", "watch"))
 OPTIONAL_OBJECTS = tuple(  # their headers say which kernels take them
-    HERE / "objects" / f"{name}.bpf.o" for name in ("signal", "tamper", "lsm_exec")
+    HERE / "objects" / f"{name}.bpf.o" for name in ("signal", "tamper", "lsm_exec", "lsm_files")
 )
 GUARD_OBJECT = HERE / "objects" / "lsm_guard.bpf.o"  # `guard.py` loads it
 # Without BTF: what reads no kernel struct, and the source of what does, for bcc (bcc_exec.py).
@@ -41,7 +41,7 @@ TRACING = {
 }
 # What an optional object brings; attached where its program was loaded. The call is the same for a tracepoint and an
 # LSM hook.
-OPTIONAL_TRACING = {
+_OPTIONAL_HOOKS = {
     "mamplus_signal": "tp_btf/signal_generate",
     "mamplus_tamper": "tp_btf/signal_generate",
     "mamplus_bprm": "lsm/bprm_check_security",
@@ -65,6 +65,18 @@ GUARD = {  # self-protection, where the kernel has BPF LSM: all of them or none
     "mamplus_guard_open": "lsm/file_open",
     "mamplus_guard_exit": "tp_btf/sched_process_exit",
 }
+_FILE_HOOKS = {
+    f"mamplus_file_{name}": f"lsm/{hook}"
+    for name, hook in {
+        "open": "file_open", "permission": "file_permission", "map": "mmap_file", "protect": "file_mprotect",
+        "ioctl": "file_ioctl", "ioctl32": "file_ioctl_compat", "unlink": "inode_unlink", "rmdir": "inode_rmdir",
+        "rename": "inode_rename", "link": "inode_link", "create": "inode_create", "symlink": "inode_symlink",
+        "mkdir": "inode_mkdir", "mknod": "inode_mknod", "attr_2args": "inode_setattr", "attr_3args": "inode_setattr",
+        "xattr": "inode_setxattr", "noxattr": "inode_removexattr", "acl": "inode_set_acl",
+        "noacl": "inode_remove_acl", "mount": "sb_mount", "move_mount": "move_mount",
+    }.items()
+}  # fmt: skip
+OPTIONAL_TRACING = _OPTIONAL_HOOKS | _FILE_HOOKS
 CGROUP = {  # name: (section, enum bpf_attach_type)
     "mamplus_connect4": ("cgroup/connect4", 10),
     "mamplus_connect6": ("cgroup/connect6", 11),
@@ -80,6 +92,7 @@ MAPS = (
     "loaders", "opened", "patterns", "posture", "scope", "shape", "waiting", "waits", "watch",
 )  # fmt: skip
 GUARD_MAPS = ("guard_state", "own", "own_objects")
+OPTIONAL_MAPS = ("file_rules", "guards", "guard_names", "guard_writers")  # made by the objects that read them
 
 _STAMPED = re.compile(r"[0-9a-f]{16}-[0-9a-f]+")
 _BPF_FS_MAGIC = "bpf"
@@ -137,6 +150,7 @@ def directories(config: Config) -> list[Path]:
 def is_ours(name: str) -> bool:
     """Whether a pin of this name in a directory of ours is one that we made."""
     return name in (*MAPS, *GUARD_MAPS) or name.startswith(("link_mamplus_", "prog_mamplus_"))
+    return name in (*MAPS, *OPTIONAL_MAPS) or name.startswith(("link_mamplus_", "prog_mamplus_"))
 
 
 def is_complete(directory: Path) -> bool:

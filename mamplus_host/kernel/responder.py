@@ -70,6 +70,11 @@ def running(config: Config, directory: Path) -> int:
     return pid if is_ours else 0
 
 
+def files_base(config: Config, directory: Path) -> Path:
+    """Return the name, without suffix, of what lies beside the lock for the rules about files."""
+    return _lock(config, directory).with_suffix("")
+
+
 def _lock(config: Config, directory: Path) -> Path:
     return config.run / f"responder-{directory.name}.lock"
 

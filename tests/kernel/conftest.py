@@ -40,6 +40,7 @@ BUILD: dict[str, list[str]] = {
     "waker": [],
     "tracer": [],
     "wants": ["-pthread"],
+    "filetry": [],
 }
 DEADLINE_S = 20.0
 

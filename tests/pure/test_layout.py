@@ -13,7 +13,7 @@ from mamplus_host.kernel import layout, pins
 from mamplus_host.verdicts import Verdict
 
 INCLUDE = Path(__file__).resolve().parents[2] / "kernel_probes" / "include"
-HEADERS = ("mamplus_events.h", "mamplus_tables.h", "mamplus_watch.h", "mamplus_guard.h")
+HEADERS = ("mamplus_events.h", "mamplus_tables.h", "mamplus_watch.h", "mamplus_guard.h", "mamplus_files.h")
 STRUCTS = sorted(name.removesuffix("_FIELDS") for name in vars(layout) if name.endswith("_FIELDS"))
 NESTED = (
     "exec_head_", "exec_file_", "hold_file_", "hold_loader_", "head_", "file_", "exec_", "hold_", "loader_", "backing_",
