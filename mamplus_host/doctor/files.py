@@ -10,8 +10,14 @@ from mamplus_host.config import Limits
 from mamplus_host.doctor.place import EACCES, EPERM, KILLED, Place
 from mamplus_host.doctor.trial import Found, NotEnforced
 from mamplus_host.executor.vault import Vault
+from mamplus_host.filerules import DataFolder, FileRules, Guarded, Program
+from mamplus_host.kernel import responder
+from mamplus_host.kernel.fileguards import FileGuards
+from mamplus_host.kernel.filewatch import FileWatcher, records
 
 _NOTICED_S = 2.0
+_IN_FORCE_S = 3.0
+_REFUSED = (EPERM, EACCES, KILLED)
 CHANGES = ("write", "map-write", "truncate", "chmod", "link", "rename-over", "rename", "unlink")
 
 
@@ -46,30 +52,72 @@ def _writer(watch: FileWatch) -> str:
 
 def guarded(place: Place) -> Found:
     """Every way to change a guarded path, by a program in scope."""
-    done = _changes_done(place, place.home / "guarded")
-    if done:
-        raise NotEnforced(f"nothing in this release guards a path: {', '.join(done)} went through", place.better())
-    return Found("lsm", f"refused: {', '.join(CHANGES)}")
-
-
-def _changes_done(place: Place, folder: Path) -> list[str]:
-    """Return the changes that a program in scope could make, each to a file of its own."""
-    folder.mkdir(exist_ok=True)
-    todo = []
-    for change in CHANGES:
-        file = folder / change
-        file.write_text("as it was")
-        todo.append((change, str(file), *([f"{file}.moved"] if change == "rename" else [])))
+    folder = place.home / "guarded"
+    todo = _changes(folder)
+    tier = _guard(place, FileRules(guarded=(Guarded(path=str(folder)),)))
     met = place.act(*todo)
-    return [change for change, one in zip(CHANGES, met, strict=True) if one not in (EPERM, EACCES, KILLED)]
+    done = [change for change, one in zip(CHANGES, met, strict=True) if one not in _REFUSED]
+    if "write" in done or (tier == "lsm" and done):
+        raise NotEnforced(f"{', '.join(done)} of a guarded path went through", place.better())
+    if not done:
+        return Found(tier, f"refused: {', '.join(CHANGES)}", tier == "lsm", "" if tier == "lsm" else place.better())
+    refused = [change for change in CHANGES if change not in done]
+    return Found(tier, f"refused: {', '.join(refused)}; left to the vault: {', '.join(done)}", False, place.better())
 
 
 def data_folder(place: Place) -> Found:
     """A folder that only named programs may read."""
     folder = place.home / "data"
     folder.mkdir()
-    (folder / "file").write_text("for the named program alone")
-    (met,) = place.act(["open", str(folder / "file")])
+    file = folder / "file"
+    file.write_text("for the named program alone")
+    readers = (Program(sha256="0" * 64),)  # nobody's
+    tier = _guard(place, FileRules(readable=(DataFolder(path=str(folder), readers=readers),)))
+    (met,) = place.act(["open", str(file)])
     if met == 0:
-        raise NotEnforced("nothing in this release keeps a folder for named programs", place.better())
-    return Found("lsm", "a program that is not named could not read the folder")
+        raise NotEnforced("a program that is not named could read the folder", place.better())
+    way_out = "" if tier == "lsm" else place.better()
+    return Found(tier, "a program that is not named could not read the folder", tier == "lsm", way_out)
+
+
+def _changes(folder: Path) -> list[tuple[str, ...]]:
+    """Return the changes to try, each of a file of its own that is made for it."""
+    folder.mkdir(exist_ok=True)
+    todo = []
+    for change in CHANGES:
+        file = folder / change
+        file.write_text("as it was")
+        todo.append((change, str(file), *([f"{file}.moved"] if change == "rename" else [])))
+    return todo
+
+
+def _guard(place: Place, rules: FileRules) -> str:
+    """Have `rules` in force for all but nobody, and return the tier: lsm, or fanotify. NotEnforced: neither."""
+    assert place.kernel is not None
+    guards = FileGuards(place.config, place.kernel.directory, place.kernel.tables.remember)
+    try:
+        guards.apply(rules)
+        if guards.is_enforced:
+            return "lsm"
+        _watch(place, guards)
+        return "fanotify"
+    finally:
+        guards.leave()  # what these trials start is no child of an agent
+
+
+def _watch(place: Place, guards: FileGuards) -> None:
+    assert place.kernel is not None
+    watcher = FileWatcher(responder.files_base(place.config, place.kernel.directory))
+    try:
+        paths, folders, writers = guards.watched()
+        watcher.put(records(paths, folders, writers, agent_pid=0))
+        end = time.monotonic() + _IN_FORCE_S
+        while watcher.in_force < len(paths) + len(folders):
+            if time.monotonic() > end:
+                raise NotEnforced(
+                    "no LSM hooks, and the responder could not watch the path by fanotify", place.better()
+                )
+            time.sleep(0.02)
+            watcher.read()
+    finally:
+        watcher.close()
