@@ -23,7 +23,7 @@ from mamplus_host.kernel.bpf import Fd, checked
 HERE = Path(__file__).resolve().parent
 OBJECTS = tuple(HERE / "objects" / f"{name}.bpf.o" for name in ("exec", "connect", "packet", "watch"))
 OPTIONAL_OBJECTS = tuple(  # their headers say which kernels take them
-    HERE / "objects" / f"{name}.bpf.o" for name in ("signal", "tamper", "lsm_exec", "lsm_files")
+    HERE / "objects" / f"{name}.bpf.o" for name in ("signal", "tamper", "lsm_exec")
 )
 GUARD_OBJECT = HERE / "objects" / "lsm_guard.bpf.o"  # `guard.py` loads it
 # Without BTF: what reads no kernel struct, and the source of what does, for bcc (bcc_exec.py).
