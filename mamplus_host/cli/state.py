@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every command needs: the configuration, the agent's socket, and how results are shown."""
 
+import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from rich.console import Console
 
 from mamplus_host.config import DEFAULT_CONFIG, Config, load
 from mamplus_host.control import client
+from mamplus_host.errors import MamplusError
 
 OUT = Console(highlight=False, soft_wrap=False)
 ERR = Console(stderr=True, highlight=False)
@@ -36,11 +39,10 @@ class _Cli:
 
 
 def _admit(config: Config) -> None:
-    """Let this command write the agent's state where the kernel guards it; without such a guard nothing is imported."""
+    """Have the agent let this command write its state, where the kernel guards it; without an agent the guard rests."""
     if any(config.bpffs.glob("*/file_rules")):
-        from mamplus_host.kernel import fileguards
-
-        fileguards.admit(config, as_guest=True)
+        with contextlib.suppress(MamplusError):  # the command itself says what is in the way
+            client.call(config.control_socket, "admit", pid=os.getpid())
 
 
 CLI = _Cli()

@@ -10,6 +10,7 @@ from mamplus_host.control.render import event_view
 from mamplus_host.control.server import FOLLOW
 from mamplus_host.errors import ControlMalformed
 from mamplus_host.jsonlines import to_builtins
+from mamplus_host.kernel import fileguards
 from mamplus_host.pipeline import event_kind
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Commands:
             "maintenance-begin": service.maintenance.begin,
             "maintenance-status": service.maintenance.status,
             "maintenance-end": service.maintenance.end,
+            "admit": self.admit,
             "identity-changed": service.identity_changed,
         }
 
@@ -52,6 +54,10 @@ class Commands:
             return to_builtins(handler(**request.arguments))
         except TypeError as error:
             raise ControlMalformed(f"wrong arguments for {request.command!r}: {error}") from None
+
+    def admit(self, pid: int) -> int:
+        """Let a command beside the agent write the agent's state, where the kernel guards it."""
+        return fileguards.admit(self._service.config, guest=pid)
 
     def events(self, limit: int = 50) -> list[dict[str, Any]]:
         recent = list(self._service.pipeline.recent)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import msgspec
 
 from mamplus_host.config import Config
-from mamplus_host.errors import KernelRefused, MamplusError
+from mamplus_host.errors import KernelRefused, MamplusError, NotPossible
 from mamplus_host.events import OPERATIONS as EVENT_OPERATIONS
 from mamplus_host.events import File
 from mamplus_host.filerules import FileRules, Guarded, Program, is_below
@@ -296,27 +296,31 @@ def why_not(directory: Path) -> str:
     return ""
 
 
-def admit(config: Config, *, as_guest: bool = False) -> int:
+def admit(config: Config, *, guest: int = 0) -> int:
     """Let this process write the agent's own state, in every set of pins; return how many sets there are.
 
-    The agent does so before it touches its state. `as_guest`: a command beside it.
+    The agent does so before it touches its state. `guest`: instead, a command that runs beside it, by its pid.
     """
-    start, count = _own_start(), 0
-    who = ("guest_tgid", "guest_start") if as_guest else ("agent_tgid", "agent_start")
+    who = ("guest_tgid", "guest_start") if guest else ("agent_tgid", "agent_start")
+    pid = guest or os.getpid()
+    start, count = _start_of(pid), 0
     for directory in pins.directories(config):
         if (directory / "file_rules").exists():
             with contextlib.suppress(KernelRefused, OSError):
                 page = RulesPage(directory)
                 page.set(who[1], start)
-                page.set(who[0], os.getpid())
+                page.set(who[0], pid)
                 page.close()
                 count += 1
     return count
 
 
-def _own_start() -> int:
-    """Return when this process started, CLOCK_BOOTTIME in ticks: what /proc keeps of task_struct.start_boottime."""
-    return int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+def _start_of(pid: int) -> int:
+    """Return when a process started, CLOCK_BOOTTIME in ticks: what /proc keeps of task_struct.start_boottime."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError as error:
+        raise NotPossible(f"there is no process {pid}: {error.strerror}") from None
 
 
 def _words(rules: list[Rule], numbers: dict[str, int], marks: Marks) -> tuple[list[int], int, int, list[int]]:

@@ -149,8 +149,7 @@ def directories(config: Config) -> list[Path]:
 
 def is_ours(name: str) -> bool:
     """Whether a pin of this name in a directory of ours is one that we made."""
-    return name in (*MAPS, *GUARD_MAPS) or name.startswith(("link_mamplus_", "prog_mamplus_"))
-    return name in (*MAPS, *OPTIONAL_MAPS) or name.startswith(("link_mamplus_", "prog_mamplus_"))
+    return name in (*MAPS, *GUARD_MAPS, *OPTIONAL_MAPS) or name.startswith(("link_mamplus_", "prog_mamplus_"))
 
 
 def is_complete(directory: Path) -> bool:
