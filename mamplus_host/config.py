@@ -60,7 +60,7 @@ class SuspicionPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ble_table_bytes: int = (
         128 << 20
-    )  # kernel memory for the list, 10 bytes an entry; 0: no bound; see `kernel/budget.py`
+    )  # kernel memory for the list, 12 bytes an entry; 0: no bound; see `kernel/budget.py`
     outbox_bytes: int = 64 << 20  # above: the oldest of the lowest severity go first, counted
     journal_bytes: int = 64 << 20
     vault_bytes: int = 1 << 30
