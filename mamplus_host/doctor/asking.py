@@ -14,7 +14,7 @@ from mamplus_host.doctor.trial import Trial
 from mamplus_host.errors import NotPossible
 
 HELPER = "mamplus_host.doctor.helper"
-TOTAL_S = 120.0  # of all trials together, on a slow device
+TOTAL_S = 300.0  # of all trials together, on a slow and busy device
 
 
 def examine(config: Config | None, *, kernel: bool, agent: bool) -> Iterator[Trial]:
