@@ -152,10 +152,17 @@ def memory(pid: str) -> None:
     os.close(os.open(f"/proc/{pid}/mem", os.O_RDWR))
 
 
+def stay(seconds: str) -> None:
+    import time
+
+    time.sleep(float(seconds))
+
+
 ACTS: dict[str, Callable[..., None]] = {
     "open": open_, "map-exec": map_exec, "load": load, "map-write": map_write, "write": write, "truncate": truncate,
     "chmod": chmod, "unlink": unlink, "rename": rename, "rename-over": rename_over, "link": link, "connect": connect,
     "send": send, "ask-name": ask_name, "alone": alone, "end": end, "trace": trace, "memory": memory,
+    "stay": stay,
 }  # fmt: skip
 
 

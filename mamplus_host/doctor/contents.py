@@ -4,6 +4,7 @@
 import secrets
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 from mamplus_host.doctor.place import EACCES, EPERM, KILLED, REFUSED, Place
@@ -15,32 +16,61 @@ REFUSALS = (EPERM, EACCES, KILLED)
 _PT_INTERP = 3
 
 
-def library(place: Place) -> Found:
+def here_or_marked(trial: Callable[[Place, Path], Found]) -> Callable[[Place], Found]:
+    """Try it on a file system like any other, and where nothing refuses there, on one that fanotify marks."""
+
+    def tried(place: Place) -> Found:
+        try:
+            return trial(place, place.home)
+        except NotEnforced as plain:
+            return _marked(place, trial, plain)
+
+    return tried
+
+
+def _marked(place: Place, trial: Callable[[Place, Path], Found], plain: NotEnforced) -> Found:
+    folder = place.watched()
+    if folder is None:
+        raise plain
+    try:
+        found = trial(place, folder)
+    except NotEnforced:
+        raise plain from None
+    if not place.named:
+        way = f"name file systems with [exec] fanotify; best: {plain.way_out}"
+        raise NotEnforced(f"{plain}; on a file system that fanotify marks it is refused, and none is named here", way)
+    named = ", ".join(place.named)
+    return Found(
+        "fanotify", f"{found.detail}, on the file systems of {named}; not seen elsewhere", False, plain.way_out
+    )
+
+
+def library(place: Place, folder: Path) -> Found:
     """A listed library must not become executable memory: mmap(PROT_EXEC), and dlopen, which does that."""
-    listed = place.home / "library.so"
+    listed = folder / "library.so"
     shutil.copy(_a_library(), listed)
     with listed.open("ab") as file:
         file.write(secrets.token_bytes(16))
     place.list_file(place.for_us_alone(listed))
     met = [place.act(["map-exec", str(listed)])[0], place.act(["load", str(listed)])[0]]
     if any(one not in REFUSALS for one in met):
-        raise NotEnforced("a listed library was mapped executable", place.better(fanotify=True))
+        raise NotEnforced("a listed library was mapped executable", place.better())
     return _found(place, "mmap_file", met, "a listed library was not mapped executable, nor loaded by dlopen")
 
 
-def through_loader(place: Place) -> Found:
+def through_loader(place: Place, folder: Path) -> Found:
     """`ld.so FILE` starts a program that exec never sees."""
-    listed, marker = place.program("through-loader"), place.home / "ran-through-loader"
+    listed, marker = place.program("through-loader", folder), folder / "ran-through-loader"
     place.list_file(place.for_us_alone(listed))
     code = place.run(interpreter_of(listed), listed, marker)
     if marker.exists() or code == 0:
-        raise NotEnforced("`ld.so FILE` ran a listed program", place.better(fanotify=True))
+        raise NotEnforced("`ld.so FILE` ran a listed program", place.better())
     return _found(place, "mmap_file", [code], "`ld.so FILE` of a listed program did not run it")
 
 
-def script(place: Place) -> Found:
+def script(place: Place, folder: Path) -> Found:
     """A listed script: started, given to its interpreter, and fed to it."""
-    listed, marker = place.home / "script", place.home / "script-ran"
+    listed, marker = folder / "script", place.home / "script-ran"
     listed.write_text(f'#!/bin/sh\n: > "{marker}"\n# {secrets.token_hex(16)}\n')
     listed.chmod(0o755)
     place.list_file(place.for_us_alone(listed))
@@ -52,26 +82,26 @@ def script(place: Place) -> Found:
             ran.append(how)
             marker.unlink()
     if len(ran) == len(met):
-        raise NotEnforced("a listed script ran: it is judged by its interpreter alone", place.better(fanotify=True))
+        raise NotEnforced("a listed script ran: it is judged by its interpreter alone", place.better())
     if ran:
         return Found(
             _tier(place, "file_open", met),
             f"a listed script ran {ran[0]}, and not otherwise",
             False,
-            place.better(fanotify=True),
+            place.better(),
         )
     return _found(place, "file_open", met, "a listed script did not run, started or as `sh FILE`")
 
 
-def plain_file(place: Place) -> Found:
+def plain_file(place: Place, folder: Path) -> Found:
     """A listed file that is known must not be opened, by whomever."""
-    listed = place.home / "document"
+    listed = folder / "document"
     listed.write_bytes(secrets.token_bytes(64))
     place.list_file(listed)
     place.vouch(listed)
     (met,) = place.act(["open", str(listed)])
     if met not in REFUSALS:
-        raise NotEnforced("a listed file was opened and could be read", place.better(fanotify=True))
+        raise NotEnforced("a listed file was opened and could be read", place.better())
     return _found(place, "file_open", [met], "a listed file could not be opened")
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+import select
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
+
+import msgspec
 
 from mamplus_host.ble.encode import encode
 from mamplus_host.ble.entry import Entry, Kind
@@ -35,6 +39,11 @@ from mamplus_host.verdicts import Verdict
 
 PREFIX = "mamplus-doctor-"
 CANARY4, CANARY6, CANARY_NAME = "127.53.53.53", "::ffff:127.53.53.54", "canary.mamplus.invalid"
+PLACES = (
+    Path(tempfile.gettempdir()),
+    Path("/var/tmp"),
+    Path("/root"),
+)  # of folders; not where an agent keeps its state
 OPEN4 = "127.53.53.1"  # nobody lists it
 EPERM, EACCES = 1, 13
 REFUSED = EPERM  # what `run` returns when exec itself was refused
@@ -46,21 +55,15 @@ _CLONE_NEWNS = 0x00020000
 class Place:
     """One set of trials. Make it in a process that does nothing else: `make_private` moves its mounts aside."""
 
-    def __init__(self, stack: ExitStack, base: Path | None = None, parent: Path | None = None) -> None:
-        """`base`: where a folder is made whose programs may be started; None: the usual place of temporary files.
-
-        `parent`: the cgroup in which one is made; None: the root.
-        """
+    def __init__(self, stack: ExitStack, parent: Path | None = None) -> None:
+        """`parent`: the cgroup in which one is made; None: the root."""
         self.mount = cgroup_mount()
         parent = parent or self.mount
-        where = base if base is not None and _may_start_programs(base) else Path(tempfile.gettempdir())
-        remove_left(where, parent)
-        self.tag = f"{PREFIX}{os.getpid()}-{_started(os.getpid())}"
-        self.home = where / self.tag
-        self.home.mkdir(mode=0o755)
-        stack.callback(shutil.rmtree, self.home, ignore_errors=True)
+        remove_left(parent, *PLACES)
+        self.home = make_folder(stack)
+        self.tag = self.home.name
         self.cgroup = make_cgroup(parent / self.tag, stack)
-        bpffs = self.home / "bpf" if self._has_mounted("bpf", "bpf", stack) else Path("/sys/fs/bpf") / self.tag
+        bpffs = self.home / "bpf" if self.has_mounted("bpf", "bpf", stack) else Path("/sys/fs/bpf") / self.tag
         for name in ("state", "run"):
             (self.home / name).mkdir()
         self.config = Config(
@@ -69,11 +72,14 @@ class Place:
             agent=Agent(mode="enforce"),
         )
         self.kernel: Kernel | None = None
+        self._stack = stack
+        self._watched: Path | Literal[False] | None = None  # False: it cannot be marked
         self.lsm = "no: not looked at"
+        self.named: tuple[str, ...] = ()  # file systems that an agent which runs here has marked
         self._lines: list[tuple[Kind, str]] = []
         self._others: list[Tables] = []
 
-    def _has_mounted(self, kind: str, name: str, stack: ExitStack) -> bool:
+    def has_mounted(self, kind: str, name: str, stack: ExitStack) -> bool:
         """Mount a file system of our own at home/`name`, when the mounts of this process are its own."""
         path = self.home / name
         path.mkdir()
@@ -96,6 +102,7 @@ class Place:
 
     def beside(self, config: Config) -> None:
         """Say which agent runs here: what the trials start is known to its probes, so that only ours act on it."""
+        self.named = config.exec.fanotify
         for directory in pins.directories(config):
             with contextlib.suppress(MamplusError):
                 self._others.append(Tables(directory))
@@ -128,17 +135,36 @@ class Place:
             with contextlib.suppress(OSError):
                 self.vouch(Path(name))
 
-    def program(self, folder: str) -> Path:
-        """Make a program that nobody has seen: touch(1) with another end. It creates the file that it is given."""
-        touch = shutil.which("touch")
-        if touch is None:
-            raise NotPossible("this machine has no touch(1) to try with; install coreutils or busybox")
-        path = self.home / folder / "touch"  # busybox goes by this name
-        path.parent.mkdir(exist_ok=True)
-        shutil.copy(touch, path)
-        with path.open("ab") as file:
-            file.write(secrets.token_bytes(16))
-        return path
+    def program(self, folder: str, base: Path | None = None) -> Path:
+        """Make a program that nobody has seen, below `base` (None: our folder)."""
+        return new_program((base or self.home) / folder)
+
+    def watched(self) -> Path | None:
+        """Return the root of a tmpfs of our own that the responder marks with fanotify; None where it cannot."""
+        if self._watched is None:
+            self._watched = self._marked()
+        return self._watched or None
+
+    def _marked(self) -> Path | Literal[False]:
+        assert self.kernel is not None
+        path = self.home / "watched"
+        if not self.has_mounted("tmpfs", path.name, self._stack):
+            return False
+        told = msgspec.structs.replace(self.config.exec, fanotify=(str(path),))
+        pidfd = os.pidfd_open(self.responder())
+        try:
+            faults = self.kernel.watching.ask(msgspec.structs.replace(self.config, exec=told), pidfd)
+            return False if faults else path
+        finally:
+            os.close(pidfd)
+
+    def responder(self) -> int:
+        """Return the process that answers for the trials; one is started where it has ended."""
+        return responder.ensure_running(self.config, self.cgroup).pid
+
+    def act_outside(self, *todo: Sequence[str], meanwhile: Callable[[], object] = lambda: None) -> list[int]:
+        """As `act`, by a program that is no child of this process."""
+        return act_outside(self.cgroup, *todo, meanwhile=meanwhile)
 
     def for_us_alone(self, path: Path) -> Path:
         """Return `path`, known to the probes of an agent that runs here, unknown to ours."""
@@ -156,11 +182,11 @@ class Place:
         """Have a program in the trials' cgroup do things; return what each met: 0, an errno, or KILLED."""
         return act_in(self.cgroup, *todo)
 
-    def better(self, fanotify: bool = False) -> str:
+    def better(self) -> str:
         """Return the way to a better tier than the one that acted here."""
         if self.lsm == YES:
             return "nothing in this release does it on this kernel; update mamplus"
-        return way_to_lsm(self.lsm) + (", or name the file system with [exec] fanotify" if fanotify else "")
+        return way_to_lsm(self.lsm)
 
     def has_lsm(self, hook: str) -> bool:
         """Whether the probes of the trials hold that LSM hook."""
@@ -211,17 +237,59 @@ def run_in(cgroup: Path, *words: object, feed: Path | None = None) -> int:
             return REFUSED
 
 
+def new_program(folder: Path) -> Path:
+    """Make a program that nobody has seen: touch(1) with another end. It creates the file that it is given."""
+    touch = shutil.which("touch")
+    if touch is None:
+        raise NotPossible("this machine has no touch(1) to try with; install coreutils or busybox")
+    path = folder / "touch"  # busybox goes by this name
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(touch, path)
+    with path.open("ab") as file:
+        file.write(secrets.token_bytes(16))
+    return path
+
+
 def act_in(cgroup: Path, *todo: Sequence[str]) -> list[int]:
     """Run `acts` in `cgroup`; see `Place.act`."""
-    command = [sys.executable, "-I", "-S", acts.__file__, json.dumps(todo)]
-    done = subprocess.run(
-        command, preexec_fn=_entering(cgroup), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=_RUN_S, check=False,
+    with _acting(cgroup, _command(todo)) as process:
+        out, remarks = process.communicate(timeout=_RUN_S)
+    met = [int(line) for line in out.split()]
+    if len(met) < len(todo) and process.returncode >= 0:
+        raise NotPossible(f"the program that tries ended with {process.returncode}: {remarks.strip()[-200:]!r}")
+    return met + [process.returncode] * (len(todo) - len(met))
+
+
+def act_outside(cgroup: Path, *todo: Sequence[str], meanwhile: Callable[[], object]) -> list[int]:
+    """Run `acts` as a child of init, or of who stands for it; `meanwhile` is called again and again until it ends."""
+    with _acting(cgroup, ["/bin/sh", "-c", '"$@" & :', "sh", *_command(todo)]) as process:
+        met = [int(line) for line in _read_all(process, meanwhile).split()]
+    return met + [KILLED] * (len(todo) - len(met))
+
+
+def _read_all(process: "subprocess.Popen[str]", meanwhile: Callable[[], object]) -> bytes:
+    """Return what comes until the last who holds the pipe has ended."""
+    assert process.stdout is not None
+    said, end = b"", time.monotonic() + _RUN_S
+    while time.monotonic() < end:
+        meanwhile()
+        if select.select([process.stdout], [], [], 0.02)[0]:
+            chunk = os.read(process.stdout.fileno(), 4096)
+            if not chunk:
+                return said
+            said += chunk
+    raise NotPossible(f"the program that tries did not end within {_RUN_S} s")
+
+
+def _command(todo: Sequence[Sequence[str]]) -> list[str]:
+    return [sys.executable, "-I", "-S", acts.__file__, json.dumps(todo)]
+
+
+def _acting(cgroup: Path, command: list[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        command, preexec_fn=_entering(cgroup), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    met = [int(line) for line in done.stdout.split()]
-    if len(met) < len(todo) and done.returncode >= 0:
-        raise NotPossible(f"the program that tries ended with {done.returncode}: {done.stderr.strip()[-200:]!r}")
-    return met + [done.returncode] * (len(todo) - len(met))
 
 
 def _entering(cgroup: Path) -> Callable[[], None]:
@@ -229,6 +297,17 @@ def _entering(cgroup: Path) -> Callable[[], None]:
         (cgroup / "cgroup.procs").write_text("0")
 
     return enter
+
+
+def make_folder(stack: ExitStack) -> Path:
+    """Make a folder of our own whose programs may be started; it goes with `stack`. NotPossible where there is none."""
+    for place in PLACES:
+        if _may_start_programs(place):
+            path = place / f"{PREFIX}{os.getpid()}-{_started(os.getpid())}-{secrets.token_hex(4)}"
+            path.mkdir(mode=0o755)
+            stack.callback(shutil.rmtree, path, ignore_errors=True)
+            return path
+    raise NotPossible(f"programs may not be started from {' or '.join(map(str, PLACES))}: mount one without noexec")
 
 
 def make_cgroup(path: Path, stack: ExitStack) -> Path:
@@ -274,8 +353,8 @@ def remove_left(*folders: Path) -> None:
 def _left(folder: Path) -> Iterator[Path]:
     """Yield what is named after a process that is gone."""
     for path in folder.glob(f"{PREFIX}*-*") if folder.is_dir() else ():
-        pid, _, started = path.name.removeprefix(PREFIX).partition("-")
-        if pid.isdigit() and _started(int(pid)) != started:
+        pid, started, *_ = path.name.removeprefix(PREFIX).split("-")
+        if pid.isdigit() and _started(int(pid)) != started and path.lstat().st_uid == 0:
             yield path
 
 
@@ -284,8 +363,12 @@ def _end_responders(run: Path) -> None:
     for lock in run.glob("responder-*.lock"):
         with contextlib.suppress(OSError, ValueError):
             pid = int(lock.read_text() or "0")
-            if pid and os.readlink(f"/proc/{pid}/exe").startswith(str(pins.RESPONDER)):
+            if pid and PREFIX in Path(f"/proc/{pid}/cmdline").read_text() and _is_responder(pid):
                 os.kill(pid, signal.SIGTERM)
+
+
+def _is_responder(pid: int) -> bool:
+    return os.readlink(f"/proc/{pid}/exe").startswith(str(pins.RESPONDER))
 
 
 def _started(pid: int) -> str:

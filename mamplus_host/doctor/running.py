@@ -11,7 +11,6 @@ A list without such an entry leaves that hook untried, and the result says so.
 
 import contextlib
 import secrets
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,8 @@ from mamplus_host.doctor.place import (
     REFUSED,
     act_in,
     make_cgroup,
+    make_folder,
+    new_program,
     run_in,
     sha256_of,
 )
@@ -160,7 +161,7 @@ def _program(here: _Here) -> Found:
     """A harmless program of which the kernel is told that its content is listed."""
     codes = []
     for digest in here.canaries(Kind.SHA256):
-        with _copy_of_touch(here) as program:
+        with _new_program() as program:
             marker = program.with_name("ran")
             with program.open("rb") as file:
                 key = file_of(file.fileno())
@@ -178,7 +179,7 @@ def _program(here: _Here) -> Found:
 def _unknown(here: _Here) -> Found:
     """The agent's responder hashes what nobody has seen."""
     before = here.tables.counters()["held"]
-    with _copy_of_touch(here) as program:
+    with _new_program() as program:
         marker = program.with_name("ran")
         digest = sha256_of(program)
         code = run_in(here.cgroup, program, marker)
@@ -206,20 +207,9 @@ def _packets(here: _Here) -> Found:
 
 
 @contextlib.contextmanager
-def _copy_of_touch(here: _Here) -> Iterator[Path]:
-    touch = shutil.which("touch")
-    if touch is None:
-        raise _Untried("this machine has no touch(1) to try with; install coreutils or busybox")
-    folder = here.state / f"{PREFIX}{secrets.token_hex(4)}"
-    folder.mkdir(mode=0o700)
-    try:
-        path = folder / "touch"
-        shutil.copy(touch, path)
-        with path.open("ab") as file:
-            file.write(secrets.token_bytes(16))
-        yield path
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _new_program() -> Iterator[Path]:
+    with contextlib.ExitStack() as stack:
+        yield new_program(make_folder(stack))
 
 
 _TRIALS: tuple[tuple[str, str, Callable[[_Here], Found]], ...] = (

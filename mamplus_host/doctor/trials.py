@@ -14,13 +14,13 @@ _NEEDS_NO_PROBES = (files.protected, holding.freezer)
 _TRIALS: tuple[tuple[str, str, Callable[[Place], Found]], ...] = (
     ("programs", "exec: listed program", programs.listed_program),
     ("programs", "exec: unknown program", programs.unknown_program),
-    ("programs", "exec: library", contents.library),
-    ("programs", "exec: ld.so FILE", contents.through_loader),
-    ("programs", "exec: script", contents.script),
+    ("programs", "exec: library", contents.here_or_marked(contents.library)),
+    ("programs", "exec: ld.so FILE", contents.here_or_marked(contents.through_loader)),
+    ("programs", "exec: script", contents.here_or_marked(contents.script)),
     ("network", "connect, send", network.addresses),
     ("network", "DNS", network.names),
     ("network", "packets of open sockets", network.packets),
-    ("files", "open of a listed file", contents.plain_file),
+    ("files", "open of a listed file", contents.here_or_marked(contents.plain_file)),
     ("files", "guarded path", files.guarded),
     ("files", "data folder", files.data_folder),
     ("files", "protected file", files.protected),
@@ -34,7 +34,7 @@ _TRIALS: tuple[tuple[str, str, Callable[[Place], Found]], ...] = (
 def kernel_trials(config: Config | None) -> Iterator[Trial]:
     """Try what this kernel allows, one control after the other. `config`: of an agent that may run here."""
     with contextlib.ExitStack() as stack:
-        place = Place(stack, config.state if config is not None else None)
+        place = Place(stack)
         if config is not None:
             place.beside(config)
         attached = tried("probes", "probes", partial(_attach, place, stack))

@@ -103,9 +103,9 @@ def _mount() -> Path:
     return next(Path(m) for m in CGROUP2_MOUNTS if (Path(m) / "cgroup.controllers").exists())
 
 
-def test_an_agent_whose_scope_covers_the_trials_does_not_spoil_them(agent: Agent, tmp_path: Path) -> None:
+def test_an_agent_whose_scope_covers_the_trials_does_not_spoil_them(agent: Agent) -> None:
     with contextlib.ExitStack() as stack:
-        place = Place(stack, tmp_path, parent=agent.cgroup)
+        place = Place(stack, parent=agent.cgroup)
         place.beside(agent.config)
         place.attach(stack)
 
