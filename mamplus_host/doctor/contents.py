@@ -55,7 +55,7 @@ def library(place: Place, folder: Path) -> Found:
     met = [place.act(["map-exec", str(listed)])[0], place.act(["load", str(listed)])[0]]
     if any(one not in REFUSALS for one in met):
         raise NotEnforced("a listed library was mapped executable", place.better())
-    return _found(place, "mmap_file", met, "a listed library was not mapped executable, nor loaded by dlopen")
+    return _found(place, "mmap", met, "a listed library was not mapped executable, nor loaded by dlopen")
 
 
 def through_loader(place: Place, folder: Path) -> Found:
@@ -65,7 +65,7 @@ def through_loader(place: Place, folder: Path) -> Found:
     code = place.run(interpreter_of(listed), listed, marker)
     if marker.exists() or code == 0:
         raise NotEnforced("`ld.so FILE` ran a listed program", place.better())
-    return _found(place, "mmap_file", [code], "`ld.so FILE` of a listed program did not run it")
+    return _found(place, "mmap", [code], "`ld.so FILE` of a listed program did not run it")
 
 
 def script(place: Place, folder: Path) -> Found:
@@ -85,12 +85,12 @@ def script(place: Place, folder: Path) -> Found:
         raise NotEnforced("a listed script ran: it is judged by its interpreter alone", place.better())
     if ran:
         return Found(
-            _tier(place, "file_open", met),
+            _tier(place, "open", met),
             f"a listed script ran {ran[0]}, and not otherwise",
             False,
             place.better(),
         )
-    return _found(place, "file_open", met, "a listed script did not run, started or as `sh FILE`")
+    return _found(place, "open", met, "a listed script did not run, started or as `sh FILE`")
 
 
 def plain_file(place: Place, folder: Path) -> Found:
@@ -102,7 +102,7 @@ def plain_file(place: Place, folder: Path) -> Found:
     (met,) = place.act(["open", str(listed)])
     if met not in REFUSALS:
         raise NotEnforced("a listed file was opened and could be read", place.better())
-    return _found(place, "file_open", [met], "a listed file could not be opened")
+    return _found(place, "open", [met], "a listed file could not be opened")
 
 
 def _found(place: Place, hook: str, met: list[int], detail: str) -> Found:
@@ -112,7 +112,7 @@ def _found(place: Place, hook: str, met: list[int], detail: str) -> Found:
 
 def _tier(place: Place, hook: str, met: list[int]) -> str:
     """Say what acted: an error comes from where the hook is, a kill from the responder after it hashed."""
-    if place.has_lsm(hook):
+    if place.has_hook(hook):
         return "lsm"
     return "signal" if KILLED in met and REFUSED not in met else "fanotify"
 

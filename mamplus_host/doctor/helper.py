@@ -18,7 +18,7 @@ import msgspec
 
 from mamplus_host.config import Config
 from mamplus_host.doctor.place import make_private
-from mamplus_host.doctor.trial import Trial
+from mamplus_host.doctor.trial import Trial, tried
 
 MAX_CPU_S = 60  # of this process and, each for itself, of those it starts
 _NICE = 10
@@ -44,12 +44,15 @@ def main() -> int:
 
 
 def _trials(config: Config | None, options: argparse.Namespace) -> Iterator[Trial]:
-    from mamplus_host.doctor.trials import agent_trials, kernel_trials  # the native extensions
+    from mamplus_host.doctor import running  # the native extensions
+    from mamplus_host.doctor.trials import agent_trials, kernel_trials
+    from mamplus_host.kernel import guard
 
+    may_ask = config is None or options.nice or not guard.stands(config)  # --nice: a child of the agent
     if options.kernel:
-        yield from kernel_trials(config)
+        yield from kernel_trials(config if may_ask else None)
     if options.agent and config is not None:
-        yield from agent_trials(config)
+        yield from agent_trials(config) if may_ask else (tried(running.GROUP, "agent: links", running.kept_away),)
 
 
 def _end(_number: int, _frame: object) -> None:

@@ -39,6 +39,7 @@ from mamplus_host.verdicts import Verdict
 
 PREFIX = "mamplus-doctor-"
 CANARY4, CANARY6, CANARY_NAME = "127.53.53.53", "::ffff:127.53.53.54", "canary.mamplus.invalid"
+SHELLS = ("sh", "dash", "bash", "busybox*")  # what /bin/sh may be
 PLACES = (
     Path(tempfile.gettempdir()),
     Path("/var/tmp"),
@@ -95,6 +96,8 @@ class Place:
         self.kernel = Kernel.attach(self.config, self.cgroup)
         stack.callback(self.kernel.close)
         self.lsm = _lsm()
+        if self.has_hook("open"):
+            self.kernel.interpreters.use(SHELLS)
         self.vouch_for_python()
         self.list_values(
             (Kind.IP, CANARY4), (Kind.IP, CANARY6.removeprefix("::ffff:")), (Kind.DOMAIN, CANARY_NAME),
@@ -160,7 +163,10 @@ class Place:
 
     def responder(self) -> int:
         """Return the process that answers for the trials; one is started where it has ended."""
-        return responder.ensure_running(self.config, self.cgroup).pid
+        assert self.kernel is not None
+        pid = responder.ensure_running(self.config, self.cgroup).pid
+        self.kernel.settle_guard(pid)
+        return pid
 
     def act_outside(self, *todo: Sequence[str], meanwhile: Callable[[], object] = lambda: None) -> list[int]:
         """As `act`, by a program that is no child of this process."""
@@ -188,10 +194,10 @@ class Place:
             return "nothing in this release does it on this kernel; update mamplus"
         return way_to_lsm(self.lsm)
 
-    def has_lsm(self, hook: str) -> bool:
-        """Whether the probes of the trials hold that LSM hook."""
+    def has_hook(self, name: str) -> bool:
+        """Whether the probes of the trials have that hook, by the name of its program."""
         assert self.kernel is not None
-        return any(place.startswith("lsm") and place.endswith("/" + hook) for place in self.kernel.hooks().values())
+        return name in self.kernel.hooks()
 
 
 def _lsm() -> str:
@@ -341,7 +347,7 @@ def remove_left(*folders: Path) -> None:
     """Remove what trials left whose process was killed."""
     for folder in (*folders, Path("/sys/fs/bpf")):
         for path in _left(folder):
-            _end_responders(path / "run")
+            _end_responders(path)
             if (path / "cgroup.procs").exists():
                 remove_cgroup(path)
             elif (path / "pins").is_dir() and folder == Path("/sys/fs/bpf"):
@@ -358,12 +364,15 @@ def _left(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _end_responders(run: Path) -> None:
-    """End a responder that was started for trials: it lives in mounts that nobody else sees."""
-    for lock in run.glob("responder-*.lock"):
+def _end_responders(home: Path) -> None:
+    """End a responder that was started for trials: it lives in mounts that nobody else sees, and keeps them."""
+    for lock in (home / "run").glob("responder-*.lock"):
         with contextlib.suppress(OSError, ValueError):
             pid = int(lock.read_text() or "0")
             if pid and PREFIX in Path(f"/proc/{pid}/cmdline").read_text() and _is_responder(pid):
+                within = Path(f"/proc/{pid}/root") / home.relative_to("/") / "bpf" / "pins"
+                with contextlib.suppress(MamplusError):
+                    Kernel.detach(Config(paths=Paths(bpffs=str(within))))  # takes its guard down, where one stands
                 os.kill(pid, signal.SIGTERM)
 
 

@@ -22,7 +22,7 @@ def listed_program(place: Place) -> Found:
         raise NotEnforced(f"a listed program ran (exit {sorted(met)})")
     known = _again(place, listed, marker)
     if known == REFUSED:
-        tier = "lsm" if place.has_lsm("bprm_check_security") else "fanotify"
+        tier = "lsm" if place.has_hook("bprm") else "fanotify"
         return Found(tier, "refused under two names before its first instruction", is_best=tier == "lsm")
     return Found("signal", "killed before its first instruction, under two names", False, place.better())
 

@@ -92,6 +92,12 @@ def _fail(error: Exception) -> Found:
     raise error
 
 
+def kept_away() -> Found:
+    """What a process says that is none of the agent's, where self-protection stands: to try would be an attack."""
+    way = "mamplus doctor --last shows what the agent found itself"
+    return Found("", "not tried: the agent's self-protection lets nobody else ask its hooks", False, way)
+
+
 def _monitors() -> Found:
     return Found("", 'the agent only watches: [agent] mode = "monitor"', False, 'set [agent] mode = "enforce"')
 
