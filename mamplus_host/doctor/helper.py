@@ -18,7 +18,7 @@ import msgspec
 
 from mamplus_host.config import Config
 from mamplus_host.doctor.place import make_private
-from mamplus_host.doctor.trial import Trial, tried
+from mamplus_host.doctor.trial import Trial
 
 MAX_CPU_S = 60  # of this process and, each for itself, of those it starts
 _NICE = 10
@@ -52,7 +52,7 @@ def _trials(config: Config | None, options: argparse.Namespace) -> Iterator[Tria
     if options.kernel:
         yield from kernel_trials(config if may_ask else None)
     if options.agent and config is not None:
-        yield from agent_trials(config) if may_ask else (tried(running.GROUP, "agent: links", running.kept_away),)
+        yield from agent_trials(config) if may_ask else running.all_as(running.kept_away)
 
 
 def _end(_number: int, _frame: object) -> None:

@@ -37,7 +37,7 @@ from mamplus_host.kernel import pins
 from mamplus_host.kernel.bpf import Fd
 from mamplus_host.kernel.tables import Tables, file_of
 
-GROUP = "running agent"
+GROUP, LINKS = "running agent", "agent: links"
 RESTART = "restart the agent; if that does not help: mamplus detach, then start it"
 UNTRIED = (
     "the list has no {} to try with; one that nobody uses will do: mamplus-enterprise ble add {} ... --verdict block"
@@ -72,20 +72,25 @@ class _Untried(Exception):
 
 
 def examine(config: Config) -> Iterator[Trial]:
-    """Yield what the running agent's probes did."""
+    """Yield what the running agent's probes did; always the same controls, so that one that is lost is missed."""
     if config.agent.mode == "monitor":
-        yield tried(GROUP, "agent: mode", _monitors)
+        yield from all_as(_monitors)
         return
     with contextlib.ExitStack() as stack:
         try:
             here = _Here(config, stack)
         except (MamplusError, OSError) as error:
-            yield tried(GROUP, "agent: links", partial(_fail, error))
+            yield from all_as(partial(_fail, error))
             return
-        links = tried(GROUP, "agent: links", partial(_links, here))
-        yield links
+        yield tried(GROUP, LINKS, partial(_links, here))
         for control, tier, trial in _TRIALS:
             yield tried(GROUP, control, partial(_or_untried, trial, here, tier))
+
+
+def all_as(trial: Callable[[], Found]) -> Iterator[Trial]:
+    """Yield the same result for every control."""
+    for control in (LINKS, *(control for control, _tier, _trial in _TRIALS)):
+        yield tried(GROUP, control, trial)
 
 
 def _fail(error: Exception) -> Found:

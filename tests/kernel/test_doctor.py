@@ -167,12 +167,11 @@ def test_a_list_that_has_nothing_to_try_with_leaves_hooks_untried_and_says_so(ag
 def test_an_agent_that_only_watches_is_not_said_to_enforce(agent: Agent) -> None:
     watching = msgspec.structs.replace(agent.config, agent=msgspec.structs.replace(agent.config.agent, mode="monitor"))
 
-    (found,) = running.examine(watching)
+    found = list(running.examine(watching))
 
-    assert (found.state, "monitor" in found.detail) == ("degraded", True)
+    assert len(found) > 1
+    assert {(trial.state, "monitor" in trial.detail) for trial in found} == {("degraded", True)}
 
 
 def test_where_no_agent_ran_nothing_is_said_to_be_enforced(configure: Callable[..., object]) -> None:
-    (found,) = running.examine(configure())  # type: ignore[arg-type]
-
-    assert (found.control, found.state) == ("agent: links", "not possible")
+    assert {trial.state for trial in running.examine(configure())} == {"not possible"}  # type: ignore[arg-type]
