@@ -6,7 +6,10 @@ import sys
 
 from bench.rig import clean_up_when_ended
 
-BENCHMARKS = ("exec_cost", "connect_cost", "drain", "idle", "tables", "delta", "import_speed", "path_patterns")
+BENCHMARKS = (
+    "exec_cost", "open_cost", "hash_speed", "connect_cost", "drain", "idle", "tables", "delta", "import_speed",
+    "path_patterns",
+)  # fmt: skip
 
 
 def main() -> int:

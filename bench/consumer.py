@@ -7,13 +7,17 @@ with what consumes. Prints "ready", and at the end the kernel's counters as one 
 
 import argparse
 import json
+import os
 import select
 import sys
+import time
 from pathlib import Path
 
 from bench.rig import clean_up_when_ended
+from mamplus_host.ble.format import Generation
 from mamplus_host.collector.decode import decode_run
-from mamplus_host.config import Agent, Config, Paths
+from mamplus_host.config import Agent, Config, ExecPolicy, Paths
+from mamplus_host.kernel import responder
 from mamplus_host.kernel.objects import Kernel
 
 
@@ -30,20 +34,36 @@ def consume(kernel: Kernel) -> int:
             return decoded + sum(len(decode_run(*run)) for batch in iter(kernel.ring.drain, []) for run in batch)
 
 
+def prepare(kernel: Kernel, config: Config, arguments: argparse.Namespace) -> None:
+    """Load a list and have file systems marked, where the options say so."""
+    if arguments.list:
+        with Generation.open(arguments.list) as generation:
+            kernel.tables.load(generation, time.time())
+    if arguments.fanotify:
+        pidfd = os.pidfd_open(responder.ensure_running(config, arguments.cgroup).pid)
+        if wrong := kernel.watching.ask(config, pidfd):
+            raise SystemExit(f"not marked: {wrong}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cgroup", type=Path, required=True)
     parser.add_argument("--directory", type=Path, required=True, help="for state and run")
     parser.add_argument("--bpffs", required=True)
+    parser.add_argument("--list", type=Path, help="of a generation, to be loaded")
+    parser.add_argument("--fanotify", default="", help="a directory, whose file system is asked about")
     arguments = parser.parse_args()
+    marked = ExecPolicy(fanotify=(arguments.fanotify,) if arguments.fanotify else ())
     paths = Paths(str(arguments.directory / "state"), str(arguments.directory / "run"), arguments.bpffs)
-    config = Config(paths=paths, agent=Agent(mode="enforce"))
+    config = Config(paths=paths, agent=Agent(mode="enforce"), exec=marked)
     clean_up_when_ended()
     try:
         kernel = Kernel.attach(config, arguments.cgroup)
+        prepare(kernel, config, arguments)
         print("ready", flush=True)
         decoded = consume(kernel)
-        print(json.dumps({"decoded": decoded, **kernel.tables.counters()}))
+        counted = kernel.tables.counters() | {"fanotify": kernel.watching.counters()}
+        print(json.dumps({"decoded": decoded, **counted}))
         kernel.close()
     finally:
         Kernel.detach(config)

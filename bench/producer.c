@@ -4,6 +4,7 @@
  *
  *   producer CGROUP exec COUNT PROGRAM   fork, exec, wait
  *   producer CGROUP connect COUNT        connect(2) over TCP to a listener of our own on loopback
+ *   producer CGROUP open COUNT FILE      open(2) for reading, and close(2)
  *
  * All time is measured here: no interpreter stands between two starts.
  */
@@ -59,6 +60,20 @@ static long long exec_ns(long count, const char *program)
 	return now_ns() - begin;
 }
 
+static long long open_ns(long count, const char *file)
+{
+	long long begin = now_ns();
+
+	while (count--) {
+		int fd = open(file, O_RDONLY | O_CLOEXEC);
+
+		if (fd < 0)
+			err(1, "%s", file);
+		close(fd);
+	}
+	return now_ns() - begin;
+}
+
 /* The listener takes each connection at once; a reset leaves no TIME_WAIT behind. */
 static long long connect_ns(long count)
 {
@@ -91,10 +106,12 @@ int main(int argc, char **argv)
 	long long total;
 
 	if (count <= 0)
-		errx(2, "want: producer CGROUP exec COUNT PROGRAM | producer CGROUP connect COUNT");
+		errx(2, "want: producer CGROUP exec COUNT PROGRAM | connect COUNT | open COUNT FILE");
 	join(argv[1]);
 	if (strcmp(argv[2], "exec") == 0 && argc == 5)
 		total = exec_ns(count, argv[4]);
+	else if (strcmp(argv[2], "open") == 0 && argc == 5)
+		total = open_ns(count, argv[4]);
 	else if (strcmp(argv[2], "connect") == 0 && argc == 4)
 		total = connect_ns(count);
 	else

@@ -18,6 +18,7 @@ from mamplus_host.config import Config, cgroup_dir
 
 HERE = Path(__file__).parent
 END_TIMEOUT_S = 60
+DISK_BYTES = 64 << 20
 Condition = Callable[[], AbstractContextManager[Any]]
 
 
@@ -27,7 +28,7 @@ class Rig:
     def __init__(self, directory: Path, cgroup: Path) -> None:
         self.directory, self.cgroup = directory, cgroup
         self.bpffs = f"/sys/fs/bpf/mamplus-bench-{secrets.token_hex(6)}"
-        self.counters: dict[str, int] = {}
+        self.counters: dict[str, Any] = {}
         self.producer, self.program = directory / "producer", directory / "program"
         _compile(self.producer, (HERE / "producer.c").read_text(), "-O2")
         _compile(self.program, "int main(void) { return 0; }", "-O2", "-static")
@@ -41,9 +42,9 @@ class Rig:
         return float(done.stdout) / 1000
 
     @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Our probes on the cgroup, consumed as the agent does."""
-        arguments = ["--cgroup", self.cgroup, "--directory", self.directory, "--bpffs", self.bpffs]
+    def attached(self, *options: object) -> Iterator[None]:
+        """Our probes on the cgroup, consumed as the agent does; `options` are bench.consumer's."""
+        arguments = ["--cgroup", self.cgroup, "--directory", self.directory, "--bpffs", self.bpffs, *options]
         with _child("bench.consumer", *map(str, arguments)) as child:
             assert child.stdout is not None
             if child.stdout.readline() != b"ready\n":
@@ -65,6 +66,22 @@ class Rig:
             assert child.stdin is not None
             child.stdin.close()
             cat.wait(timeout=END_TIMEOUT_S)
+
+    @contextmanager
+    def permitted_by(self, language: str, place: Path, what: str = "exec") -> Iterator[None]:
+        """The peer: a fanotify daemon in "c" or "python", asked about each "exec" or "open" on a file system."""
+        command: tuple[object, ...] = (sys.executable, HERE / "permission_peer.py")
+        if language == "c":
+            _compile(self.directory / "peer", (HERE / "permission_peer.c").read_text(), "-O2")
+            command = (self.directory / "peer",)
+        with subprocess.Popen([*map(str, command), str(place), what], stdout=subprocess.PIPE) as daemon:
+            try:
+                assert daemon.stdout is not None
+                if daemon.stdout.readline() != b"ready\n":
+                    raise SystemExit(f"the fanotify daemon in {language} did not start")
+                yield
+            finally:
+                daemon.terminate()
 
     def alternate(
         self, conditions: dict[str, Condition], measure: Callable[[], float], *, rounds: int, what: str
@@ -106,6 +123,21 @@ def _remove(cgroup: Path) -> None:
     while "populated 1" in (cgroup / "cgroup.events").read_text() and time.monotonic() < end_s:
         time.sleep(0.01)
     cgroup.rmdir()
+
+
+@contextmanager
+def own_disk(directory: Path) -> Iterator[Path]:
+    """Yield a directory on an ext4 of its own, in an image below `directory`: what is marked is nobody else's."""
+    image, place = directory / "image", directory / "disk"
+    place.mkdir()
+    with image.open("wb") as file:
+        file.truncate(DISK_BYTES)
+    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
 
 
 def pristine() -> AbstractContextManager[None]:
