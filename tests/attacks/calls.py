@@ -19,6 +19,7 @@ NUMBERS = {
     "fsopen": 430,
     "fsconfig": 431,
     "fsmount": 432,
+    "pidfd_getfd": 438,
     "name_to_handle_at": 303 if IS_X86 else 264,
     "open_by_handle_at": 304 if IS_X86 else 265,
 }
@@ -103,3 +104,8 @@ def own_user() -> None:
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text)
     mount(b"none", b"/", flags=MS_REC | MS_PRIVATE)
+
+
+def unmount(path: os.PathLike[str]) -> None:
+    """umount2(2), lazily."""
+    checked(_libc.umount2(os.fsencode(path), 2))

@@ -6,6 +6,7 @@ taken away at the end, also when an attack went wrong.
 """
 
 import contextlib
+import functools
 import os
 import secrets
 import select
@@ -21,13 +22,16 @@ from typing import Any
 
 from mamplus_host.ble.entry import Kind
 from mamplus_host.config import cgroup_dir, parse
+from mamplus_host.errors import KernelRefused
 from mamplus_host.kernel import layout, pins, responder
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.kernel.tables import file_of
+from mamplus_host.policy import Policy
 from mamplus_host.verdicts import Verdict
 from tests.attacks.attack import Missing
 from tests.attacks.outcome import REFUSALS, Seen, Told, Unexplained
 from tests.attacks.payloads import Payloads, build, kinds
+from tests.attacks.whole_agent import WholeAgent, whole_agent
 from tests.kernel.acts import own_cgroup
 from tests.kernel.conftest import Agent, Record, sha256
 
@@ -48,6 +52,13 @@ class Ground:
     programs: Path  # compiled from programs/
     payloads: Payloads
     agent: Agent
+    stack: contextlib.ExitStack
+
+    @functools.cached_property
+    def whole(self) -> WholeAgent:
+        """An agent as a process, beside the one whose kernel part this runner holds; started when it is needed."""
+        sections = _sections(self.tier, [self.disk, self.memory])
+        return self.stack.enter_context(whole_agent(self.work, self.cgroup, Policy(), sections))
 
     @property
     def hooks(self) -> Mapping[str, str]:
@@ -144,17 +155,10 @@ class Ground:
         self.agent.seen.clear()
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
-    def told_since(self, started_ns: int, *, is_tamper: bool) -> list[Told]:
+    def told_since(self, started_ns: int) -> list[Told]:
         self.agent.drain()
-        about = [record for record in self.agent.seen if is_about_an_attack(record, is_tamper=is_tamper)]
+        about = [record for record in self.agent.seen if is_about_a_program(record)]
         return [_told(record, started_ns) for record in about]
-
-    def await_told(self, started_ns: int, settle_s: float, *, is_tamper: bool) -> list[Told]:
-        """Return what was told; wait for the first of it, up to `settle_s`."""
-        end = time.monotonic() + settle_s
-        while not (told := self.told_since(started_ns, is_tamper=is_tamper)) and (left := end - time.monotonic()) > 0:
-            self.agent.kernel.ring.wait(left)
-        return told
 
 
 def _do(deed: Callable[[], Any], cgroup: Path, report: int) -> None:
@@ -164,7 +168,7 @@ def _do(deed: Callable[[], Any], cgroup: Path, report: int) -> None:
         (cgroup / "cgroup.procs").write_text("0")
         result = deed()
         code = result if isinstance(result, int) else 0
-    except OSError as error:
+    except (OSError, KernelRefused) as error:
         os.write(report, str(error.errno or 0).encode())
         code = 1
     finally:
@@ -184,10 +188,10 @@ def await_end(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def is_about_an_attack(record: Record, *, is_tamper: bool) -> bool:
-    """Whether a record is a refusal, or names something that is listed; `is_tamper`: the attack is on the agent."""
+def is_about_a_program(record: Record) -> bool:
+    """Whether a record is a refusal, or names something that is listed. What the runner does to the agent is not."""
     if record.kind == "tamper":
-        return is_tamper
+        return False
     return bool(record.flags & layout.F_REFUSED) or record.verdict in (Verdict.BLOCK, Verdict.SUSPECT)
 
 
@@ -216,12 +220,17 @@ def ground(tier: str) -> Iterator[Ground]:
         cgroup = stack.enter_context(own_cgroup())
         agent = stack.enter_context(_agent(tier, work, cgroup, programs, [disk, memory]))
         agent.publish(*((Kind.SHA256, sha256(payloads.listed(kind)), Verdict.BLOCK) for kind in kinds(programs)))
-        yield Ground(tier, cgroup, work, disk, memory, programs, payloads, agent)
+        inner = stack.enter_context(contextlib.ExitStack())
+        yield Ground(tier, cgroup, work, disk, memory, programs, payloads, agent, inner)
+
+
+def _sections(tier: str, marked: list[Path]) -> dict[str, Any]:
+    return {"exec": {"fanotify": [str(path) for path in marked]}} if tier == "fanotify" else {}
 
 
 @contextlib.contextmanager
 def _agent(tier: str, work: Path, cgroup: Path, programs: Path, marked: list[Path]) -> Iterator[Agent]:
-    sections: dict[str, Any] = {
+    sections = _sections(tier, marked) | {
         "scope": {"cgroup": str(cgroup)},
         "paths": {
             "bpffs": f"/sys/fs/bpf/mptest-{secrets.token_hex(4)}",
@@ -229,8 +238,6 @@ def _agent(tier: str, work: Path, cgroup: Path, programs: Path, marked: list[Pat
             "state": str(work / "state"),
         },
     }
-    if tier == "fanotify":
-        sections["exec"] = {"fanotify": [str(path) for path in marked]}
     config = parse(sections)
     with _objects_of(tier):
         kernel = Kernel.attach(config, cgroup_dir(config))
@@ -287,6 +294,7 @@ def mounted(what: str, where: Path, kind: str, options: str = "") -> Iterator[Pa
 @contextlib.contextmanager
 def _disk(work: Path) -> Iterator[Path]:
     """A disk of our own, so that it may be marked, filled and looked at block by block."""
+    subprocess.run(["modprobe", "-q", "loop"], check=False, capture_output=True)  # built in, on some kernels
     image = work / "disk.img"
     image.touch()
     os.truncate(image, DISK_BYTES)

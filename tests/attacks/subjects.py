@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 from tests.attacks.attack import Attack
 from tests.attacks.ground import Ground, arena
-from tests.attacks.outcome import Seen
+from tests.attacks.outcome import Seen, Told
 
 
 @dataclass(frozen=True)
 class Subject:
     attack: Callable[[], Seen]
     is_done: Callable[[], bool]
+    told: Callable[[int], list[Told]]  # since a time, CLOCK_BOOTTIME in ns
 
 
 @contextlib.contextmanager
@@ -25,10 +26,30 @@ def program(attack: Attack, on: Ground, is_guarded: bool) -> Iterator[Subject]:
     with arena(on) as directory:
         payload = on.payloads.copy(attack.payload, "listed" if is_guarded else "twin", directory / "payload")
         marker = on.work / f"marker-{directory.name}"
-        yield Subject(lambda: attack.play(on, payload, marker), marker.exists)
+        yield Subject(lambda: attack.play(on, payload, marker), marker.exists, on.told_since)
         marker.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def agent(attack: Attack, on: Ground, is_guarded: bool) -> Iterator[Subject]:
+    """The agent itself. The aim: that a system call which harms it succeeds. There is no twin: where nothing
+    refuses such a call, it is seen to succeed."""
+    assert is_guarded
+    seen: list[Seen] = []
+
+    def play() -> Seen:
+        seen.append(attack.play(on, on.whole.pins, on.work))
+        return seen[0]
+
+    on.whole.forget_the_past()
+    try:
+        yield Subject(play, lambda: not seen[0].errno, on.whole.told_since)
+    finally:
+        on.whole.repair()
+
+
 SUBJECTS: Mapping[str, Callable[[Attack, Ground, bool], contextlib.AbstractContextManager[Subject]]] = {
-    "program": program
+    "program": program,
+    "agent": agent,
 }
+WITH_TWIN = ("program",)

@@ -21,10 +21,10 @@ def series(release: str) -> str:
     return ".".join(release.split(".")[:2])
 
 
-def keep(tier: str, release: str, results: Mapping[str, Any]) -> None:
+def keep(tier: str, release: str, results: Mapping[str, Any], directory: Path = OUTCOMES) -> None:
     """Write what came of every attack on one tier and kernel."""
     whole = {"tier": tier, "kernel": release, "attacks": dict(results)}
-    path = OUTCOMES / f"{tier}-{series(release)}.json"
+    path = directory / f"{tier}-{series(release)}.json"
     path.write_bytes(msgspec.json.format(msgspec.json.encode(whole), indent=1) + b"\n")
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mamplus_host.kernel import layout, responder
+from mamplus_host.kernel.tables import file_of
 from tests.attacks.attack import STOPPED, UNSEEN, attack, everywhere
 from tests.attacks.ground import DEADLINE_S, Ground
 from tests.attacks.outcome import Outcome, Seen
@@ -127,6 +128,24 @@ def forgotten(on: Ground, payload: Path, marker: Path) -> Seen:
     about = payload.stat()
     on.agent.kernel.tables.forget(about.st_dev >> 8 << 20 | about.st_dev & 0xFF, about.st_ino)
     return on.execute(payload, marker)
+
+
+@attack(
+    "forged hash",
+    FAMILY,
+    everywhere(Outcome.NOT_COVERED) | {"lsm": Outcome.REFUSED},
+    bypasses="BPF agents that believe their own maps",
+    limit="root writes to BPF maps, and an entry that is looked at once is no longer there; only an LSM refuses it",
+)
+def forged(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Root writes into the kernel's map that the listed file has the hash of a good one."""
+
+    def deed() -> None:
+        with payload.open("rb") as file:
+            on.agent.kernel.tables.remember(file_of(file.fileno()), "00" * 32)
+
+    seen = on.act(deed)
+    return seen if seen.errno else on.execute(payload, marker)
 
 
 @attack("full file system", FAMILY, STOPPED)
