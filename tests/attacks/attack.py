@@ -28,6 +28,7 @@ def everywhere(outcome: Outcome) -> dict[str, Outcome]:
 # A program that starts: where nothing can refuse that, it is ended before its first instruction.
 STOPPED = everywhere(Outcome.REFUSED) | {"signal": Outcome.KILLED}
 # A file that is opened or mapped by a good program: a probe of programs alone does not see it.
+ELSEWHERE = STOPPED | {"fanotify": Outcome.KILLED}  # on a file system that is not marked: the tier below
 OPENED = everywhere(Outcome.REFUSED) | {"signal": Outcome.NOT_COVERED}
 UNSEEN = everywhere(Outcome.NOT_COVERED)
 
@@ -51,7 +52,7 @@ class Attack:
     limit: str = ""  # why it is not covered, or what the outcome does not say
     expected: Mapping[str, Outcome]  # by tier; by "tier without HOOK" where that hook is optional
     subject: str = "program"  # what it is about: a name of subjects.SUBJECTS
-    unlisted: Outcome | None = None  # what meets it where nothing is listed or guarded; None: it runs
+    is_alike: bool = False  # what is not listed may be answered in the same way: nobody could look at it
     is_innocent: bool = False  # what it runs is not listed: it must run
     settle_s: float = 0.3  # so long is waited for the agent to notice what was done
 
@@ -76,7 +77,7 @@ def attack(
     subject: str = "program",
     bypasses: str = "",
     limit: str = "",
-    unlisted: Outcome | None = None,
+    is_alike: bool = False,
     is_innocent: bool = False,
     settle_s: float = 0.3,
 ) -> Callable[[Play], Play]:
@@ -88,7 +89,7 @@ def attack(
         assert what, f"attack {name!r} does not say what it does"
         _attacks[name] = Attack(
             name=name, family=family, what=what, play=play, payload=payload, subject=subject, bypasses=bypasses,
-            limit=limit, expected=expected, unlisted=unlisted, is_innocent=is_innocent, settle_s=settle_s,
+            limit=limit, expected=expected, is_alike=is_alike, is_innocent=is_innocent, settle_s=settle_s,
         )  # fmt: skip
         return play
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mamplus_host.ble.entry import Kind
-from mamplus_host.config import cgroup_dir, parse
+from mamplus_host.config import Config, cgroup_dir, parse
 from mamplus_host.errors import KernelRefused
 from mamplus_host.kernel import layout, pins, responder
 from mamplus_host.kernel.objects import Kernel
@@ -93,7 +93,7 @@ class Ground:
         """Start a program in the scope and wait for its end."""
         variables = {**os.environ, **environment}
         vector = [os.fsencode(one) for one in (program, *arguments)]
-        return self.act(lambda: os.execve(program, vector, variables))
+        return self.act(lambda: _become(program, vector, variables))
 
     def until_met(self, program: Path, marker: Path, *, tries: int) -> Seen:
         """Start what may be the listed program or a good one until the marker is there; return what met it at worst."""
@@ -119,7 +119,7 @@ class Ground:
             def deed() -> None:
                 os.dup2(given.fileno(), 0)
                 os.dup2(output.fileno(), 1)
-                os.execv(command[0], [os.fsencode(one) for one in command])
+                _become(command[0], [os.fsencode(one) for one in command], dict(os.environ))
 
             seen = self.act(deed)
             output.seek(0)
@@ -175,6 +175,12 @@ def _do(deed: Callable[[], Any], cgroup: Path, report: int) -> None:
         os._exit(code)
 
 
+def _become(program: Path | str | bytes, vector: list[bytes], variables: dict[str, str]) -> None:
+    """execve(2); what the program complains of is not shown."""
+    os.dup2(os.open("/dev/null", os.O_WRONLY), 2)
+    os.execve(program, vector, variables)
+
+
 def await_end(pid: int) -> int:
     """Wait for a child: its exit code, negative for a signal. It is killed at the deadline."""
     pidfd = os.pidfd_open(pid)
@@ -209,7 +215,7 @@ def _told(record: Record, started_ns: int) -> Told:
 @contextlib.contextmanager
 def ground(tier: str) -> Iterator[Ground]:
     """An agent of `tier` on a ground of its own; attack.Missing where the kernel does not have the tier."""
-    if tier != "signal":
+    if tier == "lsm":
         raise Missing(f"tier {tier} is not built yet")
     with contextlib.ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mamplus-attacks-")))
@@ -245,11 +251,24 @@ def _agent(tier: str, work: Path, cgroup: Path, programs: Path, marked: list[Pat
             for path in programs.iterdir():  # our own tools do not wait
                 with path.open("rb") as file:
                     kernel.tables.remember(file_of(file.fileno()), sha256(path))
+            if tier == "fanotify":
+                _mark(kernel, config)
             yield Agent(config, cgroup, programs, kernel)
         finally:
             kernel.close()
             responder.stop(config)
             Kernel.detach(config)
+
+
+def _mark(kernel: Kernel, config: Config) -> None:
+    """Have the responder mark our file systems."""
+    pidfd = os.pidfd_open(responder.ensure_running(config).pid)
+    try:
+        wrong = kernel.watching.ask(config, pidfd)
+    finally:
+        os.close(pidfd)
+    if wrong:
+        raise Missing(f"fanotify permission events: {wrong}")
 
 
 @contextlib.contextmanager

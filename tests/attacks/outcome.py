@@ -61,8 +61,8 @@ def classify(seen: Seen, is_done: bool, told: Sequence[Told], *, is_innocent: bo
         if is_innocent and not told:
             return Outcome.RUNS
         return Outcome.NOTICED if told else Outcome.NOT_COVERED
-    if refusals and seen.errno in REFUSALS:
-        return Outcome.REFUSED
     if refusals and seen.exit in (-signal.SIGKILL, 128 + signal.SIGKILL):  # itself, or its child
         return Outcome.KILLED
+    if refusals and seen.errno in (0, *REFUSALS):  # 0: a loader or an interpreter met it, and went on without
+        return Outcome.REFUSED
     raise Unexplained(f"the attacker saw {seen}, its aim was not reached, and the agent told {list(told)}")

@@ -59,7 +59,7 @@ def _check_that_it_works(attack: Attack, on: Ground) -> None:
     """Unexplained when the attack fails where nothing is against it: then its refusal proves nothing."""
     seen, is_done, told = _once(attack, on, is_guarded=False)
     outcome = classify(seen, is_done, told, is_innocent=True)
-    if outcome is not (attack.unlisted or Outcome.RUNS):
+    if outcome is not Outcome.RUNS and not (attack.is_alike and outcome is not Outcome.NOT_COVERED):
         raise Unexplained(f"with nothing against it, it was {outcome}: the attacker saw {seen}, the agent told {told}")
 
 

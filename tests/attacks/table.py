@@ -2,7 +2,7 @@
 """The committed outcomes, and the table that docs/attacks.md shows of them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,9 @@ def render() -> str:
         families.setdefault(attack.family, []).append(attack)
     lines: list[str] = []
     for family, attacks in families.items():
-        lines += ["", f"### {family[0].upper()}{family[1:]}", ""]
-        heads = [f"{one['tier']} {series(one['kernel'])}" for one in columns]
-        lines += [_row(["attack", *heads]), _row(["---"] * (len(heads) + 1))]
-        lines += [
-            _row([_about(attack), *(_cell(one["attacks"].get(attack.name)) for one in columns)]) for attack in attacks
-        ]
+        lines += ["", f"### {family[0].upper()}{family[1:]}", "", *_table(attacks, columns)]
+        lines += _reasons("Walks around", attacks, lambda attack: attack.bypasses)
+        lines += _reasons("To know", attacks, lambda attack: attack.limit)
     lines += ["", *_totals(columns)]
     return "\n".join(lines) + "\n"
 
@@ -59,13 +56,26 @@ def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _about(attack: Attack) -> str:
-    parts = [f"**{attack.name}**: {attack.what}"]
-    if attack.bypasses:
-        parts.append(f"*Walks around:* {attack.bypasses}")
-    if attack.limit:
-        parts.append(f"*Why:* {attack.limit}")
-    return " ".join(parts)
+def _table(attacks: list[Attack], columns: list[dict[str, Any]]) -> list[str]:
+    heads = ["attack", "what it does", *(f"{one['tier']} {series(one['kernel'])}" for one in columns)]
+    rows = [
+        _row([attack.name, attack.what, *(_cell(one["attacks"].get(attack.name)) for one in columns)])
+        for attack in attacks
+    ]
+    return [_row(heads), _row(["---"] * len(heads)), *rows]
+
+
+def _reasons(title: str, attacks: list[Attack], of: Callable[[Attack], str]) -> list[str]:
+    """Return one line for each text that attacks of a family have, with their names."""
+    names: dict[str, list[str]] = {}
+    for attack in attacks:
+        names.setdefault(of(attack), []).append(attack.name)
+    names.pop("", None)
+    if not names:
+        return []
+    every = len(attacks)
+    lines = [f"- {text}" + ("" if len(which) == every else f" ({', '.join(which)})") for text, which in names.items()]
+    return ["", f"{title}:", "", *lines]
 
 
 def _cell(result: Mapping[str, Any] | None) -> str:

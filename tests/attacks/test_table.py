@@ -38,6 +38,7 @@ def test_what_is_not_covered_says_why() -> None:
     ("seen", "is_done", "told", "outcome"),
     [
         (Seen(exit=1, errno=1), False, [REFUSAL], Outcome.REFUSED),
+        (Seen(exit=2), False, [REFUSAL], Outcome.REFUSED),  # an interpreter could not open it
         (Seen(exit=-9), False, [REFUSAL], Outcome.KILLED),
         (Seen(exit=-9), True, [REFUSAL], Outcome.NOTICED),  # killed, but it had run
         (Seen(exit=7), True, [REPORT], Outcome.NOTICED),

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from tests.attacks.attack import STOPPED, attack, everywhere
+from tests.attacks.attack import ELSEWHERE, STOPPED, attack, everywhere
 from tests.attacks.calls import executable_at, memory_file
 from tests.attacks.ground import Ground
 from tests.attacks.outcome import Outcome, Seen
@@ -103,7 +103,7 @@ def deleted_file(on: Ground, payload: Path, marker: Path) -> Seen:
 
 
 @attack(
-    "memfd", NAMELESS, STOPPED, bypasses="scanners of files; fapolicyd and fanotify marks on mounts do not see memfd"
+    "memfd", NAMELESS, ELSEWHERE, bypasses="scanners of files; fapolicyd and fanotify marks on mounts do not see memfd"
 )
 def memfd(on: Ground, payload: Path, marker: Path) -> Seen:
     """Writes it to a memfd and starts that: there is no file anywhere."""
@@ -111,7 +111,7 @@ def memfd(on: Ground, payload: Path, marker: Path) -> Seen:
     return on.act(lambda: executable_at(memory_file(body), b"", [b"x", bytes(marker)]))
 
 
-@attack("sealed memfd", NAMELESS, STOPPED)
+@attack("sealed memfd", NAMELESS, ELSEWHERE)
 def sealed_memfd(on: Ground, payload: Path, marker: Path) -> Seen:
     """As above with every seal set, as runc starts itself."""
     body = payload.read_bytes()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.attacks.attack import STOPPED, UNSEEN, Missing, attack
+from tests.attacks.attack import ELSEWHERE, STOPPED, UNSEEN, Missing, attack
 from tests.attacks.calls import exchange, fallocate
 from tests.attacks.ground import Ground, filled_image
 from tests.attacks.outcome import Seen
@@ -84,7 +84,7 @@ def mapped_tmpfs(on: Ground, payload: Path, marker: Path) -> Seen:
     return twice(on, on.memory / payload.parent.name, payload, marker, map_and_write)
 
 
-@attack("mmap, on ramfs", FAMILY, STOPPED, bypasses=CACHES)
+@attack("mmap, on ramfs", FAMILY, ELSEWHERE, bypasses=CACHES)
 def mapped_ramfs(on: Ground, payload: Path, marker: Path) -> Seen:
     """As above, on ramfs."""
     with on.mount("ramfs", payload.parent / "ram") as where:
@@ -108,7 +108,7 @@ def below_overlay(on: Ground, payload: Path, marker: Path) -> Seen:
         )
 
 
-@attack("whole seconds", FAMILY, STOPPED, bypasses=CACHES)
+@attack("whole seconds", FAMILY, ELSEWHERE, bypasses=CACHES)
 def whole_seconds(on: Ground, payload: Path, marker: Path) -> Seen:
     """Writes within the same second, on a file system that keeps no fractions (ext4 with inodes of 128 bytes)."""
 
@@ -128,7 +128,7 @@ def whole_seconds(on: Ground, payload: Path, marker: Path) -> Seen:
     raise Missing("a machine that does all this within one second")
 
 
-@attack("vfat", FAMILY, STOPPED, bypasses=CACHES)
+@attack("vfat", FAMILY, ELSEWHERE, bypasses=CACHES)
 def vfat(on: Ground, payload: Path, marker: Path) -> Seen:
     """As above on vfat, which keeps every second second: the file system of most sticks."""
     with filled_image(payload.parent, "vfat", ["mkfs.vfat"]) as where:
@@ -239,7 +239,14 @@ def change_below(on: Ground, old: bytes, new: bytes) -> None:
         blocks.flush()
 
 
-@attack("window", FAMILY, STOPPED, settle_s=0.0, bypasses="daemons that hash, answer, and let the file be opened again")
+@attack(
+    "window",
+    FAMILY,
+    STOPPED,
+    settle_s=0.0,
+    is_alike=True,
+    bypasses="daemons that hash, answer, and let the file be opened again",
+)
 def window(on: Ground, payload: Path, marker: Path) -> Seen:
     """One process writes the two programs into the file in turn, without end, while another starts it again and
     again: some write falls between hash and start."""

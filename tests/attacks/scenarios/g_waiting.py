@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """While an unknown program waits for its hash: whoever lets it go on, or sees to it that nobody answers."""
 
+import ctypes
 import os
 import signal
 import time
@@ -10,20 +11,41 @@ from pathlib import Path
 
 from mamplus_host.kernel import layout, responder
 from mamplus_host.kernel.tables import file_of
-from tests.attacks.attack import STOPPED, UNSEEN, attack, everywhere
+from tests.attacks.attack import OPENED, STOPPED, UNSEEN, attack, everywhere
 from tests.attacks.ground import DEADLINE_S, Ground
 from tests.attacks.outcome import Outcome, Seen
 
 FAMILY = "a program that waits for its hash"
+PR_SET_CHILD_SUBREAPER = 36
+ANSWERED = everywhere(Outcome.REFUSED) | {"signal": Outcome.KILLED}  # by declaration, or by its content
 DAEMONS = "daemons in user space that answer for the kernel"
+
+
+@attack("launcher that ends", FAMILY, STOPPED)
+def orphaned(on: Ground, payload: Path, marker: Path) -> Seen:
+    """The process that started it ends at once."""
+
+    def deed() -> int:
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        middle = os.fork()
+        if middle == 0:
+            if os.fork() == 0:
+                os.setsid()
+                os.execv(payload, ["x", str(marker)])
+            os._exit(0)
+        os.waitpid(middle, 0)
+        code = os.waitstatus_to_exitcode(os.wait()[1])
+        return code if code >= 0 else 128 - code
+
+    return on.act(deed)
 
 
 @attack(
     "SIGCONT",
     FAMILY,
-    everywhere(Outcome.KILLED) | {"signal without signal": Outcome.KILLED},
+    ANSWERED | {"signal without signal": Outcome.KILLED},
     limit="Linux 6.13 and later end it at once; before, the SIGCONT may win the race",
-    unlisted=Outcome.KILLED,
+    is_alike=True,
 )
 def woken(on: Ground, payload: Path, marker: Path) -> Seen:
     """Sends it SIGCONT without end."""
@@ -31,7 +53,7 @@ def woken(on: Ground, payload: Path, marker: Path) -> Seen:
         return on.tool("waker", payload, marker)
 
 
-@attack("PTRACE_ATTACH", FAMILY, everywhere(Outcome.KILLED), unlisted=Outcome.KILLED)
+@attack("PTRACE_ATTACH", FAMILY, ANSWERED, is_alike=True)
 def attached(on: Ground, payload: Path, marker: Path) -> Seen:
     """Attaches to it as a debugger and lets it go on."""
     with frozen_responder(on):
@@ -41,7 +63,8 @@ def attached(on: Ground, payload: Path, marker: Path) -> Seen:
 @attack(
     "PTRACE_SEIZE",
     FAMILY,
-    UNSEEN,
+    UNSEEN | {"fanotify": Outcome.REFUSED},
+    is_alike=True,
     limit="no signal is sent, so only an LSM could refuse it; it must come within the millisecond that hashing takes",
 )
 def seized(on: Ground, payload: Path, marker: Path) -> Seen:
@@ -53,35 +76,13 @@ def seized(on: Ground, payload: Path, marker: Path) -> Seen:
 @attack(
     "traced start",
     FAMILY,
-    everywhere(Outcome.KILLED),
+    ANSWERED,
     bypasses="answers by signal: a tracer may swallow them",
-    unlisted=Outcome.KILLED,
+    is_alike=True,
 )
 def traced(on: Ground, payload: Path, marker: Path) -> Seen:
     """Starts it under ptrace(2) and suppresses every signal that comes."""
     return on.tool("traced", payload, marker)
-
-
-@attack("launcher that ends", FAMILY, STOPPED)
-def orphaned(on: Ground, payload: Path, marker: Path) -> Seen:
-    """The process that started it ends at once."""
-
-    def deed() -> int:
-        middle = os.fork()
-        if middle == 0:
-            if os.fork() == 0:
-                os.setsid()
-                os.execv(payload, ["x", str(marker)])
-            os._exit(0)
-        os.waitpid(middle, 0)
-        return 0
-
-    on.act(deed)
-    end = time.monotonic() + DEADLINE_S
-    while (on.cgroup / "cgroup.procs").read_text() and not marker.exists():
-        assert time.monotonic() < end, "it neither ran nor ended"
-        time.sleep(0.002)
-    return Seen(exit=7 if marker.exists() else -signal.SIGKILL)
 
 
 @contextmanager
@@ -92,7 +93,11 @@ def frozen_responder(on: Ground) -> Iterator[None]:
     try:
         yield
     finally:
+        now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         os.kill(pid, signal.SIGCONT)
+        end = time.monotonic() + DEADLINE_S
+        while on.agent.kernel.heartbeats()["responder_ns"] < now_ns and time.monotonic() < end:
+            time.sleep(0.01)  # the next attack is to meet one that answers
 
 
 @attack("crowd", FAMILY, STOPPED, settle_s=0.0, bypasses=f"{DAEMONS} and let go on what they have no room for")
@@ -112,7 +117,7 @@ def crowd(on: Ground, payload: Path, marker: Path) -> Seen:
 @attack("starved responder", FAMILY, STOPPED, bypasses=DAEMONS)
 def starved(on: Ground, payload: Path, marker: Path) -> Seen:
     """Has the responder hash two endless files first."""
-    endless = [on.payloads.quiet(payload.with_name(f"endless{number}")) for number in range(2)]
+    endless = [on.payloads.quiet(on.work / f"endless{number}") for number in range(2)]
     for path in endless:
         os.truncate(path, 1 << 42)
     with on.meanwhile(lambda: os.execv(endless[0], ["x"])), on.meanwhile(lambda: os.execv(endless[1], ["x"])):
@@ -133,7 +138,7 @@ def forgotten(on: Ground, payload: Path, marker: Path) -> Seen:
 @attack(
     "forged hash",
     FAMILY,
-    everywhere(Outcome.NOT_COVERED) | {"lsm": Outcome.REFUSED},
+    OPENED,
     bypasses="BPF agents that believe their own maps",
     limit="root writes to BPF maps, and an entry that is looked at once is no longer there; only an LSM refuses it",
 )
@@ -173,10 +178,10 @@ def _start_when_gone(on: Ground, pid: int, payload: Path, marker: Path) -> Seen:
 @attack(
     "no responder",
     FAMILY,
-    everywhere(Outcome.KILLED),
+    ANSWERED,
     bypasses=DAEMONS,
     limit="by default nothing unknown starts while nobody can hash it (`[exec] on_responder_down`)",
-    unlisted=Outcome.KILLED,
+    is_alike=True,
 )
 def no_responder(on: Ground, payload: Path, marker: Path) -> Seen:
     """Root kills the responder, then starts it."""
