@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 TIERS = ("signal", "fanotify", "lsm")
 
 
-def everywhere(outcome: Outcome) -> dict[str, Outcome]:
+Expected = Outcome | tuple[Outcome, ...]
+
+
+def several(outcome: Expected) -> tuple[Outcome, ...]:
+    """Return the outcomes that a declaration allows."""
+    return outcome if isinstance(outcome, tuple) else (outcome,)
+
+
+def everywhere(outcome: Expected) -> dict[str, Expected]:
     return dict.fromkeys(TIERS, outcome)
 
 
@@ -50,19 +58,19 @@ class Attack:
     payload: str = "elf"  # which stand-in it uses: a name of Ground.PAYLOADS
     bypasses: str = ""  # a peer or a class of tools that is walked around so, where that is known
     limit: str = ""  # why it is not covered, or what the outcome does not say
-    expected: Mapping[str, Outcome]  # by tier; by "tier without HOOK" where that hook is optional
+    expected: Mapping[str, Expected]  # by tier; by "tier without HOOK" where that hook is optional
     subject: str = "program"  # what it is about: a name of subjects.SUBJECTS
     is_alike: bool = False  # what is not listed may be answered in the same way: nobody could look at it
     is_innocent: bool = False  # what it runs is not listed: it must run
     settle_s: float = 0.3  # so long is waited for the agent to notice what was done
 
-    def expects(self, tier: str, hooks: Mapping[str, str]) -> Outcome | None:
-        """Return the expected outcome; None where none was declared, which is an error of the table."""
+    def expects(self, tier: str, hooks: Mapping[str, str]) -> tuple[Outcome, ...]:
+        """Return the documented outcomes: one, or two where it depends on who is quicker."""
         for key, outcome in self.expected.items():
             name, _, hook = key.partition(" without ")
             if name == tier and hook and hook not in hooks:
-                return outcome
-        return self.expected.get(tier)
+                return several(outcome)
+        return several(self.expected[tier])
 
 
 _attacks: dict[str, Attack] = {}
@@ -71,7 +79,7 @@ _attacks: dict[str, Attack] = {}
 def attack(
     name: str,
     family: str,
-    expected: Mapping[str, Outcome],
+    expected: Mapping[str, Expected],
     *,
     payload: str = "elf",
     subject: str = "program",

@@ -26,7 +26,7 @@ from mamplus_host.errors import KernelRefused
 from mamplus_host.kernel import layout, pins, responder
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.kernel.tables import file_of
-from mamplus_host.policy import Policy
+from mamplus_host.policy import INTERPRETERS, Policy
 from mamplus_host.verdicts import Verdict
 from tests.attacks.attack import Missing
 from tests.attacks.outcome import REFUSALS, Seen, Told, Unexplained
@@ -37,6 +37,7 @@ from tests.kernel.conftest import Agent, Record, sha256
 
 DEADLINE_S = 30.0  # of one attack; an emulated machine is slow
 DISK_BYTES = 48 << 20
+LSM_HOOKS = {"bprm", "mmap", "open"}
 LSM_OBJECTS = "lsm_"  # how the files of those programs begin
 
 
@@ -215,8 +216,6 @@ def _told(record: Record, started_ns: int) -> Told:
 @contextlib.contextmanager
 def ground(tier: str) -> Iterator[Ground]:
     """An agent of `tier` on a ground of its own; attack.Missing where the kernel does not have the tier."""
-    if tier == "lsm":
-        raise Missing(f"tier {tier} is not built yet")
     with contextlib.ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mamplus-attacks-")))
         work.chmod(0o755)
@@ -253,11 +252,20 @@ def _agent(tier: str, work: Path, cgroup: Path, programs: Path, marked: list[Pat
                     kernel.tables.remember(file_of(file.fileno()), sha256(path))
             if tier == "fanotify":
                 _mark(kernel, config)
+            if tier == "lsm":
+                _require_lsm(kernel)
             yield Agent(config, cgroup, programs, kernel)
         finally:
             kernel.close()
             responder.stop(config)
             Kernel.detach(config)
+
+
+def _require_lsm(kernel: Kernel) -> None:
+    """Raise Missing where the kernel took no LSM program; tell it which programs run what they read."""
+    if not kernel.hooks().keys() >= LSM_HOOKS:
+        raise Missing("BPF LSM: the kernel refuses such programs, or was booted without lsm=...,bpf")
+    kernel.interpreters.use(INTERPRETERS)
 
 
 def _mark(kernel: Kernel, config: Config) -> None:

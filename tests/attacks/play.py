@@ -80,7 +80,7 @@ def _await_told(subject: Subject, started_ns: int, settle_s: float) -> list[Told
 
 
 def is_expected(attack: Attack, on: Ground, result: Result) -> bool:
-    return result.outcome in ("missing", attack.expects(on.tier, on.hooks))
+    return result.outcome in ("missing", *attack.expects(on.tier, on.hooks))
 
 
 def play_all(on: Ground, tell: Callable[[Attack, Result], None], only: str = "") -> dict[str, Result]:
@@ -143,7 +143,7 @@ def _play_tier(on: Ground, *, only: str, to: Path | None) -> int:
 
     def tell(attack: Attack, result: Result) -> None:
         want = attack.expects(on.tier, on.hooks)
-        note = "" if is_expected(attack, on, result) else f"   <-- want {want}"
+        note = "" if is_expected(attack, on, result) else f"   <-- want {' or '.join(want)}"
         wrong.extend([attack.name] if note else [])
         detail = result.why or f"{result.seen}; {result.told or 'nothing'} told"
         print(f"{on.tier:9} {attack.name:40} {result.outcome:12} {detail}{note}", flush=True)

@@ -22,9 +22,11 @@ def series(release: str) -> str:
 
 
 def keep(tier: str, release: str, results: Mapping[str, Any], directory: Path = OUTCOMES) -> None:
-    """Write what came of every attack on one tier and kernel."""
-    whole = {"tier": tier, "kernel": release, "attacks": dict(results)}
+    """Write what came of attacks on one tier and kernel; what came of others stays."""
     path = directory / f"{tier}-{series(release)}.json"
+    before = msgspec.json.decode(path.read_bytes())["attacks"] if path.exists() else {}
+    both = before | dict(results)
+    whole = {"tier": tier, "kernel": release, "attacks": {name: both[name] for name in all_attacks() if name in both}}
     path.write_bytes(msgspec.json.format(msgspec.json.encode(whole), indent=1) + b"\n")
 
 

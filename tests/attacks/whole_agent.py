@@ -19,7 +19,7 @@ from typing import Any
 from mamplus_host import policy
 from mamplus_host.config import Config, parse
 from mamplus_host.control import client
-from mamplus_host.errors import AgentUnreachable
+from mamplus_host.errors import AgentUnreachable, MamplusError
 from mamplus_host.kernel import pins, responder
 from mamplus_host.policy import Policy
 from tests.attacks.outcome import Told
@@ -75,7 +75,8 @@ class WholeAgent:
             mount_bpffs(self.config.bpffs.parent)
             self.start()
         assert self.process is not None
-        self.process.send_signal(signal.SIGCONT)
+        with contextlib.suppress(OSError):
+            self.process.send_signal(signal.SIGCONT)
 
     def alerts(self) -> list[dict[str, Any]]:
         """Return its alerts, oldest first; none while it does not answer."""
@@ -94,15 +95,17 @@ class WholeAgent:
         return [Told(what=one["rule"], is_refusal=_is_refusal(one), after_ms=after_ms) for one in new]
 
     def stop(self) -> None:
+        """End it; one that is guarded cannot be ended by us, and ends with the virtual machine."""
         if self.process is None:
             return
-        (self.own / "cgroup.freeze").write_text("0")
-        self.process.send_signal(signal.SIGCONT)
-        self.process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(OSError):
+            (self.own / "cgroup.freeze").write_text("0")
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired, OSError):
             self.process.wait(GONE_S)
-        self.process.kill()
-        self.process.wait()
+            self.process.kill()
+            self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
 
@@ -130,7 +133,7 @@ def whole_agent(work: Path, cgroups: Path, rules: Policy, sections: dict[str, An
     with contextlib.ExitStack() as stack:
         for path in (own, scope):
             path.mkdir()
-            stack.callback(_empty, path)
+            stack.callback(_remove, path)
         subprocess.run(["ip", "netns", "add", netns], check=True)
         stack.callback(sh, "ip", "netns", "del", netns)
         bpffs.mkdir()
@@ -156,8 +159,14 @@ def mount_bpffs(path: Path) -> None:
 
 def _take_out(agent: WholeAgent) -> None:
     agent.stop()
-    responder.stop(agent.config)
-    pins.remove_all(agent.config)
+    with contextlib.suppress(OSError, MamplusError):  # guarded
+        responder.stop(agent.config)
+        pins.remove_all(agent.config)
+
+
+def _remove(cgroup: Path) -> None:
+    with contextlib.suppress(OSError):  # guarded
+        _empty(cgroup)
 
 
 def _empty(cgroup: Path) -> None:

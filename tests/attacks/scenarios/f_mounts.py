@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from tests.attacks import calls
-from tests.attacks.attack import ELSEWHERE, STOPPED, Missing, attack
+from tests.attacks.attack import ELSEWHERE, STOPPED, UNSEEN, Missing, attack
 from tests.attacks.ground import Ground, filled_image
 from tests.attacks.outcome import Seen
 
@@ -158,4 +158,23 @@ def binfmt(on: Ground, payload: Path, marker: Path) -> Seen:
         raise Missing("binfmt_misc in a user namespace (Linux 6.7)")
     if good.exists() and seen.exit == 7:
         marker.touch()
+    return seen
+
+
+@attack(
+    "FUSE with two faces",
+    FAMILY,
+    UNSEEN,
+    bypasses="whoever hashes what somebody else's program serves",
+    limit="a FUSE server sees who reads and may answer each differently: keep /dev/fuse from users",
+)
+def two_faces(on: Ground, payload: Path, marker: Path) -> Seen:
+    """A file system of the attacker's own gives a good program to whoever hashes it, and the listed one to whoever
+    starts it."""
+    (payload.parent / "fuse").mkdir()
+    good = on.payloads.quiet(payload.with_name("good"))
+    command = (on.programs / "two_faces", payload.parent / "fuse", good, marker)
+    seen = on.run(*command, stdin=payload.read_bytes())
+    if seen.exit == 77:
+        raise Missing("FUSE (/dev/fuse)")
     return seen

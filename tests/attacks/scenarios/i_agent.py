@@ -16,7 +16,7 @@ from mamplus_host.kernel._native import lib
 from mamplus_host.kernel import layout
 from mamplus_host.kernel.bpf import Fd
 from tests.attacks import calls
-from tests.attacks.attack import attack, everywhere
+from tests.attacks.attack import Expected, attack, everywhere
 from tests.attacks.ground import Ground
 from tests.attacks.outcome import Outcome, Seen
 
@@ -29,7 +29,7 @@ Play = Callable[[Ground, Path, Path], Seen]
 
 
 def on_agent(
-    name: str, expected: dict[str, Outcome], *, bypasses: str = AGENTS, limit: str = "", settle_s: float = TICK_S
+    name: str, expected: dict[str, Expected], *, bypasses: str = AGENTS, limit: str = "", settle_s: float = TICK_S
 ) -> Callable[[Play], Play]:
     return attack(name, FAMILY, expected, subject="agent", bypasses=bypasses, limit=limit, settle_s=settle_s)
 
