@@ -43,6 +43,10 @@ BUILD: dict[str, list[str]] = {
     "filetry": [],
 }
 DEADLINE_S = 20.0
+REFUSED = (
+    -signal.SIGKILL,
+    126,
+)  # exit codes of what was not let run: ended before its first instruction, or (BPF LSM) not started
 
 _LAYOUTS = {
     layout.KIND_EXEC: ("exec", layout.EXEC, layout.EXEC_FIELDS),
