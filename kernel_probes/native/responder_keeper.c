@@ -37,6 +37,7 @@
 #define PERIOD_NO_GROUP_MS 1000
 #define GRACE_NS 250000000ULL	/* for the responder, whose answer is the better one */
 #define NS_PER_MS 1000000ULL
+#define EVENTS_A_TURN 64	/* then deadlines are looked at */
 
 static struct keeper kept;
 static pid_t responder;
@@ -113,11 +114,15 @@ static bool is_noted(int fd)
  */
 static void answer_unnoted(void)
 {
+	uint64_t busy_ns = __atomic_load_n(&watch_pins.watch->busy_ns, __ATOMIC_ACQUIRE);
+
 	for (int fd = 3; fd < WATCH_FDS; fd++) {
 		struct opening opening = { .fd = -1 };
 		char path[40];
 		bool is_refused = false;
 
+		if (__atomic_load_n(&watch_pins.watch->busy_ns, __ATOMIC_ACQUIRE) != busy_ns)
+			break;	/* it goes on: what it has in its hand now is another event */
 		if (is_noted(fd))
 			continue;
 		snprintf(path, sizeof(path), "/proc/%d/fd/%d", responder, fd);
@@ -154,7 +159,7 @@ static void mind_group(uint64_t now_ns)
 /* From the look at which the queue stood until the responder reads again: what comes is answered when it comes. */
 static void act(void)
 {
-	while (handle_one())
+	for (int i = 0; i < EVENTS_A_TURN && handle_one(); i++)
 		;
 	if (__atomic_load_n(&watch_pins.watch->reads, __ATOMIC_ACQUIRE) != reads_before)
 		is_acting = false;
@@ -223,11 +228,15 @@ static void keep_alone(void)
 {
 	struct pollfd polled = { .fd = kept.group, .events = POLLIN };
 
+	if (watch_pins.watch->owner_tgid == (uint32_t)responder)
+		watch_pins.watch->owner_tgid = 0;	/* its number may be anybody's from here on */
 	take_over();
 	while (!has_successor() && !pins_are_gone(kept.bpffs)) {
 		holds_each(kept.pins, answer_held);
 		accesses_each(kept.pins, answer_wait);
-		while (kept.group >= 0 && handle_one())
+		if (watch_pins.watch->agent_tgid && kill(watch_pins.watch->agent_tgid, 0) < 0)
+			watch_pins.watch->agent_tgid = 0;
+		for (int i = 0; kept.group >= 0 && i < EVENTS_A_TURN && handle_one(); i++)
 			;
 		(void)poll(&polled, 1, PERIOD_NO_GROUP_MS);
 	}

@@ -10,10 +10,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -199,6 +201,23 @@ static uint64_t active_word(void)
 	return active.word;
 }
 
+/* An agent that has ended leaves its number to anybody: nobody has its privilege then. */
+static void follow_agent(void)
+{
+	static uint32_t followed;
+	static struct pollfd agent = { .fd = -1, .events = POLLIN };
+	struct mamplus_watch *watch = watch_pins.watch;
+
+	if (watch->agent_tgid != followed) {
+		if (agent.fd >= 0)
+			close(agent.fd);
+		followed = watch->agent_tgid;
+		agent.fd = followed ? (int)syscall(SYS_pidfd_open, followed, 0) : -1;
+	}
+	if (followed && (agent.fd < 0 || poll(&agent, 1, 0) > 0))
+		(void)__sync_bool_compare_and_swap(&watch->agent_tgid, followed, 0);
+}
+
 void watch_tick(void)
 {
 	static uint64_t applied;	/* by this process */
@@ -208,6 +227,7 @@ void watch_tick(void)
 		keeper_pid = 0;
 		renew_keeper();
 	}
+	follow_agent();
 	if (wanted != applied) {
 		apply(wanted);
 		applied = wanted;

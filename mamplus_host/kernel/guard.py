@@ -56,9 +56,9 @@ class Guard:
         self._fixed = self._fixed_objects()
         self._written: tuple[object, ...] = ()
 
-    def settle(self, responder_pid: int) -> None:
+    def settle(self, responder_pid: int, keeper_pid: int = 0) -> None:
         """Tell the kernel which processes, cgroups and program are ours now; writes only what has changed."""
-        pids = [pid for pid in (os.getpid(), responder_pid) if pid]
+        pids = [pid for pid in (os.getpid(), responder_pid, keeper_pid) if pid]
         starts = {pid: found.start_ns // layout.TICK_NS for pid in pids if (found := task(pid)) is not None}
         wanted = (starts, self._cgroups(pids), _program())
         if wanted == self._written:

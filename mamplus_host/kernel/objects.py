@@ -83,7 +83,7 @@ class Kernel:
     def settle_guard(self, responder_pid: int) -> None:
         """Tell the guard, where one stands, which processes are ours now."""
         if self.guard is not None:
-            self.guard.settle(responder_pid)
+            self.guard.settle(responder_pid, self.watching.keeper)
 
     def hooks(self) -> dict[str, str]:
         """Return what is attached: hook -> the kernel's name of the place. What is missing here is not enforced."""
