@@ -53,7 +53,8 @@ def test_a_bare_debian_has_all_that_is_needed_after_provisioning(tmp_path: Path)
 
 
 def test_the_boxes_of_vagrant_are_described_without_a_fault(tmp_path: Path) -> None:
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "VAGRANT_HOME": str(tmp_path / "vagrant.d")}
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "VAGRANT_HOME": str(tmp_path / "home")}
+    environment["VAGRANT_DOTFILE_PATH"] = str(tmp_path / "dot")
     command = ["vagrant", "validate", "--ignore-provider"]
 
     done = subprocess.run(command, cwd=VAGRANT, env=environment, capture_output=True, text=True, check=False)
