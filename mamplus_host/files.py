@@ -7,25 +7,40 @@ a reader meets the old content or the new one. A full disk is NotPossible and le
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from mamplus_host.errors import NotPossible
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
-def write_whole(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Replace the content of `path`; NotPossible when there is no room for it."""
+@contextmanager
+def replacing(path: Path, *, mode: int) -> Iterator[BinaryIO]:
+    """Yield a file that takes the place of `path` when the block ends, for good; when it fails, the old one stays.
+
+    `mode` as for open(2): the umask takes from it.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(descriptor)
         put_in_place(beside, path)
-    except OSError as error:
+    finally:
         beside.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replace the content of `path`; NotPossible when there is no room for it."""
+    try:
+        with replacing(path, mode=mode) as file:
+            file.write(data)
+    except OSError as error:
         raise no_room(error, path) from None
 
 

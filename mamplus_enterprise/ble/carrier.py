@@ -7,7 +7,6 @@ name the one device that the stick is for.
 """
 
 import io
-import os
 import re
 import tarfile
 import time
@@ -23,6 +22,7 @@ from mamplus_enterprise.errors import PublishFailed
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.lock import locked
 from mamplus_host.errors import ConfigInvalid
+from mamplus_host.files import replacing
 
 _DEVICE = re.compile(r"[0-9a-f]{64}")
 
@@ -32,18 +32,12 @@ def export(home: Home, signers: Signers, out: Path, *, device: str = "") -> Publ
     check_device(device)
     if str(out) == "-":
         raise ConfigInvalid("a carrier is a file, and `-` is none; say its name, or --format for a list on stdout")
-    beside = out.with_name(f".{out.name}.{os.getpid()}.new")
     try:
-        with locked(home.publish_lock), beside.open("wb") as file:
+        with locked(home.publish_lock), replacing(out, mode=0o666) as file:
             published = repository.current(home)
             _write(home, signers, device, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(out)
     except OSError as error:
         raise PublishFailed(f"cannot write {str(out)!r}: {error.strerror}; want a place that is writable") from None
-    finally:
-        beside.unlink(missing_ok=True)
     return published
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exports by name, and the entries that they are given: of the published list, one opinion a value."""
 
-import os
+import io
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +17,7 @@ from mamplus_enterprise.home import Home
 from mamplus_host.ble.entry import Entry
 from mamplus_host.ble.layer import Layer
 from mamplus_host.errors import ConfigInvalid
+from mamplus_host.files import replacing
 
 Lines = Callable[[Iterable[Entry], About], Iterator[str]]
 EXPORTS: dict[str, Lines] = {
@@ -64,18 +65,14 @@ def write(out: Path, lines: Iterable[str]) -> int:
     """Write `lines` to `out`, whole or not at all, or to stdout for `-`; return how many there are."""
     if str(out) == "-":
         return _written(sys.stdout.write, lines)
-    beside = out.with_name(f".{out.name}.{os.getpid()}.new")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            count = _written(file.write, lines)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(out)
+        with replacing(out, mode=0o666) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8")
+            count = _written(text.write, lines)
+            text.detach()
+            return count
     except OSError as error:
         raise PublishFailed(f"cannot write {str(out)!r}: {error.strerror}; want a place that is writable") from None
-    finally:
-        beside.unlink(missing_ok=True)
-    return count
 
 
 def _written(write_text: Callable[[str], int], lines: Iterable[str]) -> int:
