@@ -25,7 +25,7 @@ from mamplus_enterprise.ble.import_report import Report
 from mamplus_enterprise.ble.judge import FEED_KINDS, FEED_LIFE_S, Judge, Judged, Wish
 from mamplus_enterprise.ble.never import never
 from mamplus_enterprise.ble.reading import Progress, chunks_of, document_of, head_of
-from mamplus_enterprise.ble.warninglists import Warninglists
+from mamplus_enterprise.ble.warninglists import compiled
 from mamplus_enterprise.ble.workers import Many, judged_by
 from mamplus_enterprise.errors import PublishFailed
 from mamplus_enterprise.home import Home
@@ -85,7 +85,7 @@ def import_file(home: Home, store: Store, order: Order, report: Report, progress
 
 def gate_of(home: Home, widest: Widest | None = None) -> Gate:
     """Return the gate of an enterprise, with the warninglists that are installed."""
-    return Gate(never(home), Warninglists(), widest or Widest())
+    return Gate(never(home), compiled(), widest or Widest())
 
 
 def seen_format(name: str, path: Path) -> str:

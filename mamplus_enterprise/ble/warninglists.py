@@ -13,6 +13,7 @@ What a list means for a block entry differs, so each has one of three treatments
 """
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +39,12 @@ _OWNED = frozenset({
 })  # fmt: skip
 _NAMES = frozenset({"domain", "hostname"})
 _ADDRESSES = frozenset({"ip-src", "ip-dst"})
+
+
+@cache
+def compiled() -> "Warninglists":
+    """Return the lists that came with the package: compiled once a process, and never changed."""
+    return Warninglists()
 
 
 class _File(msgspec.Struct):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The enterprise's command line as processes that begin with everything imported.
 
-Importing costs a command several times what it does. So one process imports the whole package, and each command
-is a fork of it: a process of its own, with its own words, environment, directory, output and exit code. What the
-program's start does before (its script, its imports) is what `test_guide.py` runs, every command of the guide.
+Importing, and compiling the warninglists, costs a command many times what it does. So one process does both, and
+each command is a fork of it: a process of its own, with its own words, environment, directory, output and exit code.
+What the program's start does before (its script, its imports) is what `test_guide.py` runs, every command of the guide.
 """
 
 import io
@@ -70,7 +70,8 @@ def _forks() -> ForkServerContext:
     modules = pkgutil.walk_packages(mamplus_enterprise.__path__, f"{mamplus_enterprise.__name__}.")
     context = multiprocessing.get_context("forkserver")
     # Migrations are scripts, which alembic runs.
-    context.set_forkserver_preload([one.name for one in modules if ".migrations." not in one.name])
+    imported = [one.name for one in modules if ".migrations." not in one.name]
+    context.set_forkserver_preload([*imported, "tests.enterprise.compiled"])
     return context
 
 
