@@ -69,7 +69,9 @@ struct mamplus_watch {
 	unsigned int owner_tgid;	/* the responder; 0: none */
 	unsigned int keeper_tgid;
 	unsigned int features;		/* MAMPLUS_WATCH_ */
-	unsigned int pad;
+	int files_group;		/* descriptor of the group that guards paths (responder_files.c); 0: none */
+	unsigned long long files_busy_ns;	/* as busy_ns and reads, of that group */
+	unsigned long long files_reads;
 	unsigned long long busy_ns;	/* when it began to read an event that is neither answered nor noted; 0: it has none */
 	unsigned long long reads;	/* events that it has taken from the queue */
 	unsigned long long counter[MAMPLUS_W_MAX];
@@ -101,6 +103,6 @@ struct mamplus_access_args {
 
 _Static_assert(sizeof(struct mamplus_watch_path) == 512, "hole in mamplus_watch_path");
 _Static_assert(sizeof(struct mamplus_watch_wait) == 16, "hole in mamplus_watch_wait");
-_Static_assert(sizeof(struct mamplus_watch) == 536 + 40 + 8 * MAMPLUS_W_MAX + 512 * 16 + 16 * 256, "hole in mamplus_watch");
+_Static_assert(sizeof(struct mamplus_watch) == 536 + 56 + 8 * MAMPLUS_W_MAX + 512 * 16 + 16 * 256, "hole in mamplus_watch");
 _Static_assert(sizeof(struct mamplus_access_args) == 8, "hole in mamplus_access_args");
 #endif

@@ -82,4 +82,9 @@ bool is_as_held(const struct stat *stat, const struct mamplus_file *file);
 int hash_start(const struct pins *pins, int done_fd);	/* done_fd: an eventfd, written after each job */
 bool hash_remember(int fd, const struct mamplus_file *file, const unsigned char *sha256);	/* into `known` */
 
+/* responder_watch.c: what the group of guarded paths (responder_files.c) is up to, for the keeper. */
+void files_are_in(int group);
+void files_are_busy(bool are_busy);
+void files_were_read(unsigned int events);
+
 #endif

@@ -315,9 +315,12 @@ static uint32_t judge(const struct fanotify_event_metadata *event)
 static void answer_all(void)
 {
 	static char buffer[16384] __attribute__((aligned(8)));
-	ssize_t left = read(now.fd, buffer, sizeof(buffer));
 	const struct fanotify_event_metadata *event = (void *)buffer;
+	ssize_t left;
 
+	files_are_busy(true);
+	left = read(now.fd, buffer, sizeof(buffer));
+	files_were_read(left > 0 ? left / sizeof(*event) : 0);
 	for (; left > 0 && FAN_EVENT_OK(event, left); event = FAN_EVENT_NEXT(event, left)) {
 		if (event->fd >= 0 && event->mask & (FAN_OPEN_PERM | FAN_ACCESS_PERM)) {
 			struct fanotify_response response = { .fd = event->fd, .response = judge(event) };
@@ -327,6 +330,7 @@ static void answer_all(void)
 		if (event->fd >= 0)
 			close(event->fd);
 	}
+	files_are_busy(false);
 }
 
 static void *serve(void *unused)
@@ -340,6 +344,7 @@ static void *serve(void *unused)
 		struct pollfd ready[] = { { .fd = now.fd, .events = POLLIN }, { .fd = news_fd, .events = POLLIN },
 					  { .fd = made_fd, .events = POLLIN } };
 
+		files_are_in(now.fd);	/* for the keeper, should this process stand still */
 		if (poll(ready, 3, -1) <= 0)
 			continue;
 		if (ready[0].revents)

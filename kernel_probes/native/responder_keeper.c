@@ -53,6 +53,12 @@ static void answer_kept(int fd, bool is_refused)
 	answer_event(kept.group, fd, is_refused);
 }
 
+static void answer_kept_in(int group, int fd)
+{
+	watch_count(MAMPLUS_W_KEPT);
+	answer_event(group, fd, false);
+}
+
 /* Whatever is known decides; else what is declared for the case that nobody is there. */
 static bool refuses(struct opening *opening)
 {
@@ -165,6 +171,44 @@ static void act(void)
 		is_acting = false;
 }
 
+/* --- guarded paths ------------------------------------------------------------------------------- */
+
+/* Whoever waits goes on: what is changed meanwhile the vault puts back. Numbers of the responder first, then the queue. */
+static void let_go(int group, bool has_unanswered)
+{
+	struct fanotify_event_metadata event;
+
+	for (int fd = 3; has_unanswered && fd < WATCH_FDS; fd++)
+		answer_event(group, fd, false);
+	while (read(group, &event, sizeof(event)) >= (ssize_t)sizeof(event)) {
+		if (event.fd < 0)
+			continue;
+		answer_kept_in(group, event.fd);
+		close(event.fd);
+	}
+}
+
+/* The group is borrowed for a look alone: it ends with the responder. */
+static void mind_files(uint64_t now_ns)
+{
+	static uint64_t files_queued, files_reads;
+	const struct mamplus_watch *watch = watch_pins.watch;
+	int number = __atomic_load_n(&watch->files_group, __ATOMIC_ACQUIRE), group, bytes = 0;
+	uint64_t busy_ns = __atomic_load_n(&watch->files_busy_ns, __ATOMIC_ACQUIRE);
+	uint64_t reads = __atomic_load_n(&watch->files_reads, __ATOMIC_ACQUIRE);
+	bool is_stuck = busy_ns && now_ns > busy_ns && now_ns - busy_ns > PERIOD_MS * NS_PER_MS;
+
+	group = number ? (int)syscall(SYS_pidfd_getfd, responder_fd, number, 0) : -1;
+	if (group < 0)
+		return;
+	if (is_stuck || (files_queued && reads - files_reads < files_queued))
+		let_go(group, is_stuck);
+	(void)ioctl(group, FIONREAD, &bytes);
+	files_queued = bytes / FAN_EVENT_METADATA_LEN;
+	files_reads = reads;
+	close(group);
+}
+
 /* --- starts held by a signal --------------------------------------------------------------------- */
 
 static void answer_held(const struct mamplus_hold *hold)
@@ -203,6 +247,7 @@ static void look(void)
 	accesses_each(kept.pins, answer_wait);
 	if (kept.group >= 0)
 		mind_group(boot_ns());
+	mind_files(boot_ns());
 }
 
 static bool has_successor(void)

@@ -246,6 +246,21 @@ void watch_end(void)
 	watch_pins.watch->keeper_tgid = 0;
 }
 
+void files_are_in(int group)
+{
+	__atomic_store_n(&watch_pins.watch->files_group, group < 0 ? 0 : group, __ATOMIC_RELEASE);
+}
+
+void files_are_busy(bool are_busy)
+{
+	__atomic_store_n(&watch_pins.watch->files_busy_ns, are_busy ? boot_ns() : 0, __ATOMIC_RELEASE);
+}
+
+void files_were_read(unsigned int events)
+{
+	__atomic_fetch_add(&watch_pins.watch->files_reads, events, __ATOMIC_RELEASE);
+}
+
 static void *map_whole(int fd, size_t size)
 {
 	long page = sysconf(_SC_PAGESIZE);
@@ -275,7 +290,8 @@ int watch_open(const char *bpffs, const struct pins *given, struct mamplus_heart
 	if (!watch_pins.watch || !watch_pins.asked)
 		return -ENOMEM;
 	memset(watch_pins.watch->wait, 0, sizeof(watch_pins.watch->wait));	/* a predecessor's numbers */
-	watch_pins.watch->busy_ns = 0;
+	watch_pins.watch->busy_ns = watch_pins.watch->files_busy_ns = 0;
+	watch_pins.watch->files_group = 0;
 	want_descriptors();
 	return 0;
 }

@@ -591,7 +591,7 @@ ANSWER_ARGS_FIELDS = (
     "boot_ns",
 )
 
-WATCH = Struct("=QIIII512sQIIIIQQ112s8192s4096s")  # 12976 bytes
+WATCH = Struct("=QIIII512sQIIIiQQQQ112s8192s4096s")  # 12992 bytes
 WATCH_FIELDS = (
     "wanted",
     "agent_tgid",
@@ -603,7 +603,9 @@ WATCH_FIELDS = (
     "owner_tgid",
     "keeper_tgid",
     "features",
-    "pad",
+    "files_group",
+    "files_busy_ns",
+    "files_reads",
     "busy_ns",
     "reads",
     "counter",
