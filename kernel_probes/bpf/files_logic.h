@@ -67,20 +67,34 @@ static __always_inline struct mamplus_guarded *mark_of(__u64 dev, __u64 ino, __u
 	return now ? mark_in(now, dev, ino, generation) : NULL;
 }
 
-/* The rules of the entry `dentry` of a directory that has guarded names. Apart: its buffer is half of the stack. */
-static __noinline __u64 rules_of_name(struct dentry *dentry)
-{
-	struct mamplus_guard_name key = { .name = FNV_START };
+/* A name and its hash so far. */
+struct naming {
+	__u64 hash;
 	char name[MAMPLUS_NAME_BYTES];
-	__u64 *rules;
-	long length;
+};
 
-	length = bpf_probe_read_kernel_str(name, sizeof(name), BPF_CORE_READ(dentry, d_name.name));
-	for (int i = 0; i < MAMPLUS_NAME_BYTES - 1; i++) {
-		if (i >= length - 1)
-			break;
-		key.name = (key.name ^ (unsigned char)name[i]) * FNV_PRIME;
-	}
+static long hash_one(__u32 index, void *context)
+{
+	struct naming *naming = context;
+	unsigned char byte = naming->name[index & (MAMPLUS_NAME_BYTES - 1)];
+
+	if (!byte)
+		return 1;
+	naming->hash = (naming->hash ^ byte) * FNV_PRIME;
+	return 0;
+}
+
+/* The rules of the entry `dentry` of a directory that has guarded names. Apart: its buffer is half of the stack. */
+static __noinline __u64 rules_of_name(__u64 dentry_at)
+{
+	struct dentry *dentry = (void *)dentry_at;
+	struct naming naming = { .hash = FNV_START };
+	struct mamplus_guard_name key = { 0 };
+	__u64 *rules;
+
+	bpf_probe_read_kernel_str(naming.name, sizeof(naming.name), BPF_CORE_READ(dentry, d_name.name));
+	bpf_loop(MAMPLUS_NAME_BYTES - 1, hash_one, &naming, 0);
+	key.name = naming.hash;
 	key.dev = BPF_CORE_READ(dentry, d_sb, s_dev);
 	key.ino = BPF_CORE_READ(dentry, d_parent, d_inode, i_ino);
 	rules = bpf_map_lookup_elem(&guard_names, &key);
@@ -135,7 +149,7 @@ static __always_inline __u64 rules_above(struct mamplus_file_rules *now, struct 
 	__u64 rules = 0;
 
 	if (mark && mark->named)
-		rules = rules_of_name(dentry);
+		rules = rules_of_name((__u64)dentry);
 	for (int i = 0; i < MAMPLUS_WALK_FAST; i++) {
 		struct dentry *parent = at->d_parent;
 
@@ -234,28 +248,43 @@ static __always_inline struct mamplus_writer *writer_of(struct task_struct *task
 	return bpf_map_lookup_elem(&guard_writers, entry->sha256);
 }
 
-/* Of `rules`, those that the current task may not break. */
+/* One step from the task to its ancestors: what each may, and passes on. */
+struct asking {
+	struct task_struct *task;
+	__u64 rules;	/* that nobody so far may break */
+};
+
+static long ask_one(__u32 index, void *context)
+{
+	struct asking *asking = context;
+	struct mamplus_file_rules *now = rules_now();
+	struct task_struct *task = asking->task;
+	struct mamplus_writer *writer;
+
+	if (!now || BPF_CORE_READ(task, tgid) <= 1)
+		return 1;
+	if (is_agent(now, task)) {
+		asking->rules = 0;
+		return 1;
+	}
+	writer = writer_of(task);
+	if (writer)
+		asking->rules &= ~(index ? writer->children : writer->rules | writer->children);
+	asking->task = BPF_CORE_READ(task, real_parent);
+	return !asking->rules;
+}
+
+/* Of `rules`, those that the current task may not break. Loops are bpf_loop(): a plain one is verified at each turn. */
 static __always_inline __u64 not_permitted(const struct mamplus_file_rules *now, __u64 rules)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
+	struct asking asking = { .task = (void *)bpf_get_current_task(), .rules = rules };
 
-	if (BPF_CORE_READ(task, tgid) == 1)
+	if (bpf_get_current_pid_tgid() >> 32 == 1)
 		return 0;
 	if (rules & now->own && !agent_lives(now))
-		rules &= ~now->own;
-	for (int i = 0; i < MAMPLUS_LINEAGE && rules; i++) {
-		struct mamplus_writer *writer;
-
-		if (BPF_CORE_READ(task, tgid) <= 1)
-			break;
-		if (is_agent(now, task))
-			return 0;
-		writer = writer_of(task);
-		if (writer)
-			rules &= ~(i ? writer->children : writer->rules | writer->children);
-		task = BPF_CORE_READ(task, real_parent);
-	}
-	return rules;
+		asking.rules &= ~now->own;
+	bpf_loop(MAMPLUS_LINEAGE, ask_one, &asking, 0);
+	return asking.rules;
 }
 
 /* --- the answer ---------------------------------------------------------------------------------- */
