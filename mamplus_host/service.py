@@ -42,7 +42,7 @@ from mamplus_host.executor.journal import Journal
 from mamplus_host.executor.vault import Vault
 from mamplus_host.generations import Generations
 from mamplus_host.guarding import Guarding
-from mamplus_host.kernel import fileguards, layout, pins, responder, watching
+from mamplus_host.kernel import fileguards, guard, layout, pins, responder, watching
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.ledger import Ledger
 from mamplus_host.maintenance.keeper import Keeper
@@ -69,6 +69,8 @@ class Service:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.started_s = time.monotonic()
+        with contextlib.suppress(MamplusError):  # `attach` says what is in the way
+            guard.claim(config)
         fileguards.admit(config)  # before anything touches our state: it is guarded, perhaps by an agent before us
         _make_directories(config)
         self.lock = StateLock(config.state)
@@ -398,6 +400,7 @@ class Service:
 
     def _make_guarding(self) -> Guarding:
         tables = self.kernel.tables
+        self.kernel.stand_file_hooks()
         return Guarding(
             self.config, self.kernel.directory, tables.remember, self.vault,
             lineage=self._lineage_of,

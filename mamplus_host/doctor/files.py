@@ -94,6 +94,7 @@ def _changes(folder: Path) -> list[tuple[str, ...]]:
 def _guard(place: Place, rules: FileRules) -> str:
     """Have `rules` in force for all but nobody, and return the tier: lsm, or fanotify. NotEnforced: neither."""
     assert place.kernel is not None
+    place.kernel.stand_file_hooks()
     guards = FileGuards(place.config, place.kernel.directory, place.kernel.tables.remember)
     try:
         guards.apply(rules)

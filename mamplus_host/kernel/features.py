@@ -53,7 +53,7 @@ def probe() -> Features:
         cgroup2=_said(any(Path(m, "cgroup.controllers").exists() for m in CGROUP2_MOUNTS), "no cgroup v2 is mounted"),
         bpffs=_said("\tbpf\n" in Path("/proc/filesystems").read_text(), "the kernel has no bpffs"),
         **{name: bpf.get(name, unasked) for name in _PROBED},
-        optional=_ask_loader("--try", *map(str, pins.OPTIONAL_OBJECTS)),
+        optional=_ask_loader("--try", *map(str, (*pins.OPTIONAL_OBJECTS, pins.FILES_OBJECT))),
     )
 
 

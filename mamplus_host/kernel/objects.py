@@ -85,6 +85,14 @@ class Kernel:
         if self.guard is not None:
             self.guard.settle(responder_pid, self.watching.keeper)
 
+    def stand_file_hooks(self) -> None:
+        """Have the LSM hooks of guarded paths attached, where the kernel takes them: some seconds on a slow device.
+
+        Apart from `attach`: without rules about files they are not loaded.
+        """
+        if pins.has_btf() and not pins.link_pin(self._directory, pins.LAST_FILE_HOOK).exists():
+            _stand_file_hooks(self._directory)
+
     def hooks(self) -> dict[str, str]:
         """Return what is attached: hook -> the kernel's name of the place. What is missing here is not enforced."""
         places = pins.places() | {name: section for name, (section, _type) in pins.CGROUP.items()}
@@ -241,6 +249,18 @@ def _stand_guard(config: Config, directory: Path) -> Guard | None:
         LOG.info("hands on the agent are noticed, not refused: %s", error)
         guard.withdraw(directory)
         return None
+
+
+def _stand_file_hooks(directory: Path) -> None:
+    for path in pins.of_file_hooks(directory):
+        path.unlink()  # left by an attempt that was cut off
+    try:
+        _run_loader(directory, [pins.FILES_OBJECT])
+    except (KernelRefused, NotPossible) as error:
+        LOG.info("guarded paths are watched, not refused by the kernel: %s", error)
+        return
+    for name in pins.FILE_HOOKS:
+        _attach_optional(directory, name)
 
 
 def _attach_optional(directory: Path, name: str) -> None:

@@ -26,6 +26,7 @@ OPTIONAL_OBJECTS = tuple(  # their headers say which kernels take them
     HERE / "objects" / f"{name}.bpf.o" for name in ("signal", "tamper", "lsm_exec")
 )
 GUARD_OBJECT = HERE / "objects" / "lsm_guard.bpf.o"  # `guard.py` loads it
+FILES_OBJECT = HERE / "objects" / "lsm_files.bpf.o"  # loaded by whoever has rules about files
 # Without BTF: what reads no kernel struct, and the source of what does, for bcc (bcc_exec.py).
 PLAIN_OBJECTS = tuple(HERE / "objects" / f"{name}.plain.bpf.o" for name in ("connect", "packet", "watch"))
 BCC_SOURCES = HERE / "bcc"
@@ -65,18 +66,19 @@ GUARD = {  # self-protection, where the kernel has BPF LSM: all of them or none
     "mamplus_guard_open": "lsm/file_open",
     "mamplus_guard_exit": "tp_btf/sched_process_exit",
 }
-_FILE_HOOKS = {
+FILE_HOOKS = {  # guarded paths; file_open comes last: with its link they are whole
     f"mamplus_file_{name}": f"lsm/{hook}"
     for name, hook in {
-        "open": "file_open", "permission": "file_permission", "map": "mmap_file", "protect": "file_mprotect",
+        "permission": "file_permission", "map": "mmap_file", "protect": "file_mprotect",
         "ioctl": "file_ioctl", "ioctl32": "file_ioctl_compat", "unlink": "inode_unlink", "rmdir": "inode_rmdir",
         "rename": "inode_rename", "link": "inode_link", "create": "inode_create", "symlink": "inode_symlink",
         "mkdir": "inode_mkdir", "mknod": "inode_mknod", "attr_2args": "inode_setattr", "attr_3args": "inode_setattr",
         "xattr": "inode_setxattr", "noxattr": "inode_removexattr", "acl": "inode_set_acl",
-        "noacl": "inode_remove_acl", "mount": "sb_mount", "move_mount": "move_mount",
+        "noacl": "inode_remove_acl", "mount": "sb_mount", "move_mount": "move_mount", "open": "file_open",
     }.items()
 }  # fmt: skip
-OPTIONAL_TRACING = _OPTIONAL_HOOKS | _FILE_HOOKS
+LAST_FILE_HOOK = "mamplus_file_open"
+OPTIONAL_TRACING = _OPTIONAL_HOOKS | FILE_HOOKS
 CGROUP = {  # name: (section, enum bpf_attach_type)
     "mamplus_connect4": ("cgroup/connect4", 10),
     "mamplus_connect6": ("cgroup/connect6", 11),
@@ -127,7 +129,7 @@ def stamp() -> str:
     """Return what stands for the objects that this agent would load: 16 hex digits."""
     digest = hashlib.sha256()
     without_btf = (*PLAIN_OBJECTS, *sorted(BCC_SOURCES.glob("*")))
-    for path in (*OBJECTS, *OPTIONAL_OBJECTS, GUARD_OBJECT) if has_btf() else without_btf:
+    for path in (*OBJECTS, *OPTIONAL_OBJECTS, GUARD_OBJECT, FILES_OBJECT) if has_btf() else without_btf:
         try:
             digest.update(path.read_bytes())
         except OSError as error:
@@ -150,6 +152,12 @@ def directories(config: Config) -> list[Path]:
 def is_ours(name: str) -> bool:
     """Whether a pin of this name in a directory of ours is one that we made."""
     return name in (*MAPS, *GUARD_MAPS, *OPTIONAL_MAPS) or name.startswith(("link_mamplus_", "prog_mamplus_"))
+
+
+def of_file_hooks(directory: Path) -> list[Path]:
+    """Return the pins in `directory` that lsm_files made, links first."""
+    wanted = [pin(directory, name) for pin in (link_pin, program_pin) for name in FILE_HOOKS]
+    return [path for path in (*wanted, *(directory / name for name in OPTIONAL_MAPS)) if path.exists()]
 
 
 def is_complete(directory: Path) -> bool:

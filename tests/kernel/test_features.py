@@ -24,6 +24,6 @@ def test_a_no_has_a_reason() -> None:
     found = msgspec.structs.asdict(probe())
     optional = found.pop("optional")
 
-    assert set(optional) == {path.name.partition(".")[0] for path in pins.OPTIONAL_OBJECTS}
+    assert set(optional) == {path.name.partition(".")[0] for path in (*pins.OPTIONAL_OBJECTS, pins.FILES_OBJECT)}
     for answer in (*found.values(), *optional.values()):
         assert answer == YES or answer.startswith("no: ")

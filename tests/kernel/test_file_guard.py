@@ -97,6 +97,7 @@ def shared(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     try:
         config.run.mkdir()
         kernel = Kernel.attach(config, cgroup)
+        kernel.stand_file_hooks()
         yield Agent(config, cgroup, programs, kernel)
         kernel.close()
     finally:
@@ -127,7 +128,7 @@ def _no_rules(agent: Agent) -> None:
 
 def _require_lsm(agent: Agent) -> None:
     if "file_open" not in agent.kernel.hooks():
-        found = features.probe().optional.get("lsm_files", "no: this release does not load it")
+        found = features.probe().optional["lsm_files"]
         assert found != features.YES, "the kernel takes lsm_files, and it is not attached"
         pytest.skip(f"lsm_files: {found}")
 
