@@ -96,6 +96,12 @@ def is_below(path: str, tree: str) -> bool:
     return path == tree or path.startswith(tree.rstrip("/") + "/")
 
 
+def is_of_the_system(path: str) -> bool:
+    """Say whether what lies at `path` is opened by everything, so that no open of it may wait for an answer."""
+    below = any(is_below(path, tree) for tree in (*_PROGRAM_TREES, "/etc"))
+    return below or any(is_below(tree, path) for tree in _WRITTEN_TREES)
+
+
 def is_interpreter(path: str) -> bool:
     """Say whether a program of this name runs whatever it is given: naming it would name everybody."""
     return _INTERPRETER.fullmatch(os.path.basename(path)) is not None

@@ -24,7 +24,7 @@ from mamplus_host.config import Config
 from mamplus_host.errors import MamplusError, VaultError
 from mamplus_host.events import File, FileChange
 from mamplus_host.executor.vault import Vault
-from mamplus_host.filerules import FileRules, is_below
+from mamplus_host.filerules import FileRules, is_below, is_of_the_system
 from mamplus_host.files import write_whole
 from mamplus_host.kernel import responder
 from mamplus_host.kernel.fileguards import FileGuards, State
@@ -32,6 +32,7 @@ from mamplus_host.kernel.filewatch import FileWatcher, records
 
 LOG = logging.getLogger("mamplus")
 _TICKS_PER_WALK = 12  # a minute
+_SYSTEM = "opens of it are not refused on this kernel: the system's own must wait for nobody; changes are put back"
 _KEPT = "guarded.json"  # in the state directory: what the policy, and no person, put into the vault
 
 
@@ -134,8 +135,11 @@ class Guarding:
         return self._watcher is not None and self._watcher.in_force > 0
 
     def _not_covered(self) -> dict[str, str]:
-        folders = self._rules.readable if self._rules and not self._is_watched() else ()
-        return {folder.path: "reads are not refused on this kernel" for folder in folders}
+        """Return what this tier leaves out: path -> what is not done for it."""
+        rules = self._rules or FileRules()
+        left = {one.path: _SYSTEM for one in rules.guarded if is_of_the_system(os.path.realpath(one.path))}
+        folders = [one.path for one in rules.readable if not self._is_watched() or is_of_the_system(one.path)]
+        return {**left, **dict.fromkeys(folders, "reads are not refused on this kernel")}
 
     def _keep(self) -> list[str]:
         """Bring the vault in line with the rules where the kernel does not refuse; return what is new in it."""

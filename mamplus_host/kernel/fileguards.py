@@ -23,7 +23,7 @@ from mamplus_host.config import Config
 from mamplus_host.errors import KernelRefused, MamplusError, NotPossible
 from mamplus_host.events import OPERATIONS as EVENT_OPERATIONS
 from mamplus_host.events import File
-from mamplus_host.filerules import FileRules, Guarded, Program, is_below
+from mamplus_host.filerules import FileRules, Guarded, Program, is_below, is_of_the_system
 from mamplus_host.files import write_whole
 from mamplus_host.kernel import layout, pins
 from mamplus_host.kernel.bpf import Fd, Map
@@ -194,7 +194,8 @@ class FileGuards:
     def watched(self) -> tuple[list[tuple[int, str]], list[tuple[int, str]], dict[str, list[int]]]:
         """Return guarded paths and data folders as (bit, path), and programs: what opens can be refused by."""
         there = [(rule, os.path.realpath(rule.path)) for rule in self._rules if rule.key != OWN]
-        bits = [(rule, 1 << self._numbers[rule.key], path) for rule, path in there if os.path.exists(path)]
+        there = [(rule, path) for rule, path in there if os.path.exists(path) and not is_of_the_system(path)]
+        bits = [(rule, 1 << self._numbers[rule.key], path) for rule, path in there]
         guarded = [(bit, path) for rule, bit, path in bits if "write" in rule.operations]
         folders = [(bit, path) for rule, bit, path in bits if "read" in rule.operations]
         return guarded, folders, self._writers

@@ -196,10 +196,22 @@ def test_a_rule_that_the_policy_drops_is_dropped_and_what_a_person_protected_sta
     running.policy()
     client.call(running.config.control_socket, "reload")
     wait_for("no rule", lambda: running.guarded()["guarded"] == 0, timeout_s=TICKS_S)
+    wait_for("no watch", lambda: not running.guarded()["tier"].startswith("fanotify"), timeout_s=TICKS_S)
 
     running.in_scope(programs / "enter", "/bin/sh", "-c", f"echo new >{guarded}; echo spoiled >{own}")
     wait_for("what a person protected to be put back", lambda: own.read_bytes() == CONTENT, timeout_s=TICKS_S)
     assert guarded.read_bytes() == b"new\n"
+
+
+def test_opens_of_what_the_system_needs_wait_for_nobody(running: Running) -> None:
+    """A responder that is stopped would stop every start; the vault is enough there."""
+    running.policy(guarded=[{"path": "/etc/mamplus-no-such-file"}, {"path": "/etc/hostname"}])
+    running.start()
+
+    state = running.guarded()
+
+    if state["tier"] != "lsm":
+        assert "opens of it are not refused" in state["unresolved"]["/etc/hostname"]
 
 
 def test_what_this_kernel_cannot_do_for_a_rule_is_said(running: Running, tmp_path: Path) -> None:

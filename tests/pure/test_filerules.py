@@ -8,7 +8,7 @@ import pytest
 
 from mamplus_host import policy
 from mamplus_host.errors import ConfigInvalid
-from mamplus_host.filerules import OPERATIONS, is_interpreter
+from mamplus_host.filerules import OPERATIONS, is_interpreter, is_of_the_system
 from mamplus_host.policy import Policy, parse
 
 HASH = "ab" * 32
@@ -111,3 +111,10 @@ def test_what_runs_whatever_it_is_given_is_told_from_programs(name: str) -> None
     assert is_interpreter(name)
     assert not is_interpreter("/usr/bin/dpkg")
     assert not is_interpreter("/usr/bin/ssh")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/usr/lib/x.so", "/usr", "/var/lib", "/var", "/home", "/lib/x"])
+def test_what_everything_opens_is_told_from_a_place_of_ones_own(path: str) -> None:
+    assert is_of_the_system(path)
+    assert not is_of_the_system("/srv/shop")
+    assert not is_of_the_system("/var/lib/shop")
