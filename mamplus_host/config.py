@@ -32,7 +32,7 @@ class Paths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Agent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mode: Literal["enforce", "monitor"] = "enforce"
-    self_protection: bool = False  # refuse hands on the agent where the kernel has BPF LSM; noticed either way
+    self_protection: bool = True  # refuse hands on the agent where the kernel has BPF LSM; noticed either way
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     examine_after_s: float = (
         20.0  # after its start the agent waits so long before it tries its controls: boot goes first

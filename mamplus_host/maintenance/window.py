@@ -4,7 +4,9 @@
 Journey: code -> [window] -> guard, journal.
 
 A code is marked as used before the window opens. The window is measured in CLOCK_BOOTTIME and ends with the boot.
-Whoever is root and can write this file can use a code twice before its date, and only that.
+The file is believed no more than the code in it: its signature is checked whenever a process reads it first, and
+no window outlasts what its code could have granted at the last moment. So whoever is root and writes this file
+can use a genuine code twice before its date, and only that.
 """
 
 from pathlib import Path
@@ -14,7 +16,15 @@ import msgspec
 from mamplus_host.ble.trust_memory import maintenance_key
 from mamplus_host.clock import DeviceClock
 from mamplus_host.enterprise import load_enterprise
-from mamplus_host.errors import CodeExpired, CodeForged, CodeUsed, CodeWrongDevice, EnrollRefused, NotPossible
+from mamplus_host.errors import (
+    CodeExpired,
+    CodeForged,
+    CodeUsed,
+    CodeWrongDevice,
+    EnrollRefused,
+    MamplusError,
+    NotPossible,
+)
 from mamplus_host.files import write_whole
 from mamplus_host.maintenance import code as codes
 from mamplus_host.maintenance.code import Code
@@ -28,9 +38,9 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
     used: dict[str, int] = {}  # id of a code -> when it would have expired
     since_ns: int = 0  # CLOCK_BOOTTIME of boot `boot_id`
-    until_ns: int = 0
+    ended_ns: int = 0  # closed before its time; 0: it was not
     boot_id: str = ""
-    code: str = ""  # id of the one that opened it
+    text: str = ""  # the code that opened it, as it was entered
 
 
 class Window:
@@ -38,6 +48,7 @@ class Window:
 
     def __init__(self, state: Path, clock: DeviceClock) -> None:
         self._state, self._path, self._clock = state, state / "maintenance.json", clock
+        self._genuine: dict[str, Code] = {}  # the code in the file, once its signature was checked
 
     def open(self, text: str) -> Code:
         """Open the window that a code grants and return what it said.
@@ -58,43 +69,59 @@ class Window:
         used = {one: end for one, end in kept.used.items() if end > now_s} | {code.id: code.expires_s}
         if len(used) > MAX_USED:
             raise NotPossible(f"{MAX_USED} codes are in use on this device; wait until some have expired")
-        since_ns = self._clock.boot_ns()
-        until_ns = since_ns + code.minutes * 60 * _NS
-        boot_id = self._clock.boot_id
-        self._write(Kept(used=used, since_ns=since_ns, until_ns=until_ns, boot_id=boot_id, code=code.id))
+        since_ns, boot_id = self._clock.boot_ns(), self._clock.boot_id
+        self._write(Kept(used=used, since_ns=since_ns, boot_id=boot_id, text=codes.spell(code, signature)))
         return code
 
     def end(self) -> str:
         """Close the window; return the id of the code that had opened it, "" when none was open."""
         kept = self._read()
-        if not self._left_ns(kept):
-            return ""
-        self._write(msgspec.structs.replace(kept, until_ns=self._clock.boot_ns()))
-        return kept.code
+        code = self.opened_by()
+        if code:
+            self._write(msgspec.structs.replace(kept, ended_ns=self._clock.boot_ns()))
+        return code
 
     def left_s(self) -> float:
         """Return for how long it is open yet; 0: it is not."""
-        return self._left_ns(self._read()) / _NS
+        return max(0, self.until_ns() - self._clock.boot_ns()) / _NS
 
     def until_ns(self) -> int:
         """Return when it ends, CLOCK_BOOTTIME; 0: it is not open."""
-        kept = self._read()
-        return kept.until_ns if self._left_ns(kept) else 0
+        until_ns = self._end_ns(self._read())
+        return until_ns if until_ns > self._clock.boot_ns() else 0
 
     def covers(self, boot_ns: int) -> bool:
         """Whether a window was open at `boot_ns` of this boot, as far as the newest one goes."""
         kept = self._read()
-        return kept.boot_id == self._clock.boot_id and kept.since_ns <= boot_ns < kept.until_ns
+        return kept.since_ns <= boot_ns < self._end_ns(kept)
 
     def opened_by(self) -> str:
         """Return the id of the code that opened it, "" when it is not open."""
-        kept = self._read()
-        return kept.code if self._left_ns(kept) else ""
+        code = self._code(self._read())
+        return code.id if code is not None and self.until_ns() else ""
 
-    def _left_ns(self, kept: Kept) -> int:
-        if kept.boot_id != self._clock.boot_id:
+    def _end_ns(self, kept: Kept) -> int:
+        """Return when the newest window ends or ended, CLOCK_BOOTTIME; 0: this boot saw none."""
+        code = self._code(kept)
+        if code is None or kept.boot_id != self._clock.boot_id:
             return 0
-        return max(0, kept.until_ns - self._clock.boot_ns())
+        if self._clock.list_s() >= code.expires_s + code.minutes * 60:
+            return 0
+        end_ns = kept.since_ns + code.minutes * 60 * _NS
+        return min(end_ns, kept.ended_ns) if kept.ended_ns else end_ns
+
+    def _code(self, kept: Kept) -> Code | None:
+        """Return the code that opened the window, None when there is none, or somebody wrote one that is none."""
+        if not kept.text:
+            return None
+        if kept.text not in self._genuine:
+            try:
+                code, signature = codes.read(kept.text)
+                self._want_genuine(code, signature)
+            except MamplusError:
+                return None
+            self._genuine = {kept.text: code}
+        return self._genuine[kept.text]
 
     def _want_genuine(self, code: Code, signature: bytes) -> None:
         from mamplus_host.outbox.identity import verifies  # libcrypto: only who enters a code needs it

@@ -19,7 +19,7 @@ from mamplus_host.errors import (
 )
 from mamplus_host.maintenance import code as codes
 from mamplus_host.maintenance.keeper import Keeper
-from mamplus_host.maintenance.window import Window
+from mamplus_host.maintenance.window import Kept, Window
 from mamplus_host.verdicts import Escalation
 
 from .company import Company
@@ -114,6 +114,21 @@ def test_a_window_can_be_closed_before_its_time_and_does_not_outlive_the_boot(co
     assert device.window.left_s() > 0
     after = Window(device.state, Hands(device.state, boot_id=lambda: "another"))
     assert after.left_s() == 0
+
+
+def test_a_window_that_root_writes_into_the_file_is_none(company: Company, device: Device) -> None:
+    code, signature = codes.read(code_for(company, "scanner-7"))
+    longer = codes.spell(msgspec.structs.replace(code, minutes=10_000), signature)
+    for text in (longer, "", "A" * 130):
+        kept = Kept(since_ns=device.clock.boot_ns(), boot_id=device.clock.boot_id, text=text)
+        (device.state / "maintenance.json").write_bytes(msgspec.json.encode(kept))
+        assert Window(device.state, device.clock).left_s() == 0
+
+    genuine = Kept(since_ns=device.clock.boot_ns(), boot_id=device.clock.boot_id, text=codes.spell(code, signature))
+    (device.state / "maintenance.json").write_bytes(msgspec.json.encode(genuine))
+    assert Window(device.state, device.clock).left_s() > 0
+    device.clock.ahead = 25 * 3600  # beyond what the code could have granted
+    assert Window(device.state, device.clock).left_s() == 0
 
 
 def test_a_code_is_good_once(company: Company, device: Device) -> None:

@@ -171,6 +171,7 @@ def guarded(standing: Guarded) -> Guarded:
     """The agent as it stands; the one after it, where a test ended it. What was told before is forgotten."""
     if not standing.is_alive:
         assert standing.start() == "guarded"
+    standing.tell("window 0")
     standing.told()
     standing.seen.clear()
     return standing
@@ -317,6 +318,15 @@ def test_an_agent_that_ended_is_replaced_by_its_own_program_and_by_no_other(guar
     assert stranger.returncode != 0
     assert refused((guarded.directory / "active").unlink)
     assert refused(lambda: os.kill(before, signal.SIGKILL))
+    file = Path(guarded.config.paths.run) / "agent.toml"
+    paths = guarded.config.paths
+    file.write_text(
+        f'[scope]\ncgroup = "{guarded.cgroup}"\n'
+        f'[paths]\nstate = "{paths.state}"\nrun = "{paths.run}"\nbpffs = "{paths.bpffs}"\n'
+    )
+    mamplus = str(Path(sys.executable).with_name("mamplus"))
+    detach = subprocess.run([mamplus, "detach", "--config", str(file)], check=False, capture_output=True, text=True)
+    assert (detach.returncode, "mamplus maintenance CODE" in " ".join(detach.stderr.split())) == (1, True)
 
     assert guarded.start() == "guarded"
 
