@@ -489,7 +489,7 @@ class Service:
     def _apply_netfilter(self) -> None:
         """Without the rules, sockets that are open already keep their traffic: say so, and defend the rest."""
         try:
-            netfilter.apply(self.config, *self._packet_pins())
+            netfilter.apply(self.config, *self._packet_pins(), renew=not self.kernel.adopted)
             self.netfilter_fault = ""
         except MamplusError as error:
             self.netfilter_fault = str(error)

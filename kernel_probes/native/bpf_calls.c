@@ -120,6 +120,14 @@ int mamplus_map_id(int map_fd)
 	return error < 0 ? error : (int)found.id;
 }
 
+int mamplus_map_value_size(int map_fd)
+{
+	struct bpf_map_info found;
+	int error = info(map_fd, &found, sizeof(found));
+
+	return error < 0 ? error : (int)found.value_size;
+}
+
 int mamplus_program_id(int prog_fd)
 {
 	struct bpf_prog_info found;

@@ -27,6 +27,7 @@ struct mamplus_link {
 
 int mamplus_link_about(int link_fd, struct mamplus_link *about);
 int mamplus_map_id(int map_fd);
+int mamplus_map_value_size(int map_fd);
 int mamplus_program_id(int prog_fd);
 int mamplus_run(int prog_fd, const void *context, uint32_t size, uint32_t *result);
 

@@ -70,7 +70,7 @@ class Place:
         self.config = Config(
             scope=Scope(cgroup=str(self.cgroup)),
             paths=Paths(state=str(self.home / "state"), run=str(self.home / "run"), bpffs=str(bpffs / "pins")),
-            agent=Agent(mode="enforce"),
+            agent=Agent(mode="enforce", self_protection=False),  # who started the trials must be able to end them
         )
         self.kernel: Kernel | None = None
         self._stack = stack

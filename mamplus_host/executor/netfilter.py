@@ -22,13 +22,14 @@ HELPER_S = 30.0  # for one namespace; the lock of iptables may be another progra
 OWN = "-"  # the agent's own network namespace
 
 
-def apply(config: Config, in_pin: Path, out_pin: Path) -> None:
+def apply(config: Config, in_pin: Path, out_pin: Path, *, renew: bool = False) -> None:
     """Make the chains what they should be, in all namespaces; may be repeated.
 
+    `renew`: other programs lie behind the pins than when the rules were made.
     `in_pin`, `out_pin`: pinned socket filters; a packet for which one returns nonzero is dropped.
     """
     for name in config.scope.netns or (OWN,):
-        _run("apply", name, "--in", str(in_pin), "--out", str(out_pin))
+        _run("apply", name, "--in", str(in_pin), "--out", str(out_pin), *(["--renew"] if renew else []))
 
 
 def remove(config: Config) -> None:

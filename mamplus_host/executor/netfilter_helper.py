@@ -33,15 +33,18 @@ for _family in (iptc.Table, iptc.Table6):
 _FAMILIES = ((iptc.Table, iptc.Rule, "IPv4"), (iptc.Table6, iptc.Rule6, "IPv6"))
 
 
-def apply(pins: dict[str, str]) -> None:
-    """Make the chains what they should be; `pins` has one path per chain."""
+def apply(pins: dict[str, str], *, renew: bool = False) -> None:
+    """Make the chains what they should be; `pins` has one path per chain.
+
+    `renew`: there are other programs behind the same paths, so the rules are written anew, in one commit.
+    """
     for family, rule_type, _name in _FAMILIES:
         with _table(family) as table:
             for hook, chain_name in CHAINS.items():
                 chain = iptc.Chain(table, chain_name)
                 if not table.is_chain(chain_name):
                     table.create_chain(chain_name)
-                if _pins_of(chain) != [pins[chain_name]]:
+                if renew or _pins_of(chain) != [pins[chain_name]]:
                     chain.flush()
                     chain.append_rule(_drop_by(rule_type, pins[chain_name]))
                 _jump_first(rule_type, iptc.Chain(table, hook), chain_name)
@@ -130,10 +133,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--netns", default="-", metavar="NAME", help="below /run/netns; -: the caller's own")
     parser.add_argument("--in", dest="in_pin", default="", metavar="PIN")
     parser.add_argument("--out", dest="out_pin", default="", metavar="PIN")
+    parser.add_argument("--renew", action="store_true", help="apply: write our rules anew, for new programs")
     return parser
 
 
-def run(command: str, netns_name: str, pins: dict[str, str]) -> dict[str, list[str]]:
+def run(command: str, netns_name: str, pins: dict[str, str], *, renew: bool = False) -> dict[str, list[str]]:
     """Carry out one command; NetfilterFailed says what was refused."""
     where = f"namespace {netns_name!r}"
     if command != "remove" and not all(pins.values()):
@@ -143,7 +147,7 @@ def run(command: str, netns_name: str, pins: dict[str, str]) -> dict[str, list[s
             netns.setns(netns_name, flags=0)  # the default would make a namespace that is not there
         if command == "check":
             return {"missing": missing(pins)}
-        apply(pins) if command == "apply" else remove()
+        apply(pins, renew=renew) if command == "apply" else remove()
     except (OSError, iptc.IPTCError, iptc.xtables.XTablesError) as error:
         raise NetfilterFailed(f"{where}: iptables refused to {command}: {error}") from None
     return {}
@@ -153,7 +157,7 @@ def main() -> int:
     args = _parser().parse_args()
     pins = {"MAMPLUS-IN": args.in_pin, "MAMPLUS-OUT": args.out_pin}
     try:
-        print(json.dumps(run(args.command, args.netns, pins)))
+        print(json.dumps(run(args.command, args.netns, pins, renew=args.renew)))
     except MamplusError as error:
         print(error, file=sys.stderr)
         return 1

@@ -118,6 +118,11 @@ class Map(Fd):
         return key
 
 
+def value_size(map_: Map) -> int:
+    """Return how many bytes a value of a map has, whatever we think."""
+    return checked(lib.mamplus_map_value_size(map_.number), f"ask for the size of {map_.name}")
+
+
 def map_id(map_: Map) -> int:
     """Return the kernel's number of a map."""
     return checked(lib.mamplus_map_id(map_.number), f"ask for the id of {map_.name}")

@@ -3,7 +3,7 @@
 
 Everything is pinned, so enforcement outlives the agent; the next agent adopts it without a
 gap. Objects of another release, or attached to another cgroup, are replaced: the new ones
-are attached first, and the old ones go when `retire_predecessors` is called.
+are attached when their tables are filled (`retire_predecessors`), and then the old ones go.
 
 Loading is done by a short-lived process (kernel_probes/native/loader.c); this one only
 opens pins.
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from mamplus_host.config import Config
 from mamplus_host.errors import KernelRefused, NotPossible
-from mamplus_host.kernel import guard, layout, pins, responder
+from mamplus_host.kernel import guard, layout, pins, responder, takeover
 from mamplus_host.kernel._native import lib
 from mamplus_host.kernel.bpf import Fd, Map, checked
 from mamplus_host.kernel.guard import Guard
@@ -47,6 +47,8 @@ class Kernel:
         )
         self.adopted = adopted  # an earlier agent had attached them: its tables are in force
         self._config, self._directory = config, directory
+        self._cgroup, self._responder_pid = Path(), 0
+        self._waits = False  # loaded, and attached when our tables are filled: others stand
         self.tables = tables
         self.watching = Watching(directory)
         self.interpreters = Interpreters(directory, self.tables)
@@ -66,19 +68,29 @@ class Kernel:
         pins.make_room(config)
         guard.claim(config)
         directory = pins.directory_for(config, cgroup)
-        adopted = pins.is_complete(directory)
+        adopted, old = pins.is_complete(directory), takeover.predecessors(config, directory)
         if not adopted:
             _load(directory, cgroup)
         tables = Tables(directory)
         tables.set_posture(config)
         there = responder.ensure_running(config, cgroup)
-        if not adopted:
-            _attach(directory, cgroup)
-        _pin_packet_programs(config, directory)
         kernel = cls(config, directory, tables, adopted=adopted)
-        kernel.guard = _stand_guard(config, directory)
-        kernel.settle_guard(there.pid)
+        kernel._cgroup, kernel._responder_pid = cgroup, there.pid
+        if old and not adopted:
+            for one in old:
+                takeover.inherit(one, directory)
+            kernel._waits = True  # until our tables are filled the old hooks stand alone
+        else:
+            kernel._stand(is_attached=adopted)
         return kernel
+
+    def _stand(self, *, is_attached: bool, later: tuple[str, ...] = ()) -> None:
+        """Attach what is not attached, but for `later`, and everything that hangs on it."""
+        if not is_attached:
+            _attach(self._directory, self._cgroup, later=later)
+        _pin_packet_programs(self._config, self._directory)
+        self.guard = _stand_guard(self._config, self._directory)
+        self.settle_guard(self._responder_pid)
 
     def settle_guard(self, responder_pid: int) -> None:
         """Tell the guard, where one stands, which processes are ours now."""
@@ -115,10 +127,20 @@ class Kernel:
         return pins.packet_pin(self._config, direction)
 
     def retire_predecessors(self) -> int:
-        """Detach probes of other releases or cgroups; return how many sets. To be called once our tables are filled."""
-        others = [path for path in pins.directories(self._config) if path != self.directory]
+        """Take over from probes of other releases or cgroups, and detach those; return how many sets.
+
+        To be called once our tables are filled: until then the others stand, and ours are not attached.
+        """
+        others = takeover.predecessors(self._config, self._directory)
         for directory in others:
-            pins.remove(directory)
+            takeover.stand_aside(directory)
+        waited, self._waits = self._waits, False
+        if waited:
+            self._stand(is_attached=False, later=(takeover.SIGNAL,))
+        for directory in others:
+            takeover.retire(self._config, directory)
+        if waited:
+            _attach_optional(self._directory, takeover.SIGNAL)
         return len(others)
 
     def beat(self, boot_ns: int) -> None:
@@ -205,8 +227,8 @@ def _run_bcc(directory: Path) -> None:
         raise NotPossible(f"{pins.BTF} is missing, and bcc cannot load the probes without it: {seen}")
 
 
-def _attach(directory: Path, cgroup: Path) -> None:
-    """Attach and pin every program; on failure nothing of `directory` stays attached."""
+def _attach(directory: Path, cgroup: Path, *, later: tuple[str, ...] = ()) -> None:
+    """Attach and pin every program but `later`; on failure nothing of `directory` stays attached."""
     descriptor = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for name, (_section, attach_type) in pins.CGROUP.items():
@@ -216,7 +238,8 @@ def _attach(directory: Path, cgroup: Path) -> None:
         for name in pins.TRACING:
             _attach_tracing(directory, name)
         for name in pins.OPTIONAL_TRACING:
-            _attach_optional(directory, name)
+            if name not in later:
+                _attach_optional(directory, name)
     except KernelRefused:
         pins.remove(directory)
         raise

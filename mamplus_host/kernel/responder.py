@@ -54,9 +54,14 @@ def ensure_running(config: Config, cgroup: Path | None = None) -> Responder:
 def stop(config: Config) -> None:
     """End every responder of ours; each answers what waits first, so this may last as long as the deadline."""
     for directory in pins.directories(config):
-        pid = running(config, directory)
-        if pid:
-            _end(pid)
+        end_of(config, directory)
+
+
+def end_of(config: Config, directory: Path) -> None:
+    """End the responder that serves `directory`, after it has answered what waits; nothing when there is none."""
+    pid = running(config, directory)
+    if pid:
+        _end(pid)
 
 
 def running(config: Config, directory: Path) -> int:

@@ -236,6 +236,7 @@ def _sections(tier: str, marked: list[Path]) -> dict[str, Any]:
 @contextlib.contextmanager
 def _agent(tier: str, work: Path, cgroup: Path, programs: Path, marked: list[Path]) -> Iterator[Agent]:
     sections = _sections(tier, marked) | {
+        "agent": {"self_protection": tier == "lsm"},
         "scope": {"cgroup": str(cgroup)},
         "paths": {
             "bpffs": f"/sys/fs/bpf/mptest-{secrets.token_hex(4)}",

@@ -50,6 +50,7 @@ class Place:
         bpffs = f"/sys/fs/bpf/mptest-{self.stage.tag}"
         self.config.write_text(
             f'[scope]\ncgroup = "{self.cgroup}"\nnetns = ["{self.stage.netns}"]\n'
+            "[agent]\nself_protection = false\n"
             f'[paths]\nstate = "{self.state}"\nrun = "{home}/run"\nbpffs = "{bpffs}"\n'
             "[uplink]\nretry_max_s = 5.0\n"
         )
