@@ -37,7 +37,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     """The last result."""
 
     situation: Situation
-    why: str  # what asked for it: first, boot, kernel, agent, attached, generation, person
+    why: str  # what asked for it: first, boot, kernel, agent, attached, generation
     at: float  # seconds since the epoch, by the device's clock
     boot_ns: int  # CLOCK_BOOTTIME of that boot
     controls: tuple[Trial, ...]

@@ -45,4 +45,6 @@ def unknown_program(place: Place) -> Found:
     assert place.kernel is not None
     if place.kernel.tables.counters()["held"] == 0:
         raise NotEnforced("a program that nobody has seen ran without waiting for its hash")
+    if place.has_hook("bprm"):
+        return Found("lsm", "its start was undone, and made again when the responder had hashed it")
     return Found("signal", "stopped before its first instruction, hashed by the responder, then ran")
