@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ from typing import Any
 from mamplus_host.ble.entry import Kind
 from mamplus_host.config import Config, cgroup_dir, parse
 from mamplus_host.errors import KernelRefused
+from mamplus_host.filerules import FileRules, Guarded
 from mamplus_host.kernel import layout, pins, responder
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.kernel.tables import file_of
 from mamplus_host.policy import INTERPRETERS, Policy
 from mamplus_host.verdicts import Verdict
 from tests.attacks.attack import Missing
+from tests.attacks.guarded import Files
 from tests.attacks.outcome import REFUSALS, Seen, Told, Unexplained
 from tests.attacks.payloads import Payloads, build, kinds
 from tests.attacks.whole_agent import WholeAgent, whole_agent
@@ -54,12 +56,21 @@ class Ground:
     payloads: Payloads
     agent: Agent
     stack: contextlib.ExitStack
+    files: Files | None = None  # for attacks on files, with the whole agent
 
     @functools.cached_property
     def whole(self) -> WholeAgent:
         """An agent as a process, beside the one whose kernel part this runner holds; started when it is needed."""
         sections = _sections(self.tier, [self.disk, self.memory])
-        return self.stack.enter_context(whole_agent(self.work, self.cgroup, Policy(), sections))
+        self.files = Files.make(self.disk, self.programs / "filetry", self.stack)
+        rules = Policy(files=FileRules(guarded=(Guarded(path=str(self.files.guarded)),)))
+        return self.stack.enter_context(whole_agent(self.work, self.cgroup, rules, sections))
+
+    def whole_file_attempt(self, way: str, file: Path, out: Path, others: Sequence[str]) -> Seen:
+        """Have filetry change a file, in the scope of the whole agent."""
+        assert self.files is not None
+        code = self.files.attempt(way, file, out, others, self.whole.scope)
+        return Seen(exit=code, errno=code)
 
     @property
     def hooks(self) -> Mapping[str, str]:

@@ -24,6 +24,7 @@ _SHARED: dict[str, list[str]] = {  # of tests/kernel/programs
     "waker": [],
     "tracer": [],
     "traced": [],
+    "filetry": [],
 }
 _FLAGS: dict[str, list[str]] = {
     "mark_library": ["-shared", "-fPIC"],

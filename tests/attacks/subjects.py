@@ -48,8 +48,25 @@ def agent(attack: Attack, on: Ground, is_guarded: bool) -> Iterator[Subject]:
         on.whole.repair()
 
 
+@contextlib.contextmanager
+def file(attack: Attack, on: Ground, is_guarded: bool) -> Iterator[Subject]:
+    """A file below a guarded directory, or its twin beside that. The aim: that the operation is done."""
+    whole = on.whole
+    assert on.files is not None
+    target, out = on.files.place(attack.payload, is_guarded=is_guarded)
+    seen: list[Seen] = []
+
+    def play() -> Seen:
+        seen.append(attack.play(on, target, out))
+        return seen[0]
+
+    whole.forget_the_past()
+    yield Subject(play, lambda: not seen[0].errno, whole.told_since)
+
+
 SUBJECTS: Mapping[str, Callable[[Attack, Ground, bool], contextlib.AbstractContextManager[Subject]]] = {
     "program": program,
     "agent": agent,
+    "file": file,
 }
-WITH_TWIN = ("program",)
+WITH_TWIN = ("program", "file")

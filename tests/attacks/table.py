@@ -21,9 +21,13 @@ def series(release: str) -> str:
     return ".".join(release.split(".")[:2])
 
 
+def path_of(tier: str, release: str, directory: Path = OUTCOMES) -> Path:
+    return directory / f"{tier}-{series(release)}.json"
+
+
 def keep(tier: str, release: str, results: Mapping[str, Any], directory: Path = OUTCOMES) -> None:
     """Write what came of attacks on one tier and kernel; what came of others stays."""
-    path = directory / f"{tier}-{series(release)}.json"
+    path = path_of(tier, release, directory)
     before = msgspec.json.decode(path.read_bytes())["attacks"] if path.exists() else {}
     both = before | dict(results)
     whole = {"tier": tier, "kernel": release, "attacks": {name: both[name] for name in all_attacks() if name in both}}

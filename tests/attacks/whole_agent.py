@@ -111,11 +111,12 @@ class WholeAgent:
 
 
 def _key(alert: dict[str, Any]) -> str:
-    return f"{alert['id']} {alert.get('count', '')}"
+    return f"{alert['id']} {alert['repeats']}"
 
 
 def _is_refusal(alert: dict[str, Any]) -> bool:
-    return "refused" in alert["summary"] or "refused" in str(alert.get("reason", ""))
+    """Whether it tells of what was prevented: guarded files are told when they were, and in monitor mode."""
+    return alert["rule"] == "guarded-file" or "refused" in alert["summary"]
 
 
 @contextlib.contextmanager
