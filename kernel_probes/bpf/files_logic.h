@@ -213,9 +213,14 @@ static __always_inline bool is_agent(const struct mamplus_file_rules *now, struc
 
 	if (tgid == now->agent_tgid && start == now->agent_start)
 		return true;
-	if (tgid == now->guest_tgid && start == now->guest_start)
-		return true;
 	return beat && beat->responder_tgid == tgid;
+}
+
+/* A command of ours beside the agent: it writes our state, and is nobody's writer otherwise. */
+static __always_inline bool is_guest(const struct mamplus_file_rules *now, struct task_struct *task)
+{
+	return (__u32)BPF_CORE_READ(task, tgid) == now->guest_tgid &&
+	       BPF_CORE_READ(task, group_leader, start_boottime) / MAMPLUS_START_TICK_NS == now->guest_start;
 }
 
 static __always_inline bool agent_lives(const struct mamplus_file_rules *now)
@@ -267,6 +272,8 @@ static long ask_one(__u32 index, void *context)
 		asking->rules = 0;
 		return 1;
 	}
+	if (is_guest(now, task))
+		asking->rules &= ~now->own;
 	writer = writer_of(task);
 	if (writer)
 		asking->rules &= ~(index ? writer->children : writer->rules | writer->children);
