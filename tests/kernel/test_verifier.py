@@ -12,7 +12,7 @@ from mamplus_host.kernel.bpf import Fd
 from .conftest import Agent
 
 pytestmark = pytest.mark.kernel
-MOST_STEPS = 100_000  # a tenth of what Linux allows; ten thousand take some 10 ms of a start
+MOST_STEPS = 200_000  # a fifth of what Linux allows; Linux 6.1 walks 140,000 for dns, 6.12 and later 52,000 at most
 
 
 def _steps(pin: Path) -> int:
@@ -24,7 +24,7 @@ def _steps(pin: Path) -> int:
     return int(found[1])
 
 
-def test_no_program_takes_the_verifier_a_tenth_of_the_steps_that_linux_allows(agent: Agent) -> None:
+def test_no_program_takes_the_verifier_a_fifth_of_the_steps_that_linux_allows(agent: Agent) -> None:
     directory = pins.directory_for(agent.config, agent.cgroup)
 
     steps = {pin.name.removeprefix("prog_"): _steps(pin) for pin in sorted(directory.glob("prog_*"))}
