@@ -340,8 +340,8 @@ static void leave_cgroups(void)
 
 static bool is_needed(int fd)
 {
-	return fd == kept.group || fd == responder_fd || fd == kept.pins->held || fd == kept.pins->answer ||
-	       fd == watch_pins.access || fd == watch_pins.posture;
+	return fd == kept.group || fd == responder_fd || fd == kept.pins->held || fd == kept.pins->waits ||
+	       fd == kept.pins->answer || fd == watch_pins.access || fd == watch_pins.posture;
 }
 
 /* Nothing of the responder's stays open here (its lock above all), and no event gets a number below WATCH_FDS. */

@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from mamplus_host.kernel import pins, responder
+from mamplus_host.kernel import layout, pins, responder
+from mamplus_host.kernel.bpf import Map
 from mamplus_host.kernel.tables import file_of
 
 from . import acts
@@ -218,6 +220,38 @@ def test_a_start_that_was_held_by_a_signal_is_answered_although_the_responder_st
         assert process.wait(LIMIT_S) == MARK_EXIT
 
     assert count(agent, "kept_starts") == 1
+
+
+def test_an_access_that_waits_to_be_tried_again_is_answered_although_the_responder_stands(
+    attach: Callable[..., Agent],
+) -> None:
+    """As lsm_exec.bpf.c leaves it: stopped, with an entry in `waits`. The hook itself is not needed for that."""
+    agent = attach(exec={"deadline_ms": DEADLINE_MS})
+    waits = Map.pinned(agent.kernel.directory / "waits", 4, layout.WAIT.size)
+    with (
+        stopped(responder.ensure_running(agent.config, agent.cgroup).pid),
+        subprocess.Popen(["sleep", "3600"]) as process,
+    ):
+        try:
+            os.kill(process.pid, signal.SIGSTOP)
+            wait_until(lambda: state_of(process.pid) == "T")
+            waits.set(process.pid.to_bytes(4, sys.byteorder), a_wait(process.pid))
+
+            wait_until(lambda: state_of(process.pid) == "S")
+        finally:
+            process.kill()
+
+    assert count(agent, "kept_starts") == 1
+
+
+def a_wait(pid: int) -> bytes:
+    fields = dict.fromkeys(layout.WAIT_FIELDS, 0)
+    fields |= {"boot_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME), "tgid": pid}
+    return layout.WAIT.pack(*fields.values())
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_the_keeper_leaves_the_cgroup_that_the_responder_is_started_in(agent: Agent) -> None:
