@@ -27,7 +27,8 @@
 #define VM_SHARED_ 0x8
 #define ATTR_SIZE_ 0x8
 #define MS_REMOUNT_ 0x20
-#define MS_PROPAGATION_ 0x1e0000	/* MS_UNBINDABLE, _PRIVATE, _SLAVE, _SHARED: they mount nothing */
+#define MS_BIND_ 0x1000
+#define MS_PROPAGATION_ 0x1e0000	/* MS_UNBINDABLE, _PRIVATE, _SLAVE, _SHARED */
 #define MNT_SHARED_ 0x1000
 #define FS_IOC_SETFLAGS_ 0x40086602
 #define FS_IOC32_SETFLAGS_ 0x40046602
@@ -250,10 +251,16 @@ static __always_inline int judge_mount(const struct path *path)
 	return judge_entry(path->dentry, MAMPLUS_OP_MOUNT, true);
 }
 
+/* As path_mount() reads the flags: a remount comes first, then a bind mount, whatever propagation is asked for beside it. */
+static __always_inline bool mounts_nothing(unsigned long flags)
+{
+	return flags & MS_REMOUNT_ || (flags & MS_PROPAGATION_ && !(flags & MS_BIND_));
+}
+
 SEC("lsm/sb_mount")
 int BPF_PROG(mamplus_file_mount, const char *source, const struct path *path, const char *type, unsigned long flags)
 {
-	return flags & (MS_REMOUNT_ | MS_PROPAGATION_) ? 0 : judge_mount(path);
+	return mounts_nothing(flags) ? 0 : judge_mount(path);
 }
 
 SEC("lsm/move_mount")

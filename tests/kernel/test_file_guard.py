@@ -26,7 +26,7 @@ SETUP_FAILED = 120  # of filetry: nothing was tried
 CONTENT = b"as it should be\n"
 TO_THE_FILE = [
     "write", "append", "read-write", "open-truncate", "truncate", "unlink", "rename", "exchange", "link", "chmod",
-    "chown", "times", "xattr", "noxattr", "acl", "chattr", "bind-over", "move-over",
+    "chown", "times", "xattr", "noxattr", "acl", "chattr", "bind-over", "private-bind-over", "move-over",
 ]  # fmt: skip
 OTHER_WAYS = [
     "proc-root", "reopen", "handle", "user-namespace", "detached-mount", "chroot", "overlay",
@@ -66,6 +66,7 @@ class Guard:
         return {
             "rename": [self.out / "away"], "uring-rename": [self.out / "away"], "link": [self.out / "linked"],
             "uring-link": [self.out / "linked"], "exchange": [self.beside], "bind-over": [self.beside],
+            "private-bind-over": [self.beside],
             "move-over": [self.beside], "handle": [self.out], "user-namespace": [self.out / "mount"],
             "overlay": [self.out],
         }.get(way, [])  # fmt: skip

@@ -110,6 +110,8 @@ static int do_tmpfile_link(void)
 
 static int do_bind_over(void) { return result(mount(other, path, NULL, MS_BIND, NULL)); }
 
+static int do_private_bind_over(void) { return result(mount(other, path, NULL, MS_BIND | MS_PRIVATE, NULL)); }
+
 static int do_move_over(void)
 {
 	int tree = syscall(SYS_open_tree, AT_FDCWD, other, OPEN_TREE_CLONE);
@@ -298,6 +300,7 @@ static const struct {
 	{ "chmod", do_chmod, NULL }, { "chown", do_chown, NULL }, { "times", do_times, NULL },
 	{ "xattr", do_xattr, NULL }, { "noxattr", do_noxattr, NULL }, { "acl", do_acl, NULL },
 	{ "chattr", do_chattr, NULL }, { "tmpfile-link", do_tmpfile_link, NULL }, { "bind-over", do_bind_over, NULL },
+	{ "private-bind-over", do_private_bind_over, NULL },
 	{ "move-over", do_move_over, NULL }, { "proc-root", do_proc_root, NULL }, { "reopen", do_reopen, NULL },
 	{ "handle", do_handle, NULL }, { "user-namespace", do_user_namespace, NULL },
 	{ "detached-mount", do_detached_mount, NULL }, { "chroot", do_chroot, NULL }, { "overlay", do_overlay, NULL },
