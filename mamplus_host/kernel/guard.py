@@ -54,6 +54,7 @@ class Guard:
         self._objects = Map.pinned(directory / "own_objects", layout.OBJECT_KEY.size, 4)
         self._state = Map.pinned(directory / "guard_state", 4, layout.GUARD_STATE.size)
         self._fixed = self._fixed_objects()
+        self._held_in: dict[bytes, int] = {}  # cgroups
         self._written: tuple[object, ...] = ()
 
     def settle(self, responder_pid: int, keeper_pid: int = 0) -> None:
@@ -64,9 +65,15 @@ class Guard:
         if wanted == self._written:
             return
         self._write_processes(starts)
-        self._write_objects(self._fixed | wanted[1])
+        self._held_in = wanted[1]
+        self._write_objects(self._fixed | self._held_in)
         self._write_state(exe=wanted[2])
         self._written = wanted
+
+    def learn(self) -> None:
+        """More was loaded or attached: guard that, too."""
+        self._fixed = self._fixed_objects()
+        self._write_objects(self._fixed | self._held_in)
 
     def open_window(self, until_ns: int) -> None:
         """Let everything through until `until_ns` of CLOCK_BOOTTIME; 0: not any more."""
@@ -109,7 +116,7 @@ class Guard:
         """Return the maps, programs, links and directories of this agent."""
         found = {}
         for path in self._directory.iterdir():
-            if path.name in (*pins.MAPS, *pins.GUARD_MAPS):
+            if path.name in (*pins.MAPS, *pins.GUARD_MAPS, *pins.OPTIONAL_MAPS):
                 with Fd.open(path) as map_:
                     found[_key(layout.OBJECT_MAP, checked(lib.mamplus_map_id(map_.number), f"ask for {path.name}"))] = 0
             elif path.name.startswith("link_"):

@@ -104,6 +104,11 @@ class Kernel:
         """
         if pins.has_btf() and not pins.link_pin(self._directory, pins.LAST_FILE_HOOK).exists():
             _stand_file_hooks(self._directory)
+            self._guard_what_came()
+
+    def _guard_what_came(self) -> None:
+        if self.guard is not None:
+            self.guard.learn()
 
     def hooks(self) -> dict[str, str]:
         """Return what is attached: hook -> the kernel's name of the place. What is missing here is not enforced."""
@@ -141,6 +146,7 @@ class Kernel:
             takeover.retire(self._config, directory)
         if waited:
             _attach_optional(self._directory, takeover.SIGNAL)
+            self._guard_what_came()
         return len(others)
 
     def beat(self, boot_ns: int) -> None:
@@ -238,7 +244,7 @@ def _attach(directory: Path, cgroup: Path, *, later: tuple[str, ...] = ()) -> No
         for name in pins.TRACING:
             _attach_tracing(directory, name)
         for name in pins.OPTIONAL_TRACING:
-            if name not in later:
+            if name not in later and not pins.link_pin(directory, name).exists():  # files' hooks may stand already
                 _attach_optional(directory, name)
     except KernelRefused:
         pins.remove(directory)

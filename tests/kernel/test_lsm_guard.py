@@ -46,6 +46,7 @@ bpffs, run, cgroup = sys.argv[1:]
 config = parse({"scope": {"cgroup": cgroup}, "agent": {"self_protection": True},
                 "paths": {"bpffs": bpffs, "run": run, "state": run}})
 kernel = Kernel.attach(config, Path(cgroup))
+kernel.stand_file_hooks()
 entries = [Entry(id=2, kind=Kind.IP, value="127.66.0.1", verdict=Verdict.BLOCK)]
 kernel.tables.load(Generation(encode(entries, generation=7, created_s=1)), time.time())
 print("guarded" if kernel.guard else "no guard", flush=True)
@@ -240,7 +241,8 @@ def test_nobody_traces_reads_or_takes_descriptors(guarded: Guarded) -> None:
 
 
 def test_no_map_of_ours_can_be_opened_by_pin_or_by_number(guarded: Guarded) -> None:
-    for name in (*pins.MAPS, *pins.GUARD_MAPS):
+    file_maps = [name for name in pins.OPTIONAL_MAPS if (guarded.directory / name).exists()]
+    for name in (*pins.MAPS, *pins.GUARD_MAPS, *file_maps):
         assert refused(lambda name=name: Fd.open(guarded.directory / name)), name  # type: ignore[misc]
     kept = [number for number in ids(MAP_GET_NEXT_ID) if bpf(MAP_GET_FD_BY_ID, number) == -1]
 
@@ -249,8 +251,9 @@ def test_no_map_of_ours_can_be_opened_by_pin_or_by_number(guarded: Guarded) -> N
     assert ops(guarded) == {(layout.TAMPER_MAP, True), (layout.TAMPER_PROGRAM, True)}
 
 
-def test_no_hook_of_ours_is_detached_updated_or_opened_by_number(guarded: Guarded) -> None:
-    with Fd.open(pins.link_pin(guarded.directory, "mamplus_connect4")) as link:
+@pytest.mark.parametrize("hook", ["mamplus_connect4", pins.LAST_FILE_HOOK])
+def test_no_hook_of_ours_is_detached_updated_or_opened_by_number(guarded: Guarded, hook: str) -> None:
+    with Fd.open(pins.link_pin(guarded.directory, hook)) as link:
         about = ffi.new("struct mamplus_link *")
         assert lib.mamplus_link_about(link.number, about) == 0
         assert lib.mamplus_link_detach(link.number) == -1
