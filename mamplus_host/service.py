@@ -82,6 +82,7 @@ class Service:
         watching.require_paths(config)
         self.store = BleStore(config.state)
         self.netfilter_fault = ""
+        self._rules_stood = False  # once at least: what is missing later was taken away
         self._responder_fd = -1
         self.malformed = 0
         self.faults = 0
@@ -179,7 +180,7 @@ class Service:
         self.clock.reload()  # an update in another process has raised its floor
         self.generations.reload()
         self._alone(self._use_policy)
-        self._guard_files()
+        self._alone(self._guard_files)
         self._report()
         if self.uplink is not None:
             self.uplink.knows(self.generations.known)
@@ -313,7 +314,7 @@ class Service:
         self._alone(self._guard_files)
         self._alone(self._examine)
         if self.uplink is not None and self.uplink.is_reachable() and self.generations.wants_proof():
-            self.updater.prove()
+            self._alone(self.updater.prove)
 
     def _guard_files(self) -> None:
         """Follow the policy's rules about files, which may be new, as may be what they name."""
@@ -449,7 +450,7 @@ class Service:
 
     def _missing_rules(self) -> list[str]:
         """Return which of our iptables rules are gone, in words; none where they could never be made."""
-        if self.netfilter_fault:
+        if not self._rules_stood:
             return []
         found = netfilter.check(self.config, *self._packet_pins())
         return [f"{where}: {what}" for where, missing in found.items() for what in missing]
@@ -486,14 +487,15 @@ class Service:
         self.pipeline.use(ble)
         self.sweep.start()
 
-    def _apply_netfilter(self) -> None:
+    def _apply_netfilter(self) -> bool:
         """Without the rules, sockets that are open already keep their traffic: say so, and defend the rest."""
         try:
             netfilter.apply(self.config, *self._packet_pins(), renew=not self.kernel.adopted)
-            self.netfilter_fault = ""
+            self.netfilter_fault, self._rules_stood = "", True
         except MamplusError as error:
             self.netfilter_fault = str(error)
             LOG.error("%s; connections that are open already are not cut", error)
+        return not self.netfilter_fault
 
 
 def _make_directories(config: Config) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from mamplus_enterprise.cli.shared import keys_of, opened, passphrase_of, print_json, remark, who
 from mamplus_host.errors import ConfigInvalid
+from mamplus_host.files import write_whole
 
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
 
@@ -40,7 +41,7 @@ def maintenance(
         f"for {issued.device_name} ({issued.device_id[:12]}), {grant.minutes} minutes, to be entered within {within}:"
     )
     if out is not None:
-        out.write_text(issued.text + "\n")
+        write_whole(out, (issued.text + "\n").encode())  # for its owner alone: who has it may use it
         print(f"written: {out}")
     else:
         print(issued.text)

@@ -17,6 +17,8 @@ from mamplus_enterprise.storage.schema import ControlChange, Device
 from mamplus_host.doctor.trial import STATES
 
 MAX_CONTROLS = 64  # of one device
+MAX_GENERATION = (1 << 63) - 1
+MAX_AT_S = 253_402_300_799  # the end of the year 9999
 MAX_CHANGES = 200  # kept of one device; the oldest go first
 NOT_REPORTED = "not reported"
 
@@ -39,12 +41,12 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
 class Examined(msgspec.Struct, frozen=True, kw_only=True):
     """`examined` of POST /v1/report."""
 
-    at: float  # by the device's clock
+    at: Annotated[float, msgspec.Meta(ge=0, le=MAX_AT_S)]  # by the device's clock
     controls: Annotated[tuple[Control, ...], msgspec.Meta(max_length=MAX_CONTROLS)]
     why: Word = ""
     kernel: Name = "?"
     agent: Name = "?"
-    generation: int = 0
+    generation: Annotated[int, msgspec.Meta(ge=0, le=MAX_GENERATION)] = 0
 
 
 def keep(session: Session, device: Device, said: Examined) -> None:

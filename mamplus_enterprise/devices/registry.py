@@ -14,7 +14,7 @@ from mamplus_enterprise.errors import Unknown
 from mamplus_enterprise.storage.schema import AlertRow, Device
 from mamplus_enterprise.storage.store import Store
 
-MAX_GENERATION = (1 << 63) - 1
+MAX_GENERATION = controls.MAX_GENERATION
 _HEARD_EVERY_S = 10.0  # an unchanged device costs at most one write in this time
 
 

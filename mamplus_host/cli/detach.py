@@ -32,7 +32,7 @@ def run() -> None:
             "the self-protection stands, and no maintenance window is open; get a code from your enterprise (there:"
             " mamplus-enterprise maintenance DEVICE) and enter it: mamplus maintenance CODE"
         )
-    config.state.mkdir(parents=True, exist_ok=True)
+    config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = StateLock(config.state)  # AlreadyRunning: an agent would put everything back
     guard = StateLock(config.bpffs) if config.bpffs.is_dir() else None  # another state's agent may live on these pins
     was_attached = bool(pins.directories(config))

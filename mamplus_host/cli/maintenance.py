@@ -51,7 +51,7 @@ def _ask(command: str, **arguments: str) -> Any:
 @contextmanager
 def _alone() -> Iterator[Keeper]:
     config = CLI.config
-    config.state.mkdir(parents=True, exist_ok=True)
+    config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = StateLock(config.state)
     clock = DeviceClock(config.state)
     journal = Journal(config.state / "journal", max_bytes=config.limits.journal_bytes, clock=clock)

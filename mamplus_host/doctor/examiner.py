@@ -115,8 +115,8 @@ class Examiner:
                 self._config, kernel=kept.is_whole(why), agent=True, on_started=self._note_helper
             )  # fmt: skip
             self._done = (why, now, found)
-        except (MamplusError, OSError) as error:
-            self._failed = str(error)
+        except Exception as error:  # the thread's edge: what it is, is said, and the trials are made again later
+            self._failed = str(error) or type(error).__name__
         self._on_done()
 
     def _note_helper(self, pid: int) -> None:

@@ -5,8 +5,8 @@ Journey: code -> [window] -> guard, journal.
 
 A code is marked as used before the window opens. The window is measured in CLOCK_BOOTTIME and ends with the boot.
 The file is believed no more than the code in it: its signature is checked whenever a process reads it first, and
-no window outlasts what its code could have granted at the last moment. So whoever is root and writes this file
-can use a genuine code twice before its date, and only that.
+no window outlasts what its code could have granted at the last moment. So whoever is root and writes this file,
+damages or removes it can use a genuine code twice before its date, and only that.
 """
 
 from pathlib import Path
@@ -105,6 +105,8 @@ class Window:
         code = self._code(kept)
         if code is None or kept.boot_id != self._clock.boot_id:
             return 0
+        if not 0 <= kept.since_ns <= self._clock.boot_ns():
+            return 0  # it did not begin yet: no window of ours
         if self._clock.list_s() >= code.expires_s + code.minutes * 60:
             return 0
         end_ns = kept.since_ns + code.minutes * 60 * _NS
@@ -144,12 +146,11 @@ class Window:
             raise CodeForged("the code is not signed by this device's enterprise; get one from there")
 
     def _read(self) -> Kept:
+        """Return what is kept; a damaged file is as good as none, and must neither stop the agent nor its alerts."""
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=Kept)
-        except FileNotFoundError:
+        except (OSError, msgspec.MsgspecError):
             return Kept()
-        except (OSError, msgspec.MsgspecError) as error:
-            raise NotPossible(f"{str(self._path)!r} cannot be read: {error}; remove it: no window is open") from None
 
     def _write(self, kept: Kept) -> None:
         write_whole(self._path, msgspec.json.encode(kept))

@@ -28,17 +28,17 @@ class Watch:
     """The looks of this agent. One thread."""
 
     def __init__(
-        self, *, pins: Pins, tables: Tables, rules: Rules, apply_rules: Callable[[], object],
+        self, *, pins: Pins, tables: Tables, rules: Rules, apply_rules: Callable[[], bool],
         boot_ns: Callable[[], int], heartbeats: Callable[[], dict[str, int]], responder_pid: Callable[[], int],
         wake_responder: Callable[[], object],
     ) -> None:  # fmt: skip
-        """`apply_rules` puts our iptables rules back; `wake_responder` sends it SIGCONT."""
+        """`apply_rules` puts our iptables rules back and says whether it could; `wake_responder` sends it SIGCONT."""
         self._pins, self._tables, self._rules, self._apply_rules = pins, tables, rules, apply_rules
         self._boot_ns, self._heartbeats, self._responder_pid = boot_ns, heartbeats, responder_pid
         self._wake_responder = wake_responder
         self._own = Process(os.getpid(), "the agent")
         self._responder = Process(responder_pid(), "the responder")
-        self._looked_s = time.monotonic()
+        self.rest()
         self._missed = heartbeats()["agent_missed"]
         self._silent_looks = 0
         self.counts: dict[str, int] = {}  # by kind, since the start
@@ -53,7 +53,7 @@ class Watch:
 
     def rest(self) -> None:
         """What comes before the next look took its time for a reason of our own."""
-        self._looked_s = time.monotonic()
+        self._looked_s, self._worked_s = time.monotonic(), time.thread_time()
 
     def close(self) -> None:
         self._pins.close()
@@ -61,8 +61,10 @@ class Watch:
 
     def _silence(self) -> Iterator[Noticed]:
         now_s, missed = time.monotonic(), self._heartbeats()["agent_missed"]
-        gap_s, before = now_s - self._looked_s, self._missed
-        self._looked_s, self._missed = now_s, missed
+        worked_s = time.thread_time()  # work of our own that takes long, as a large list, is no silence
+        gap_s = now_s - self._looked_s - (worked_s - self._worked_s)
+        self._looked_s, self._worked_s = now_s, worked_s
+        before, self._missed = self._missed, missed
         if gap_s >= SILENT_S:
             woken = f"; the responder woke it {missed - before} times" if missed > before else ""
             detail = f"the agent did not run for {gap_s:.0f} s: it was stopped, frozen or starved{woken}"
@@ -83,9 +85,10 @@ class Watch:
     def _rules_gone(self) -> Iterator[Noticed]:
         missing = self._rules.look(time.monotonic())
         if missing:
-            self._apply_rules()
-            self._rules.settle()
-            yield Noticed(op="rules", detail=f"iptables rules were gone: {', '.join(missing[:4])}", is_put_back=True)
+            is_put_back = self._apply_rules()
+            self._rules.settle()  # where it failed, the next full look tries again
+            detail = f"iptables rules were gone: {', '.join(missing[:4])}"
+            yield Noticed(op="rules", detail=detail, is_put_back=is_put_back)
 
     def _about_responder(self) -> Iterator[Noticed]:
         pid = self._responder_pid()

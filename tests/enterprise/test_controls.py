@@ -110,6 +110,15 @@ def test_more_than_a_device_of_ours_says_is_refused_and_changes_nothing(
     assert len(company.json("devices", "show", van.id)["examined"]["controls"]) == 1
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [{"at": -1e308}, {"at": 1e308}, {"generation": -1}, {"generation": 10**400}],
+    ids=["long ago", "far ahead", "negative", "huge"],
+)
+def test_a_time_or_generation_that_cannot_be_is_refused(company: Company, odd: dict[str, float]) -> None:
+    assert say(company.device(), control("exec"), **odd).status == 422
+
+
 def test_nobody_but_the_device_reports_for_it(company: Company) -> None:
     van, stranger = company.device("van"), FakeDevice(company, "stranger")
     stranger.id = van.id

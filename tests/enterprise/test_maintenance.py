@@ -131,6 +131,27 @@ def test_a_window_that_root_writes_into_the_file_is_none(company: Company, devic
     assert Window(device.state, device.clock).left_s() == 0
 
 
+def test_a_damaged_file_is_no_window_and_stops_neither_the_agent_nor_the_next_code(
+    company: Company, device: Device
+) -> None:
+    device.window.open(code_for(company, "scanner-7"))
+    (device.state / "maintenance.json").write_bytes(b"junk")
+
+    keeper = Keeper(device.state, device.clock, open_guard=int, journal=repr, tell=repr)
+    keeper.look()
+    assert not keeper.covers(device.clock.boot_ns())
+
+    keeper.begin(code_for(company, "scanner-7"))
+    assert keeper.covers(device.clock.boot_ns())
+
+
+def test_a_window_of_a_time_to_come_is_none(company: Company, device: Device) -> None:
+    kept = Kept(since_ns=1 << 70, boot_id=device.clock.boot_id, text=code_for(company, "scanner-7"))
+    (device.state / "maintenance.json").write_bytes(msgspec.json.encode(kept))
+
+    assert device.window.left_s() == 0
+
+
 def test_a_code_is_good_once(company: Company, device: Device) -> None:
     code = code_for(company, "scanner-7")
     device.window.open(code)

@@ -273,11 +273,12 @@ def test_a_change_of_the_list_has_the_running_agent_alone_tried(tmp_path: Path) 
     assert bench.examiner.status()["generation"] == 2
 
 
-def test_trials_that_come_to_nothing_leave_the_last_result_and_wait(tmp_path: Path) -> None:
+@pytest.mark.parametrize("failure", [NotPossible("took more than 120 s"), ValueError("120 s")], ids=["told", "fault"])
+def test_trials_that_come_to_nothing_leave_the_last_result_and_wait(tmp_path: Path, failure: Exception) -> None:
     bench = Bench(tmp_path)
     bench.clock.ns = HOUR_NS
     bench.tick()
-    bench.failure = NotPossible("took more than 120 s")
+    bench.failure = failure
     bench.examiner.attached_anew()
 
     assert bench.tick() == "attached"
