@@ -33,6 +33,7 @@ from mamplus_host.kernel.filewatch import FileWatcher, records
 LOG = logging.getLogger("mamplus")
 _TICKS_PER_WALK = 12  # a minute
 _SYSTEM = "opens of it are not refused on this kernel: the system's own must wait for nobody; changes are put back"
+_TOO_MANY = "there is no mark for them: opens there are not refused; changes are put back"
 _KEPT = "guarded.json"  # in the state directory: what the policy, and no person, put into the vault
 
 
@@ -138,6 +139,8 @@ class Guarding:
         """Return what this tier leaves out: path -> what is not done for it."""
         rules = self._rules or FileRules()
         left = {one.path: _SYSTEM for one in rules.guarded if is_of_the_system(os.path.realpath(one.path))}
+        if self._watcher is not None and self._watcher.unmarked:
+            left[f"{self._watcher.unmarked} directories or files"] = _TOO_MANY
         folders = [one.path for one in rules.readable if not self._is_watched() or is_of_the_system(one.path)]
         return {**left, **dict.fromkeys(folders, "reads are not refused on this kernel")}
 

@@ -80,7 +80,7 @@ static bool start_making(void)
 /* The new marks stand before the old ones go. */
 static void take_made(void)
 {
-	/* Kind 0: no access, but how many rules and marks are in force by now. */
+	/* Kind 0: no access, but how many rules and marks are in force by now, and (as slot) how many marks are missing. */
 	struct mamplus_access record = { .head.size = sizeof(record) };
 
 	if (is_usable) {
@@ -92,6 +92,7 @@ static void take_made(void)
 	}
 	record.op = is_usable ? now.rule_count : 0;
 	record.pad = now.mark_count;
+	record.head.slot = now.unmarked_count;
 	send_told(&record);
 }
 

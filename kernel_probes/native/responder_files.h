@@ -40,6 +40,7 @@ struct force {
 	pid_t agent;
 	uint64_t all;	/* every rule */
 	unsigned int rule_count, writer_count, linked_count, mark_count;
+	unsigned int unmarked_count;	/* directories and files that should have a mark and have none: opens there pass */
 	struct file_rule rules[FILE_RULES_MAX];
 	struct file_writer *writers;
 	struct file_linked *linked;

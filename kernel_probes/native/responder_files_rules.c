@@ -5,6 +5,7 @@
  * One record a rule or program, each ended by NUL: mamplus_host/kernel/filewatch.py writes them.
  */
 #include <ctype.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
 #include <stdio.h>
@@ -117,10 +118,9 @@ static void note_linked(const struct stat *about)
 static int note_one(const char *path, const struct stat *about, int type, struct FTW *unused)
 {
 	uint64_t mask = FAN_OPEN_PERM;
+	char *copy;
 
 	(void)unused;
-	if (walk.count >= FILE_MARKS_MAX)
-		return 1;
 	if (walk.rule->is_folder)
 		mask |= FAN_ACCESS_PERM;	/* descriptors that were open before, or were passed on */
 	if (type == FTW_D || type == FTW_DNR)
@@ -129,8 +129,10 @@ static int note_one(const char *path, const struct stat *about, int type, struct
 		return 0;	/* its directory's mark covers it */
 	else
 		note_linked(about);
-	walk.marks[walk.count] = (struct mark){ .path = strdup(path), .mask = mask };
-	walk.count += walk.marks[walk.count].path != NULL;
+	if (walk.count < FILE_MARKS_MAX && (copy = strdup(path)))
+		walk.marks[walk.count++] = (struct mark){ .path = copy, .mask = mask };
+	else
+		walk.force->unmarked_count++;
 	return 0;
 }
 
@@ -150,6 +152,8 @@ static bool mark_all(struct force *force)
 		if (force->fd >= 0 && fanotify_mark(force->fd, FAN_MARK_ADD | FAN_MARK_DONT_FOLLOW, walk.marks[i].mask,
 						    AT_FDCWD, walk.marks[i].path) == 0)
 			force->mark_count++;
+		else if (errno != ENOENT)
+			force->unmarked_count++;
 		free(walk.marks[i].path);
 	}
 	free(walk.marks);

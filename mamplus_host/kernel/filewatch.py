@@ -15,7 +15,7 @@ from mamplus_host.files import write_whole
 from mamplus_host.kernel import layout
 
 MAX_TOLD = 64  # refusals that are read at one time
-_TOLD = tuple(layout.ACCESS_FIELDS.index(name) for name in ("head_kind", "op", "pad"))
+_TOLD = tuple(layout.ACCESS_FIELDS.index(name) for name in ("head_kind", "op", "pad", "head_slot"))
 
 
 def records(
@@ -40,6 +40,7 @@ class FileWatcher:
         self._written = b""
         self.in_force = 0  # rules that the responder said it follows
         self.marks = 0  # directories and files that it watches for them
+        self.unmarked = 0  # and those that it should watch and cannot
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         self._bind(base.with_name(base.name + ".told"))
 
@@ -65,11 +66,11 @@ class FileWatcher:
                 data = self._socket.recv(layout.ACCESS.size + 1)
                 if len(data) != layout.ACCESS.size:
                     continue
-                kind, rules, marks = (layout.ACCESS.unpack(data)[at] for at in _TOLD)
+                kind, rules, marks, unmarked = (layout.ACCESS.unpack(data)[at] for at in _TOLD)
                 if kind == layout.KIND_FILE:
                     found.append(data)
                 else:
-                    self.in_force, self.marks = rules, marks
+                    self.in_force, self.marks, self.unmarked = rules, marks, unmarked
         return found
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from story.stage import wait_for
 
 pytestmark = pytest.mark.kernel
 CONTENT = b"as it should be\n"
+MARKS = 16384  # FILE_MARKS_MAX of responder_files.h
 TICKS_S = 30.0  # of several looks: the machine may be busy
 
 
@@ -112,6 +113,21 @@ def _refused(running: Running) -> None:
         return str(running.guarded()["tier"]).startswith(("lsm", "fanotify"))
 
     wait_for("the rules to be in force", is_in_force, timeout_s=TICKS_S)
+
+
+def test_directories_that_find_no_mark_are_told(running: Running, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for number in range(MARKS + 10):
+        (tree / str(number)).mkdir(parents=True)
+    running.policy(guarded=[{"path": str(tree)}])
+    running.start()
+    _refused(running)
+
+    state = running.guarded()
+
+    if state["tier"] != "lsm":
+        assert "11 directories or files" in state["unresolved"]  # the tree itself has one
+    running.policy(guarded=[])
 
 
 def test_every_way_of_opening_for_writing_is_refused_and_reading_is_not(
