@@ -59,10 +59,13 @@ def unique(source: Path, to: Path) -> Path:
 
 
 def await_running(process: Started, path: Path) -> None:
-    """Wait until the process has `path` mapped: then it runs."""
+    """Wait until the process has `path` mapped, and the C library: then it runs, and loads no more."""
     end = time.monotonic() + DEADLINE_S
-    while all(place.path != str(path) for _file, place in running(process.pid, 0)):
-        assert time.monotonic() < end, f"{path} is not mapped"
+    while True:
+        mapped = [place.path for _file, place in running(process.pid, 0)]
+        if str(path) in mapped and any("/libc." in one for one in mapped):
+            return
+        assert time.monotonic() < end, f"{path} is not mapped, only {mapped}"
         time.sleep(0.005)
 
 
