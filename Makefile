@@ -12,9 +12,10 @@ TESTS ?=
 RUN ?=
 VM_TIMEOUT ?= 900
 STOCK_KERNELS := tests/vm/test_stock_kernels.py
+WHOLE_MACHINES := tests/vm/test_no_deadlock.py
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-quick vm vm-kernels attacks lint fuzz bench wheel lock clean
+.PHONY: help build run test test-quick vm vm-kernels vm-held-up attacks lint fuzz bench wheel lock clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -27,7 +28,7 @@ run: build ## play the story of one attack on this machine; ONCE=1 ends after th
 	@$(PYTHON) -m story $(if $(ONCE),--once)
 
 test: lint vm-kernels ## all checks: lint, every test, and the kernel tests and attacks on stock kernels
-	@$(PYTHON) -m pytest -n $(TEST_JOBS) --ignore $(STOCK_KERNELS)
+	@$(PYTHON) -m pytest -n $(TEST_JOBS) --ignore $(STOCK_KERNELS) --ignore $(WHOLE_MACHINES)
 	@$(PYTHON) -m pytest $(STOCK_KERNELS)
 
 test-quick: build ## the tests that need no kernel and no browser
@@ -38,6 +39,9 @@ vm: vm-kernels ## kernel tests and attacks on stock 6.1 and 6.12 with BPF LSM; K
 
 vm-kernels: build ## fetch the stock kernels 6.1 and 6.12 by package name, once, into build/vm
 	@packaging/fetch-kernel 6.1 6.12
+
+vm-held-up: vm-kernels ## whole machines whose responder is stopped, frozen, starved, killed while programs start; an hour
+	@$(PYTHON) -m pytest $(WHOLE_MACHINES)
 
 attacks: build ## play every attack here; renews their outcomes and docs/attacks.md
 	@$(PYTHON) -m tests.attacks.play --write
