@@ -162,6 +162,25 @@ def test_every_capability_of_the_unit_is_justified_in_it() -> None:
     assert granted == set(re.findall(r"CAP_\w+", reasons.replace("ask for CAP_SYS_ADMIN", "")))
 
 
+def allowed_calls(names: list[str]) -> set[str]:
+    """Return the system calls of a SystemCallFilter: sets are taken apart as systemd does."""
+    found = {name for name in names if not name.startswith("@")}
+    for name in set(names) - found:
+        shown = subprocess.run(["systemd-analyze", "syscall-filter", name], check=True, capture_output=True, text=True)
+        found |= allowed_calls([line.strip() for line in shown.stdout.splitlines()[1:] if "#" not in line])
+    return found
+
+
+def test_the_unit_allows_every_system_call_that_our_programs_name() -> None:
+    text = (PACKAGING / "systemd/mamplus.service").read_text()
+    allowed = allowed_calls(" ".join(re.findall(r"^SystemCallFilter=(.*)$", text, re.MULTILINE)).split())
+    sources = (PACKAGING.parent / "kernel_probes/native").glob("*.[ch]")
+    named = set(re.findall(r"\bSYS_(\w+)", "\n".join(source.read_text() for source in sources)))
+
+    assert "pidfd_getfd" in named
+    assert named | {"ptrace", "unshare", "setns", "mount"} <= allowed
+
+
 def test_the_unit_leaves_the_responder_alive_when_the_agent_stops() -> None:
     lines = (PACKAGING / "systemd/mamplus.service").read_text().splitlines()
 
