@@ -36,14 +36,15 @@ def current(home: Home) -> Policy:
 def set_policy(home: Home, store: Store, wanted: Policy, *, who: str) -> Policy:
     """Make `wanted` the policy, with the next version number, and return it.
 
-    ConfigInvalid when it says a version that is not the next: it was made from another one.
+    ConfigInvalid when it says a version that is neither the present one nor the next: it was made from another one.
     """
-    next_version = current(home).version + 1
-    if wanted.version not in (0, next_version):
+    version = current(home).version
+    if wanted.version not in (0, version, version + 1):
         raise ConfigInvalid(
-            f"the policy says version {wanted.version}, want {next_version}, or none: make it from `policy show`"
+            f"the policy says version {wanted.version}, want {version}, the present one, or none: it was made from"
+            " another policy; make it from `policy show`"
         )
-    chosen = msgspec.structs.replace(wanted, version=next_version)
+    chosen = msgspec.structs.replace(wanted, version=version + 1)
     policy.check(chosen)
     with store.writing() as session:
         note(session, who=who, what="set the policy", subject=f"version {chosen.version}")

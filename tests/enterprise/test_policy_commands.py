@@ -41,8 +41,10 @@ def test_what_no_device_would_take_is_exit_2_and_changes_nothing(quiet: Company,
 
 def test_a_policy_made_from_an_older_one_is_refused(quiet: Company, tmp_path: Path) -> None:
     quiet.run("policy", "set", written(tmp_path / "p.json", shadow_limit=1))
-    stale = written(tmp_path / "q.json", version=1, shadow_limit=2)
+    shown = json.loads(quiet.run("policy", "show"))
+    quiet.run("policy", "set", written(tmp_path / "p.json", **{**shown, "shadow_limit": 2}))
 
-    done = quiet.attempt("policy", "set", stale)
+    done = quiet.attempt("policy", "set", written(tmp_path / "q.json", **{**shown, "shadow_limit": 3}))
 
     assert (done.returncode, "want 2" in done.stderr) == (2, True)
+    assert json.loads(quiet.run("policy", "show"))["shadow_limit"] == 2
