@@ -83,7 +83,11 @@ class Watch:
             yield Noticed(op="map", detail=f"the map {name!r} was changed by somebody else", is_put_back=True)
 
     def _rules_gone(self) -> Iterator[Noticed]:
-        missing = self._rules.look(time.monotonic())
+        try:
+            missing = self._rules.look(time.monotonic())
+        except MamplusError as error:  # somebody holds its lock; what else was found must be told all the same
+            yield Noticed(op="rules", detail=f"the iptables rules cannot be compared: {error}")
+            return
         if missing:
             is_put_back = self._apply_rules()
             self._rules.settle()  # where it failed, the next full look tries again
