@@ -135,12 +135,21 @@ void job_answered(struct job *job)
 	pthread_mutex_unlock(&lock);
 }
 
+/* Not for whom nobody waits either: of many such files none would be hashed. */
+static bool somebody_waits(void)
+{
+	for (unsigned int i = 0; i < MAMPLUS_HELD_MAX; i++)
+		if (jobs[i].state == JOB_QUEUED && !jobs[i].is_answered && !is_being_read(&jobs[i]))
+			return true;
+	return false;
+}
+
 bool job_gives_way(const struct job *job)
 {
 	bool gives_way;
 
 	pthread_mutex_lock(&lock);
-	gives_way = job->is_answered && oldest_queued(false);
+	gives_way = job->is_answered && somebody_waits();
 	pthread_mutex_unlock(&lock);
 	return gives_way;
 }
