@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stock kernel treated as one without BTF: bcc loads the exec probes with its own headers, and they enforce."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vm import kernels, machine
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(7200)]  # the machine has its own limit, and may wait for a lock
+SERIES = "6.1"  # Debian's linux-headers-amd64, which packaging/debian-packages.txt names, are of this one
+LIMIT_S = 600.0
+KILLED = -9
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, Any]:
+    """What tests/vm/without_btf.py said in the machine."""
+    kernel = kernels.find(SERIES)
+    headers = Path("/usr/src") / f"linux-headers-{kernel.release}"
+    if not headers.exists():
+        pytest.skip(f"the headers of {kernel.release} are not here: install {headers.name}")
+    done = machine.run(
+        kernel, [sys.executable, "-m", "tests.vm.without_btf"], timeout_s=LIMIT_S, directory=kernels.ROOT
+    )
+    assert done.exit_code == 0, done.output[-4000:]
+    found: dict[str, Any] = json.loads(done.output.splitlines()[-1])
+    return found
+
+
+def test_exec_is_attached_as_raw_tracepoints(told: dict[str, Any]) -> None:
+    assert told["has_btf"] is False
+    assert told["hooks"]["exec"] == "raw_tp/sched_process_exec"
+
+
+def test_listed_programs_are_killed_and_others_run(told: dict[str, Any]) -> None:
+    assert told["codes"] == {
+        "unknown": 0, "known": 0, "listed, unknown": KILLED, "listed, known": KILLED, "listed, copied": KILLED,
+    }  # fmt: skip
+    assert told["counters"]["refused"] == 3
+
+
+def test_unknown_programs_waited_for_the_responders_hash(told: dict[str, Any]) -> None:
+    assert told["answered"] == told["contents"]
+    assert (told["counters"]["held"], told["counters"]["declared"]) == (3, 0)
