@@ -116,10 +116,11 @@ def _say_nothing_taken(name: str, file: Path) -> None:
 def _run(context: typer.Context, order: "Order", done: "Report", whole: Path | None) -> None:
     from mamplus_enterprise.ble import imports
 
+    size = order.path.stat().st_size if order.path.is_file() else 0  # the import says what is wrong with it
     with (
         opened(context) as (home, store),
         whole.open("wb") if whole else nullcontext() as done.file,
-        bar("import", order.path.stat().st_size, is_bytes=True) as progress,
+        bar("import", size, is_bytes=True) as progress,
     ):
         imports.import_file(home, store, order, done, progress)
     done.file = None

@@ -66,10 +66,10 @@ class Agent:
         self.vault.close()
 
 
-def decided(pid: int, finding: Finding, decision_id: str) -> Decision:
+def decided(pid: int, finding: Finding, decision_id: str, ino: int = 1) -> Decision:
     head = Head(boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME), cgroup_id=1, generation=1, tgid=pid, ppid=1, uid=0,
                 slot=0, flags=0, verdict=Verdict.SUSPECT, comm="x")  # fmt: skip
-    event = Exec(head=head, file=File(dev=1, ino=1, size=1, ctime_s=1, ctime_ns=1), sha256=BAD.value, path="/x")
+    event = Exec(head=head, file=File(dev=1, ino=ino, size=1, ctime_s=1, ctime_ns=1), sha256=BAD.value, path="/x")
     return Decision(id=decision_id, finding=finding, event=event, rule="ble", reason="", indicator=BAD)
 
 
@@ -259,7 +259,8 @@ def test_evidence_names_the_program_its_ancestors_sockets_and_file_as_plain_json
     """
     with acts.running(source, "argument\udcff", cgroup=scope) as program:
         port = int(program.line())
-        evidence = collect(decided(program.pid, Finding.SUSPECTED, SUSPECT_ID))
+        ino = os.stat(sys.executable).st_ino
+        evidence = collect(decided(program.pid, Finding.SUSPECTED, SUSPECT_ID, ino))
 
     msgspec.json.encode(evidence)
     me, parent = evidence["processes"][:2]
