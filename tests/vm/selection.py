@@ -53,7 +53,8 @@ def run(kernel: StockKernel, share: Path, *selection: str, timeout_s: float) -> 
     results = share / "results.jsonl"
     results.unlink(missing_ok=True)
     reported = f"{report.VARIABLE}={machine.SHARE / results.name}"
-    command = ["env", reported, *_PYTEST, "-p", "tests.vm.report", "-n", str(JOBS), *(selection or PLACES)]
+    jobs = ["-n", str(JOBS), "--dist", "loadfile"]  # an agent of a file guards against that of another one
+    command = ["env", reported, *_PYTEST, "-p", "tests.vm.report", *jobs, *(selection or PLACES)]
     trouble = output = ""
     try:
         output = machine.run(kernel, command, timeout_s=timeout_s, directory=ROOT, share=share).output
