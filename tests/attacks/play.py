@@ -11,6 +11,7 @@ expected one.
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -105,6 +106,7 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="attacks whose family or name holds this")
     parser.add_argument("tiers", nargs="*", metavar="TIER", help=f"of {', '.join(TIERS)}; default: every one there is")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # take away what was made, as after Ctrl-C
     wrong = sum(in_vm(series, arguments) for series in arguments.vm) if arguments.vm else play_here(arguments)
     if arguments.write and arguments.to == table.OUTCOMES:
         table.write()
