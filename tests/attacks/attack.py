@@ -34,7 +34,8 @@ def everywhere(outcome: Expected) -> dict[str, Expected]:
 
 
 # A program that starts: where nothing can refuse that, it is ended before its first instruction.
-STOPPED = everywhere(Outcome.REFUSED) | {"signal": Outcome.KILLED}
+# Where an open was answered just before the file changed, the tier below stops the start: both are declared.
+STOPPED = everywhere(Outcome.REFUSED) | {"signal": Outcome.KILLED, "fanotify": (Outcome.REFUSED, Outcome.KILLED)}
 # A file that is opened or mapped by a good program: a probe of programs alone does not see it.
 ELSEWHERE = STOPPED | {"fanotify": Outcome.KILLED}  # on a file system that is not marked: the tier below
 OPENED = everywhere(Outcome.REFUSED) | {"signal": Outcome.NOT_COVERED}
