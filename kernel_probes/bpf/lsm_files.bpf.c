@@ -11,7 +11,7 @@
  * Missing: no rule, no cost but one word. A file whose place cannot be told (reached by a handle
  *          while no directory of it is known; more than MAMPLUS_WALK_MAX deep) has the rules of
  *          every tree: refused by declaration. A shared writable mapping that was there before the
- *          rule writes on; the agent reports it. Writes to the block device below are not seen.
+ *          rule writes on, unreported. Writes to the block device below are not seen.
  */
 #include "files_logic.h"
 

@@ -4,7 +4,7 @@
  *
  * What is known good is answered before anybody asks whose task it is. Of the others the cgroup is told by an
  * ioctl on a pidfd (Linux 6.13), whose number is looked up among those that were resolved before; elsewhere by
- * /proc/PID/cgroup. Measured: 2.6 us and 9 us.
+ * /proc/PID/cgroup.
  */
 #include <errno.h>
 #include <fcntl.h>
