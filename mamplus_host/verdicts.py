@@ -65,12 +65,26 @@ class Indicator(msgspec.Struct, frozen=True):
 
 
 class ActionKind(StrEnum):
-    """What the executor can do; each has an inverse or says that it has none."""
+    """What the executor can do; each has an inverse or says that it has none. One deed each: `executor/deeds.py`."""
 
     REFUSED = "refused"  # already done by the kernel; nothing to undo
+    NOTIFY = "notify"  # tells the user why, and how to ask for an exception
+    EVIDENCE = "evidence"  # a snapshot, kept
     FREEZE = "freeze"  # inverse: thaw
-    KILL = "kill"  # no inverse
+    CUT = "cut"  # open connections; no inverse
+    REFUSE = "refuse"  # an app, a host, or all but the enterprise; inverse: let through again
+    KILL = "kill"  # one process, or all that is held; no inverse
+    KILL_TREE = "kill-tree"  # with all that it started; no inverse
+    KILL_CGROUP = "kill-cgroup"  # the whole app; no inverse
     RESTORE = "restore"  # inverse: the replaced content, kept in the vault as a version
+    QUARANTINE = "quarantine"  # inverse: the file is back, bit for bit
+    LOCK = "lock"  # sessions; inverse: unlock
+    RADIO = "radio"  # off; inverse: as it was
+    USB = "usb"  # a device's authorization; inverse: as it was
+    MOUNT = "mount"  # a file system's options; inverse: as they were
+    ISOLATE = "isolate"  # from all but the lifeline; inverse: back on the network
+    CONTAINER_LOCK = "container-lock"  # the professional container; inverse: unlock
+    WIPE = "wipe"  # of professional data; no inverse
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

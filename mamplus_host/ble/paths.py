@@ -92,6 +92,28 @@ def is_pattern(value: str) -> bool:
     return any(item.kind != "text" for item in _items(value))
 
 
+def pattern(value: str) -> "re.Pattern[str]":
+    """Return the regular expression of a canonical path or pattern; for a few questions, many ask `Globs`."""
+    items, parts = _items(value), list[str]()
+    for at, item in enumerate(items):
+        before = items[at - 1].text if at and items[at - 1].kind == "text" else ""
+        after = items[at + 1].text if at + 1 < len(items) and items[at + 1].kind == "text" else ""
+        if item.kind == "stars" and before.endswith("/") and (at + 1 == len(items) or after.startswith("/")):
+            parts[-1] = parts[-1].removesuffix("/") + "(?:/.*)?"  # a whole component, or none
+        else:
+            parts.append(_expression(item))
+    return re.compile("".join(parts), re.DOTALL)
+
+
+def _expression(item: Item) -> str:
+    if item.kind == "text":
+        return re.escape(item.text)
+    if item.kind == "class":
+        inside = item.text.removeprefix("!").replace("[", "\\[")
+        return f"(?!/)[{'^' if item.text.startswith('!') else ''}{inside}]"
+    return {"any": "[^/]", "star": "[^/]*", "stars": ".*"}[item.kind]
+
+
 def specificity(value: str) -> tuple[int, ...]:
     """Return what orders patterns: more characters that are named, then fewer that are not. The greater says more."""
     items = _items(value)

@@ -7,6 +7,7 @@ import subprocess
 from mamplus_host.clock import SystemClock
 from mamplus_host.doctor.place import Place
 from mamplus_host.doctor.trial import Found
+from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.process import Processes
 
 
@@ -15,7 +16,7 @@ def freezer(place: Place) -> Found:
     process = subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL)
     try:
         (place.cgroup / "cgroup.procs").write_text(str(process.pid))
-        processes = Processes(place.cgroup, place.mount, frozenset({os.getpid()}))
+        processes = Processes(place.cgroup, place.mount, GuardSet.of_pids({os.getpid()}))
         hold = processes.where(process.pid, SystemClock().boot_ns(), "doctor")
         processes.freeze(hold)
         processes.thaw(hold)

@@ -11,14 +11,14 @@ An action that fails is an outcome that says so; it never stops the ones after i
 import sqlite3
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from mamplus_host.clock import Clock
-from mamplus_host.config import CGROUP2_MOUNTS, Config, cgroup_dir
+from mamplus_host.config import Config
 from mamplus_host.errors import ActionFailed, MamplusError
+from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.held import Held, HeldStore
 from mamplus_host.executor.journal import Journal, Record
 from mamplus_host.executor.plan import Action
@@ -41,10 +41,9 @@ class Executor:
         self, config: Config, *, journal: Journal, vault: Vault, clock: Clock, guarded: frozenset[int] = frozenset()
     ) -> None:
         """`guarded`: process ids that nothing acts on; `guard` changes them. Raises ConfigInvalid without a cgroup."""
-        scope = cgroup_dir(config)
-        mount = next(Path(one) for one in CGROUP2_MOUNTS if scope.is_relative_to(one))
         self._config, self._journal, self._vault, self._clock = config, journal, vault, clock
-        self._processes = Processes(scope, mount, guarded)
+        self._guarded = guarded
+        self._processes = Processes.of(config, GuardSet(lambda: self._guarded))
         self._boot = boot_id()
         self._held = HeldStore(config.state / "held.json", boot_id=self._boot)
         self._restores: dict[str, deque[int]] = {}
@@ -54,7 +53,7 @@ class Executor:
 
     def guard(self, guarded: frozenset[int]) -> None:
         """Replace the process ids that nothing acts on: a responder was started anew, say."""
-        self._processes = self._processes.guarding(guarded)
+        self._guarded = guarded
 
     def is_damaged(self, path: str) -> bool:
         """Say whether `path` is protected, not suspended, and no longer as it was kept."""

@@ -16,7 +16,7 @@ not stop is someone who is root and rewrites the whole chain; `head` is for tell
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,20 +82,43 @@ class Journal:
 
         Raises ActionFailed when it cannot be written: what is not journalled must not be done.
         """
-        fields: dict[str, Any] = {
-            "n": self._n + 1, "at": self._clock.wall_s(), "boot_ns": self._clock.boot_ns(),
-            "kind": kind, "id": decision_id, "data": data, "prev": self.head,
-        }  # fmt: skip
-        fields["hash"] = _hash(fields)
-        line = _canonical(fields) + b"\n"
-        if len(line) > MAX_RECORD_BYTES:
-            raise ActionFailed(f"a journal record has {len(line)} bytes, want at most {MAX_RECORD_BYTES}")
+        (record,) = self.append_many(kind, [(decision_id, data)])
+        if isinstance(record, ActionFailed):
+            raise record
+        return record
+
+    def append_many(self, kind: Kind, wanted: Iterable[tuple[str, dict[str, Any]]]) -> list[Record | ActionFailed]:
+        """Write records of one kind, each (id of the decision, data), all with one sync; intents are on the disk then.
+
+        A record that is too long is returned as the error it is, and left out. Raises ActionFailed when nothing
+        could be written.
+        """
+        found: list[Record | ActionFailed] = []
+        lines, n, head = list[bytes](), self._n, self.head
+        for decision_id, data in wanted:
+            fields = self._fields(kind, decision_id, data, n + 1, head)
+            line = _canonical(fields) + b"\n"
+            if len(line) > MAX_RECORD_BYTES:
+                found.append(ActionFailed(f"a journal record has {len(line)} bytes, want at most {MAX_RECORD_BYTES}"))
+                continue
+            found.append(msgspec.convert(fields, Record))
+            lines.append(line)
+            n, head = fields["n"], fields["hash"]
         try:
-            self._write(line, sync=kind == "intent")
+            if lines:
+                self._write(b"".join(lines), sync=kind == "intent")
         except OSError as error:
             raise ActionFailed(f"cannot write to {str(self._segment)!r}: {error}; make room there") from None
-        self._n, self.head = fields["n"], fields["hash"]
-        return msgspec.convert(fields, Record)
+        self._n, self.head = n, head
+        return found
+
+    def _fields(self, kind: Kind, decision_id: str, data: dict[str, Any], n: int, prev: str) -> dict[str, Any]:
+        fields: dict[str, Any] = {
+            "n": n, "at": self._clock.wall_s(), "boot_ns": self._clock.boot_ns(),
+            "kind": kind, "id": decision_id, "data": data, "prev": prev,
+        }  # fmt: skip
+        fields["hash"] = _hash(fields)
+        return fields
 
     def records(self, *, segments: int = 0) -> Iterator[Record]:
         """Yield what is kept, oldest first; only of the last `segments` files when that is not 0."""
@@ -108,7 +131,7 @@ class Journal:
         """Return the intents without an outcome: what a crash interrupted. Looks at the last two segments."""
         waiting: dict[tuple[str, str], Record] = {}
         for record in self.records(segments=2):
-            key = (record.id, str(record.data.get("action", "")))
+            key = (record.id, str(record.data.get("id", "") or record.data.get("action", "")))
             if record.kind == "intent":
                 waiting[key] = record
             elif record.kind == "outcome":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stop, let go and end processes, inside the scope cgroup and nowhere else.
 
-Journey: plan -> execute -> [process] -> kernel.
+Journey: actions/freeze, actions/kill* -> [process] -> kernel.
 
 A process is frozen with the cgroup it lives in when that is the app's own, a cgroup below
 the scope. When others live there (the scope itself, or a guarded process is inside), it is
@@ -9,7 +9,7 @@ moved with its descendants into a child cgroup, `mamplus-hold-...`, that is froz
 anything enters. Guarded processes, pid 0, pid 1 and everything outside of the scope are
 refused with ActionFailed, as is a process id that another program has got meanwhile.
 
-This module keeps no memory: what is held is written down by `held.py` before it is done.
+This module keeps no memory: what is in force is written down (`inforce.py`) before it is done.
 """
 
 import errno
@@ -23,8 +23,10 @@ from pathlib import Path
 
 import msgspec
 
+from mamplus_host.config import CGROUP2_MOUNTS, Config, cgroup_dir
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor.plan import NEVER
+from mamplus_host.executor.guardset import GuardSet
+from mamplus_host.executor.steps import step
 from mamplus_host.executor.tasks import cgroup_of, descendants, task
 
 HOLD_PREFIX = "mamplus-hold-"
@@ -41,23 +43,31 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     boot_ns: int  # of the event that named the process
 
 
+class Victim(msgspec.Struct, frozen=True):
+    """One process, told apart from a later one with its number."""
+
+    tgid: int
+    start_ns: int  # as tasks.Task has it
+
+
 class Processes:
     """The processes below `scope` that may be acted on: all but `guarded`."""
 
-    def __init__(self, scope: Path, mount: Path, guarded: frozenset[int]) -> None:
+    def __init__(self, scope: Path, mount: Path, guarded: GuardSet) -> None:
         """`scope`: directory of the scope cgroup, below the cgroup v2 mount at `mount`."""
-        self._scope, self._mount = scope, mount
-        self.guarded = guarded | NEVER
+        self._scope, self._mount, self._guarded = scope, mount, guarded
 
-    def guarding(self, guarded: frozenset[int]) -> "Processes":
-        """Return the same scope with other processes guarded."""
-        return Processes(self._scope, self._mount, guarded)
+    @classmethod
+    def of(cls, config: Config, guarded: GuardSet) -> "Processes":
+        """Return those of the configured scope; ConfigInvalid when it has no cgroup."""
+        scope = cgroup_dir(config)
+        return cls(scope, next(Path(one) for one in CGROUP2_MOUNTS if scope.is_relative_to(one)), guarded)
 
     def where(self, tgid: int, boot_ns: int, hold_id: str) -> Hold:
         """Return where `tgid` would be held; nothing is done yet. Raises ActionFailed when it may not be."""
         with self._claimed(tgid, boot_ns):
             own = self._cgroup(tgid)
-            if own == self._scope or self.guarded & members(own):
+            if own == self._scope or self._guarded.among(members(own)):
                 return Hold(cgroup=str(own / f"{HOLD_PREFIX}{hold_id}"), origin=str(own), tgid=tgid, boot_ns=boot_ns)
             return Hold(cgroup=str(own), tgid=tgid, boot_ns=boot_ns)
 
@@ -70,11 +80,16 @@ class Processes:
         with _failing(f"cannot freeze process {hold.tgid}"):
             if not hold.origin:
                 self._refuse_guarded(cgroup)
+                step("freeze: in place")
                 _write(cgroup / "cgroup.freeze", "1")
             else:
+                step("freeze: make the hold")
                 cgroup.mkdir(exist_ok=True)
+                step("freeze: freeze the hold")
                 _write(cgroup / "cgroup.freeze", "1")
+                step("freeze: gather")
                 self._gather(hold, cgroup)
+            step("freeze: frozen")
             return _reaches(cgroup, b"frozen 1")
 
     def thaw(self, hold: Hold) -> None:
@@ -84,10 +99,24 @@ class Processes:
             return
         with _failing(f"cannot thaw process {hold.tgid}"):
             if hold.origin:
+                step("thaw: scatter")
                 self._scatter(cgroup, Path(hold.origin))
+            step("thaw: let go")
             _write(cgroup / "cgroup.freeze", "0")
             if hold.origin:
-                cgroup.rmdir()
+                step("thaw: remove the hold")
+                _remove(cgroup)
+
+    def is_held(self, hold: Hold) -> bool | None:
+        """Say whether what is held stands still; None: the cgroup is there and neither held nor let go."""
+        cgroup = self._inside(Path(hold.cgroup))
+        try:
+            frozen = (cgroup / "cgroup.freeze").read_text().strip() == "1"
+        except OSError:
+            return False
+        if not hold.origin:
+            return frozen
+        return True if frozen and members(cgroup) else None
 
     def kill_held(self, hold: Hold) -> None:
         """End everything in a held cgroup, guarded processes excepted, and leave no hold behind."""
@@ -95,28 +124,110 @@ class Processes:
         if not cgroup.exists():
             return
         with _failing(f"cannot end what is held with process {hold.tgid}"):
-            spared = self.guarded & members(cgroup)
+            spared = self._guarded.among(members(cgroup))
+            step("kill: what is held")
             if spared:
-                self._kill_each(cgroup)
+                self._kill_each(cgroup, spared)
             else:
-                _write(cgroup / "cgroup.kill", "1")
-                if not _reaches(cgroup, b"populated 0"):
-                    raise ActionFailed(f"{str(cgroup)!r} was killed, and is not empty after {WAIT_S:g} s")
+                _kill_all(cgroup)
             self.thaw(hold)
+
+    def look(self, tgid: int, boot_ns: int) -> Victim:
+        """Return the process that an event at `boot_ns` named; ActionFailed: gone, or nothing may act on it."""
+        with self._claimed(tgid, boot_ns):
+            self._cgroup(tgid)
+            found = task(tgid)
+        if found is None:
+            raise ActionFailed(f"process {tgid} has ended already")
+        return Victim(tgid, found.start_ns)
 
     def kill(self, tgid: int, boot_ns: int) -> None:
         """End one process and wait for its end; ActionFailed when it is not ours to end, or is gone."""
-        with self._claimed(tgid, boot_ns) as pidfd:
-            self._cgroup(tgid)
+        self.end(self.look(tgid, boot_ns))
+
+    def end(self, victim: Victim) -> None:
+        """End a process and wait for its end; one that has ended is fine. ActionFailed when it is not ours to end."""
+        pidfd = _pidfd_of(victim)
+        if pidfd is None:
+            return
+        try:
+            self._guarded.refuse_process(victim.tgid)
+            self._cgroup(victim.tgid)
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             if not _ended(pidfd, WAIT_S):
-                raise ActionFailed(f"process {tgid} got SIGKILL but has not ended after {WAIT_S:g} s")
+                raise ActionFailed(f"process {victim.tgid} got SIGKILL but has not ended after {WAIT_S:g} s")
+        finally:
+            os.close(pidfd)
+
+    def family(self, root: Victim) -> list[Victim]:
+        """Return what `root` started, as far as its ancestry still shows it and it may be acted on; parents first."""
+        found = [task(tgid) for tgid in descendants(root.tgid) if not self._is_spared(tgid)]
+        return [Victim(one.tgid, one.start_ns) for one in found if one is not None]
+
+    def end_family(self, root: Victim, known: list[Victim]) -> int:
+        """End a process and all that it started, `known` (seen before) included; return how many were ended.
+
+        They are stopped first, so that nothing is born meanwhile, and end from the leaves: as long as the root
+        is there, its descendants can be found again.
+        """
+        for _pass in range(_PASSES):
+            fresh = [one for one in (root, *self.family(root)) if self._stop(one)]
+            if not fresh:
+                break
+        step("kill-tree: stopped")
+        family = dict.fromkeys([*known, *self.family(root)])
+        ended = 0
+        for one in (*reversed(family), root):
+            if is_alive(one) and not self._is_spared(one.tgid):
+                self.end(one)
+                ended += 1
+                step("kill-tree: one ended")
+        return ended
+
+    def _stop(self, victim: Victim) -> bool:
+        """Stop one process; say whether it ran until now."""
+        pidfd = _pidfd_of(victim)
+        if pidfd is None:
+            return False
+        try:
+            if self._is_spared(victim.tgid) or _state(victim.tgid) in (b"T", b"t"):
+                return False
+            signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+            return True
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(pidfd)
+
+    def _is_spared(self, tgid: int) -> bool:
+        try:
+            self._cgroup(tgid)
+        except ActionFailed:
+            return True
+        return bool(self._guarded.why_process(tgid))
+
+    def app(self, tgid: int, boot_ns: int) -> Path:
+        """Return the cgroup of the app that a process belongs to; ActionFailed when it has none of its own."""
+        with self._claimed(tgid, boot_ns):
+            own = self._cgroup(tgid)
+        if own == self._scope:
+            raise ActionFailed(f"process {tgid} lives in the scope itself, not in a cgroup of its app; kill its tree")
+        self._refuse_guarded(own)
+        return own
+
+    def kill_app(self, cgroup: Path) -> None:
+        """End everything in a cgroup below the scope; ActionFailed when something guarded is in it."""
+        inside = self._inside(cgroup)
+        with _failing(f"cannot end what is in {str(cgroup)!r}"):
+            if inside.exists():
+                self._refuse_guarded(inside)
+                step("kill-cgroup: kill")
+                _kill_all(inside)
 
     @contextmanager
     def _claimed(self, tgid: int, boot_ns: int) -> Iterator[int]:
         """Yield a pidfd of the process that an event at `boot_ns` named, and of no other."""
-        if tgid in self.guarded:
-            raise ActionFailed(f"process {tgid} is guarded: nothing acts on it")
+        self._guarded.refuse_process(tgid)
         try:
             pidfd = os.pidfd_open(tgid)
         except OSError:
@@ -144,9 +255,9 @@ class Processes:
         return cgroup
 
     def _refuse_guarded(self, cgroup: Path) -> None:
-        inside = self.guarded & members(cgroup)
+        inside = self._guarded.among(members(cgroup))
         if inside:
-            raise ActionFailed(f"cgroup {str(cgroup)!r} holds guarded processes {sorted(inside)}: it is not frozen")
+            raise ActionFailed(f"cgroup {str(cgroup)!r} holds guarded processes {sorted(inside)}: it is left alone")
 
     def _gather(self, hold: Hold, cgroup: Path) -> None:
         """Move the process and its descendants into the frozen `cgroup`; what is frozen has no more children."""
@@ -166,7 +277,7 @@ class Processes:
 
     def _may_follow(self, tgid: int, cgroup: Path) -> bool:
         name = cgroup_of(tgid)
-        if name is None or tgid in self.guarded:
+        if name is None or self._guarded.why_process(tgid):
             return False
         own = self._mount / name.lstrip("/")
         return own != cgroup and own.is_relative_to(self._scope) and not _is_zombie(tgid)
@@ -178,8 +289,8 @@ class Processes:
             with suppress(ProcessLookupError):
                 _write(self._inside(home) / "cgroup.procs", str(tgid))
 
-    def _kill_each(self, cgroup: Path) -> None:
-        for tgid in members(cgroup) - self.guarded:
+    def _kill_each(self, cgroup: Path, spared: frozenset[int]) -> None:
+        for tgid in members(cgroup) - spared:
             with suppress(ProcessLookupError):
                 os.kill(tgid, signal.SIGKILL)
 
@@ -213,10 +324,45 @@ def _ended(pidfd: int, timeout_s: float) -> bool:
     return bool(poll.poll(timeout_s * 1000))
 
 
+def is_alive(victim: Victim) -> bool:
+    """Say whether a process has not ended yet; one with its number that began at another time is another."""
+    found = task(victim.tgid)
+    return found is not None and found.start_ns == victim.start_ns and not _is_zombie(victim.tgid)
+
+
+def _pidfd_of(victim: Victim) -> int | None:
+    """Return a pidfd of that very process, to be closed; None when it has ended."""
+    try:
+        pidfd = os.pidfd_open(victim.tgid)
+    except OSError:
+        return None
+    found = task(victim.tgid)
+    if found is None or found.start_ns != victim.start_ns or _ended(pidfd, 0):
+        os.close(pidfd)
+        return None
+    return pidfd
+
+
+def _kill_all(cgroup: Path) -> None:
+    _write(cgroup / "cgroup.kill", "1")
+    if not _reaches(cgroup, b"populated 0"):
+        raise ActionFailed(f"{str(cgroup)!r} was killed, and is not empty after {WAIT_S:g} s")
+
+
+def _remove(cgroup: Path) -> None:
+    with suppress(FileNotFoundError):
+        cgroup.rmdir()
+
+
 def _is_zombie(tgid: int) -> bool:
+    return _state(tgid) in (b"Z", b"X", b"")
+
+
+def _state(tgid: int) -> bytes:
+    """Return the letter that /proc shows for a process's state; empty when it has ended."""
     with suppress(OSError):
-        return Path(f"/proc/{tgid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X")
-    return True
+        return Path(f"/proc/{tgid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    return b""
 
 
 def _write(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mamplus_host.errors import ActionFailed
+from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.process import HOLD_PREFIX, Processes, members
 from mamplus_host.executor.tasks import task
 from tests.kernel import acts
@@ -46,7 +47,7 @@ def now() -> int:
 
 
 def processes(scope: Path, *guarded: int) -> Processes:
-    return Processes(scope, acts.MOUNT, frozenset(guarded))
+    return Processes(scope, acts.MOUNT, GuardSet.of_pids(guarded))
 
 
 def test_the_apps_own_cgroup_is_frozen_in_place_and_counts_on_after_thawing(scope: Path, tmp_path: Path) -> None:

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What no action touches, whatever the list says: asked by every deed in `prepare`.
+
+Journey: deeds -> [guardset] -> /proc.
+
+A process is spared when it is named by its number (the agent's own), when the program that it runs is the very
+file that lies where the device keeps one of the set (`ble/guarded.py`), or when it is in a system unit that is
+spared as a whole. Names that a process picks itself (comm, argv) count for nothing, nor does a program of that
+name in another mount namespace. Everything is looked up when it is asked: what was true a while ago may be another
+program's by now.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+
+from mamplus_host.ble import guarded
+from mamplus_host.ble.entry import unmapped
+from mamplus_host.ble.guard import EVERY_PORT, Guard
+from mamplus_host.ble.paths import seen_bytes
+from mamplus_host.errors import ActionFailed
+from mamplus_host.executor.plan import NEVER
+from mamplus_host.executor.tasks import cgroup_of
+
+_DELETED = " (deleted)"
+_SYSTEM = "/system.slice/"
+
+
+class GuardSet:
+    """The set, as it is at the moment that it is asked."""
+
+    def __init__(
+        self,
+        pids: Callable[[], Iterable[int]] = lambda: (),
+        *,
+        never: Callable[[], Iterable[Guard]] = lambda: (),
+        trees: Iterable[Path] = (),
+    ) -> None:
+        """`pids`: of the agent and its helpers. `never`: addresses that stay reachable. `trees`: the agent's own."""
+        self._pids, self._never = pids, never
+        self._trees = tuple(trees)
+
+    @classmethod
+    def of_pids(cls, pids: Iterable[int]) -> "GuardSet":
+        """Return a set that names some processes besides the device's own programs."""
+        fixed = frozenset(pids)
+        return cls(lambda: fixed)
+
+    def numbers(self) -> frozenset[int]:
+        """Return the processes that are spared by their number."""
+        return frozenset(self._pids()) | NEVER
+
+    def why_process(self, tgid: int) -> str:
+        """Return why nothing acts on a process, "" when something may."""
+        if tgid in self.numbers():
+            return f"process {tgid} is guarded: nothing acts on it"
+        role = program_role(tgid)
+        return f"process {tgid} is guarded: it is part of {guarded.in_words(role)}" if role else ""
+
+    def among(self, tgids: Iterable[int]) -> frozenset[int]:
+        """Return those of `tgids` that nothing acts on."""
+        return frozenset(tgid for tgid in tgids if self.why_process(tgid))
+
+    def refuse_process(self, tgid: int) -> None:
+        """Raise ActionFailed when nothing may act on this process."""
+        if why := self.why_process(tgid):
+            raise ActionFailed(why)
+
+    def refuse_path(self, path: str) -> None:
+        """Raise ActionFailed when the device cannot do without the file or directory at `path`, or the agent cannot."""
+        real = os.path.realpath(path)
+        role = guarded.role_of(merged(real)) or guarded.role_of(merged(path))
+        if role:
+            raise ActionFailed(f"{path!r} is guarded: it is part of {guarded.in_words(role)}")
+        if any(Path(real).is_relative_to(tree) or tree.is_relative_to(real) for tree in self._trees):
+            raise ActionFailed(f"{path!r} is guarded: it is the agent's own")
+        if is_of_init(real):
+            raise ActionFailed(f"{path!r} is guarded: what starts the device is made of it")
+
+    def refuse_address(self, address: str, port: int = EVERY_PORT) -> None:
+        """Raise ActionFailed when `address` (with `port`; 0: any) has to stay reachable: the enterprise's, say."""
+        wanted = unmapped(ip_address(address))
+        for never, at in self._never():
+            if never == wanted and (not port or not at or at == port):
+                raise ActionFailed(f"{address} is guarded: it is the way to the enterprise, or the policy names it")
+
+    def never(self) -> tuple[tuple[IPv4Address | IPv6Address, int], ...]:
+        """Return the addresses that stay reachable, with their ports (0: every port)."""
+        return tuple(self._never())
+
+
+def program_role(tgid: int) -> str:
+    """Return what a process is to the device, by its program or its system unit; "" for any other."""
+    unit = unit_of(cgroup_of(tgid) or "")
+    role = guarded.unit_role(unit)
+    if role in guarded.WHOLE:
+        return role
+    link = f"/proc/{tgid}/exe"
+    try:
+        path = os.readlink(link)
+        name = path.removesuffix(_DELETED)
+        found = guarded.role_of(merged(name))
+        if not found:
+            return ""
+        if os.path.samestat(os.stat(link), os.stat(name)):
+            return found
+    except OSError:
+        return ""  # a kernel thread, or it has ended
+    return found if path.endswith(_DELETED) and role == found else ""  # replaced by an update while it runs
+
+
+def unit_of(cgroup: str) -> str:
+    """Return the system unit that a cgroup v2 path lies in; "" for none, a user's own units among them."""
+    if not cgroup.startswith(_SYSTEM):
+        return ""
+    return next((part for part in cgroup[len(_SYSTEM) :].split("/") if part.endswith(".service")), "")
+
+
+def is_of_init(path: str) -> bool:
+    """Say whether process 1 runs or has mapped the file at `path`: a library that all programs need, mostly."""
+    with suppress(OSError):
+        found = os.stat(path)
+        if os.path.samestat(found, os.stat("/proc/1/exe")):
+            return True
+        for line in Path("/proc/1/maps").read_bytes().splitlines():
+            fields = line.split(None, 5)
+            if len(fields) == 6 and int(fields[4]) == found.st_ino and fields[5] == os.fsencode(path):
+                return True
+    return False
+
+
+def merged(path: str) -> str:
+    """Return a path as it is spelled since the usr-merge, bytes that are no UTF-8 as surrogates."""
+    return os.fsdecode(seen_bytes(path))

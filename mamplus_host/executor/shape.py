@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one shape of everything the executor does: prepare, do, undo, verify. decisions/0023 says why.
+
+Journey: plan -> execute -> [shape] <- actions/*.py.
+
+What crosses between a deed and the executor is plain JSON: the target goes in, facts come out, and the facts
+are in the journal before anything is changed. So the next agent can finish or undo what this one began, and
+a deed keeps no memory of its own.
+
+    target   what to act on. `tgid` and `boot_ns` (of the event: the process is older than that, or is another),
+             `path`, `address`, `port`, `protocol`, `uid`, `indicator`, `alert` (id of the decision), `reason` (one
+             sentence for people), `message` (what the list's entry says to the user); a person's command
+             gives what its deed documents.
+    facts    all that `do`, `undo` and `verify` need, the old values that the inverse puts back among them.
+
+Between any two effects a deed calls `steps.step`; what it writes to a disk is synced before that.
+"""
+
+from enum import StrEnum
+from typing import Any, Protocol, runtime_checkable
+
+from mamplus_host.verdicts import ActionKind
+
+Facts = dict[str, Any]
+
+
+class State(StrEnum):
+    """What `verify` sees on the device."""
+
+    DONE = "done"
+    UNDONE = "undone"  # as before `do`, or as if it had never been
+    BETWEEN = "between"  # neither: cut off, or somebody else changed it
+
+
+class Deed(Protocol):
+    """One kind of action. Errors are ActionFailed (or another MamplusError, OSError, ValueError)."""
+
+    kind: ActionKind
+    has_inverse: bool
+
+    def prepare(self, action_id: str, target: dict[str, Any]) -> Facts:
+        """Look, change nothing, and return the facts; ActionFailed for what is guarded, gone, or not possible here."""
+
+    def do(self, facts: Facts) -> str:
+        """Do it; may follow a `do` that was cut off anywhere. Returns words for people."""
+
+    def undo(self, facts: Facts) -> str:
+        """Do the inverse; may follow a `do` or an `undo` that was cut off anywhere. ActionFailed: none, and why."""
+
+    def verify(self, facts: Facts) -> State:
+        """Look at the device."""
+
+
+@runtime_checkable
+class Shared(Protocol):
+    """A deed whose effect several actions may want at once: an address is refused for two alerts, say.
+
+    Of two actions with the same place the second takes over the facts of the first, for what it would see is the
+    first one's work; and only the last of them that ends is undone.
+    """
+
+    def place(self, facts: Facts) -> str:
+        """Return what the effect is on; "": nothing that another could share."""
+
+
+@runtime_checkable
+class Passing(Protocol):
+    """A deed with an inverse that holds nothing: it is not kept in force, has no time limit, and `detach` leaves it.
+
+    What `restore` did, for one: a person undoes it by its alert.
+    """
+
+    is_passing: bool
