@@ -274,6 +274,7 @@ class Pipeline:
 
     def flush(self) -> None:
         """Try again to store what a full disk kept out, oldest first; called at every tick."""
+        self._alerts.flush()
         while self._unstored and self._store(self._unstored[0]):
             self._unstored.popleft()
 

@@ -26,12 +26,17 @@ CREATE INDEX IF NOT EXISTS outcomes_by_alert ON outcomes(alert_id);
 """
 
 
-class AlertLog:
-    """The alerts of this device. What a full disk keeps out is counted in `lost`; defending goes on."""
+_INSERT = "INSERT OR IGNORE INTO alerts (id, at, repeats, entry_id, in_kernel, body) VALUES (?, ?, ?, ?, ?, ?)"
+_Row = tuple[str, float, int, int, bool, bytes]
 
-    def __init__(self, path: Path, *, max_alerts: int = 10_000) -> None:
-        self._max_alerts = max_alerts
-        self.lost = 0  # alerts that could not be written, a full disk mostly
+
+class AlertLog:
+    """The alerts of this device. What a full disk keeps out waits in memory and is shown like the others."""
+
+    def __init__(self, path: Path, *, max_alerts: int = 10_000, max_unwritten: int = 256) -> None:
+        self._max_alerts, self._max_unwritten = max_alerts, max_unwritten
+        self.lost = 0  # alerts, and what was to be added to one, that a full disk kept out for good
+        self._unwritten: dict[str, _Row] = {}  # by id, oldest first
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA foreign_keys=ON")
@@ -40,39 +45,45 @@ class AlertLog:
 
     def put(self, decision: Decision, escalation: Escalation) -> None:
         """Remember an alert as it was escalated."""
-        body = encode_line(escalation)
-        row = (decision.id, escalation.at, decision.entry_id, decision.in_kernel, body)
-        self._write("INSERT OR REPLACE INTO alerts (id, at, entry_id, in_kernel, body) VALUES (?, ?, ?, ?, ?)", row)
-        self._write(
+        self._insert((decision.id, escalation.at, 0, decision.entry_id, decision.in_kernel, encode_line(escalation)))
+        self._execute(
             "DELETE FROM alerts WHERE id IN (SELECT id FROM alerts ORDER BY id DESC LIMIT -1 OFFSET ?)",
             (self._max_alerts,),
         )
 
     def note(self, escalation: Escalation) -> None:
         """Remember an alert that no event was decided for: it is about the agent or its list."""
-        row = (escalation.id, escalation.at, encode_line(escalation))
-        self._write("INSERT OR IGNORE INTO alerts (id, at, entry_id, in_kernel, body) VALUES (?, ?, 0, 0, ?)", row)
+        self._insert((escalation.id, escalation.at, 0, 0, False, encode_line(escalation)))
 
     def note_repeat(self, alert_id: str) -> None:
         """Count one more of the same."""
-        self._write("UPDATE alerts SET repeats = repeats + 1 WHERE id = ?", (alert_id,))
+        if alert_id in self._unwritten:
+            number, at, repeats, entry_id, in_kernel, body = self._unwritten[alert_id]
+            self._unwritten[alert_id] = (number, at, repeats + 1, entry_id, in_kernel, body)
+        elif not self._execute("UPDATE alerts SET repeats = repeats + 1 WHERE id = ?", (alert_id,)):
+            self.lost += 1
 
     def note_outcomes(self, outcomes: Iterable[Outcome], *, under: str = "") -> None:
         """Add what was done later (thawed, killed, undone) to the alert it belongs to."""
         for outcome in outcomes:
-            row = (under or outcome.decision_id, encode_line(outcome))
-            self._write("INSERT INTO outcomes SELECT id, ?2 FROM alerts WHERE id = ?1", row)
+            alert_id = under or outcome.decision_id
+            row = (alert_id, encode_line(outcome))
+            is_written = self._execute("INSERT INTO outcomes SELECT id, ?2 FROM alerts WHERE id = ?1", row)
+            self.lost += alert_id in self._unwritten or not is_written
 
     def list(self, *, limit: int = 100) -> list[dict[str, Any]]:
         """Return the newest alerts, newest first."""
         rows = self._db.execute("SELECT * FROM alerts ORDER BY id DESC LIMIT ?", (limit,)).fetchall()
-        return [self._view(row) for row in rows]
+        both = sorted([*rows, *self._unwritten.values()], reverse=True)[:limit]  # an id begins with its time
+        return [self._view(row) for row in both]
 
     def get(self, alert_id: str) -> dict[str, Any]:
         """Return one alert by its id or an unambiguous part of its beginning or end; NotPossible when none fits."""
+        part = alert_id.upper()
         rows = self._db.execute(
-            "SELECT * FROM alerts WHERE id LIKE ?1 || '%' OR id LIKE '%' || ?1 LIMIT 2", (alert_id.upper(),)
+            "SELECT * FROM alerts WHERE id LIKE ?1 || '%' OR id LIKE '%' || ?1 LIMIT 2", (part,)
         ).fetchall()
+        rows += [row for name, row in self._unwritten.items() if name.startswith(part) or name.endswith(part)]
         if len(rows) != 1 or not alert_id:
             count = "no alert has" if not rows or not alert_id else "several alerts have"
             raise NotPossible(f"{count} the id {alert_id!r}; `mamplus alerts` lists them")
@@ -92,8 +103,25 @@ class AlertLog:
             "later": [msgspec.json.decode(line) for (line,) in later],
         }
 
-    def _write(self, statement: str, row: tuple[Any, ...]) -> None:
+    def flush(self) -> None:
+        """Write what waits for room, oldest first, as far as there is room."""
+        for name, row in list(self._unwritten.items()):
+            if not self._execute(_INSERT, row):
+                return
+            del self._unwritten[name]
+
+    def _insert(self, row: _Row) -> None:
+        """Write an alert behind those that still wait for room; the oldest of too many is lost."""
+        self._unwritten[row[0]] = row
+        self.flush()
+        if len(self._unwritten) > self._max_unwritten:
+            del self._unwritten[next(iter(self._unwritten))]
+            self.lost += 1
+
+    def _execute(self, statement: str, row: tuple[Any, ...]) -> bool:
+        """Return whether there was room."""
         try:
             self._db.execute(statement, row)
         except sqlite3.OperationalError:
-            self.lost += 1
+            return False
+        return True

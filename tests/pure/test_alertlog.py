@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Alerts that a full disk keeps out are shown all the same, and written when there is room."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from mamplus_host.executor.alertlog import AlertLog
+from mamplus_host.verdicts import ActionKind, Escalation, Finding, Outcome, Severity
+
+
+def alert(number: int) -> Escalation:
+    return Escalation(
+        id=f"01ALERT{number:03}", kind="tamper", finding=Finding.CONFIRMED, severity=Severity.HIGH, at=float(number),
+        boot_ns=1, generation=0, rule="tamper", summary="x" * 5000,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> AlertLog:
+    return AlertLog(tmp_path / "alerts.sqlite", max_unwritten=3)
+
+
+def fill_disk(log: AlertLog, *, is_full: bool) -> None:
+    """As sqlite meets it: no page more than the file has."""
+    log._db.execute(f"PRAGMA max_page_count = {1 if is_full else 100_000}")
+
+
+def ids(log: AlertLog) -> list[str]:
+    return [one["id"] for one in log.list()]
+
+
+def test_what_found_no_room_is_shown_newest_first_and_found(log: AlertLog) -> None:
+    log.note(alert(1))
+    fill_disk(log, is_full=True)
+    for number in (2, 3):
+        log.note(alert(number))
+    log.note_repeat(alert(3).id)
+
+    assert ids(log) == [alert(3).id, alert(2).id, alert(1).id]
+    assert log.get("003")["repeats"] == 1
+    assert log.lost == 0
+
+
+def test_it_is_written_when_there_is_room(log: AlertLog, tmp_path: Path) -> None:
+    fill_disk(log, is_full=True)
+    log.note(alert(1))
+    fill_disk(log, is_full=False)
+
+    log.flush()
+
+    with sqlite3.connect(tmp_path / "alerts.sqlite") as other:
+        assert other.execute("SELECT id FROM alerts").fetchall() == [(alert(1).id,)]
+    assert ids(log) == [alert(1).id]
+
+
+def test_more_than_may_wait_are_lost_oldest_first_and_counted(log: AlertLog) -> None:
+    fill_disk(log, is_full=True)
+
+    for number in range(5):
+        log.note(alert(number))
+
+    assert ids(log) == [alert(number).id for number in (4, 3, 2)]
+    assert log.lost == 2
+
+
+def test_what_was_done_about_an_alert_that_waits_is_counted_as_lost(log: AlertLog) -> None:
+    fill_disk(log, is_full=True)
+    log.note(alert(1))
+
+    log.note_outcomes([Outcome(decision_id=alert(1).id, action=ActionKind.KILL, state="done")])
+
+    assert log.lost == 1
