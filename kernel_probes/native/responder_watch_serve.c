@@ -167,6 +167,9 @@ static bool handle_one(void)
 		watch_count(MAMPLUS_W_EVENTS);
 		if (event.fd >= 0)
 			handle(&event);
+	} else if (got < 0 && (errno == EMFILE || errno == ENFILE)) {	/* the kernel has refused it in our place */
+		watch_count(MAMPLUS_W_NO_ROOM);
+		watch_count(MAMPLUS_W_REFUSED);
 	}
 	set_busy(0);
 	return got > 0;
