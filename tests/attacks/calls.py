@@ -25,6 +25,7 @@ NUMBERS = {
 }
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWCGROUP = 0x00020000, 0x10000000, 0x20000000, 0x02000000
+FICLONE = 0x40049409
 MS_BIND, MS_REC, MS_PRIVATE, MS_MOVE = 4096, 16384, 1 << 18, 8192
 
 
@@ -76,6 +77,16 @@ def exchange(one: os.PathLike[str], other: os.PathLike[str]) -> None:
 
 def fallocate(descriptor: int, mode: int, offset: int, size: int) -> None:
     checked(_libc.fallocate(descriptor, mode, ctypes.c_long(offset), ctypes.c_long(size)))
+
+
+def is_whole_machine_ours() -> bool:
+    """Whether this is a virtual machine that is thrown away: only there may something be done to all of it."""
+    return "MAMPLUS_VM" in os.environ
+
+
+def clone_blocks(target: int, source: int) -> None:
+    """ioctl(2) with FICLONE: the target gets the blocks of the source."""
+    fcntl.ioctl(target, FICLONE, source)
 
 
 def own_mounts() -> None:

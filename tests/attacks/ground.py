@@ -9,20 +9,17 @@ import contextlib
 import functools
 import os
 import secrets
-import select
 import shutil
-import signal
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mamplus_host.ble.entry import Kind
 from mamplus_host.config import Config, cgroup_dir, parse
-from mamplus_host.errors import KernelRefused
 from mamplus_host.filerules import FileRules, Guarded
 from mamplus_host.kernel import layout, pins, responder
 from mamplus_host.kernel.objects import Kernel
@@ -30,15 +27,15 @@ from mamplus_host.kernel.tables import file_of
 from mamplus_host.policy import INTERPRETERS, Policy
 from mamplus_host.verdicts import Verdict
 from tests.attacks.attack import Missing
+from tests.attacks.attacker import Attacker, Deed, become
+from tests.attacks.disks import mounted, own_disk, own_memory
 from tests.attacks.guarded import Files
-from tests.attacks.outcome import REFUSALS, Seen, Told, Unexplained
+from tests.attacks.outcome import Seen, Told
 from tests.attacks.payloads import Payloads, build, kinds
 from tests.attacks.whole_agent import WholeAgent, whole_agent
 from tests.kernel.acts import own_cgroup
 from tests.kernel.conftest import Agent, Record, sha256
 
-DEADLINE_S = 30.0  # of one attack; an emulated machine is slow
-DISK_BYTES = 48 << 20
 LSM_HOOKS = {"bprm", "mmap", "open"}
 LSM_OBJECTS = "lsm_"  # how the files of those programs begin
 
@@ -57,6 +54,7 @@ class Ground:
     agent: Agent
     stack: contextlib.ExitStack
     files: Files | None = None  # for attacks on files, with the whole agent
+    _counted: Counter[str] = field(default_factory=Counter)  # when the attack began
 
     @functools.cached_property
     def whole(self) -> WholeAgent:
@@ -78,45 +76,29 @@ class Ground:
 
     # --- acting ------------------------------------------------------------------------------
 
-    def act(self, deed: Callable[[], Any], *, cgroup: Path | None = None) -> Seen:
+    def act(self, deed: Deed, *, cgroup: Path | None = None) -> Seen:
         """Do something in a process of the scope: an OSError is what it saw, an exec is waited for."""
-        read_end, write_end = os.pipe2(os.O_CLOEXEC)
-        pid = os.fork()
-        if pid == 0:
-            _do(deed, cgroup or self.cgroup, write_end)
-        os.close(write_end)
-        code = await_end(pid)
-        with open(read_end, "rb") as report:
-            return Seen(exit=code, errno=int(report.read() or b"0"))
+        with contextlib.closing(Attacker.begin(deed, cgroup or self.cgroup)) as attacker:
+            return attacker.wait()
 
     @contextlib.contextmanager
-    def meanwhile(self, deed: Callable[[], Any]) -> Iterator[int]:
+    def meanwhile(self, deed: Deed) -> Iterator[int]:
         """Do something in another process of the scope; it is killed at the end."""
-        pid = os.fork()
-        if pid == 0:
-            _do(deed, self.cgroup, os.open("/dev/null", os.O_WRONLY))
-        try:
-            yield pid
-        finally:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        with contextlib.closing(Attacker.begin(deed, self.cgroup)) as attacker:
+            try:
+                yield attacker.pid
+            finally:
+                attacker.kill()
 
     def execute(self, program: Path | str | bytes, *arguments: Path | str | bytes, **environment: str) -> Seen:
         """Start a program in the scope and wait for its end."""
         variables = {**os.environ, **environment}
         vector = [os.fsencode(one) for one in (program, *arguments)]
-        return self.act(lambda: _become(program, vector, variables))
+        return self.act(lambda: become(program, vector, variables))
 
     def until_met(self, program: Path, marker: Path, *, tries: int) -> Seen:
         """Start what may be the listed program or a good one until the marker is there; return what met it at worst."""
-        worst = Seen(exit=0)
-        for _ in range(tries):
-            seen = self.execute(program, marker)
-            if marker.exists():
-                return seen
-            if seen.exit == -signal.SIGKILL or seen.errno in REFUSALS:
-                worst = seen
-        return worst
+        return self.tool("again", str(tries), program, marker)
 
     def tool(self, name: str, *arguments: Path | str | bytes) -> Seen:
         """Run one of our attacking programs. It may print the errno of what failed, and ends with 1 then."""
@@ -131,7 +113,7 @@ class Ground:
             def deed() -> None:
                 os.dup2(given.fileno(), 0)
                 os.dup2(output.fileno(), 1)
-                _become(command[0], [os.fsencode(one) for one in command], dict(os.environ))
+                become(command[0], [os.fsencode(one) for one in command], dict(os.environ))
 
             seen = self.act(deed)
             output.seek(0)
@@ -165,51 +147,31 @@ class Ground:
         """Begin an attack: return the time, CLOCK_BOOTTIME in ns. What is recorded from now on is about it."""
         self.agent.drain()
         self.agent.seen.clear()
+        self._counted = self.counters()
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def told_since(self, started_ns: int) -> list[Told]:
         self.agent.drain()
         about = [record for record in self.agent.seen if is_about_a_program(record)]
-        return [_told(record, started_ns) for record in about]
+        return [_told(record, started_ns) for record in about] or self._counted_since(started_ns)
 
+    def counters(self) -> Counter[str]:
+        """Return the counters: of refusals, also by fanotify, and of those that found no room for a record."""
+        kernel, watch = self.agent.kernel.tables.counters(), self.agent.kernel.watching.counters()
+        return Counter(refused=kernel["refused"] + watch["refused"], lost=kernel["lost"] + watch["no_room"])
 
-def _do(deed: Callable[[], Any], cgroup: Path, report: int) -> None:
-    """In the child: never returns."""
-    code = 99
-    try:
-        (cgroup / "cgroup.procs").write_text("0")
-        result = deed()
-        code = result if isinstance(result, int) else 0
-    except (OSError, KernelRefused) as error:
-        os.write(report, str(error.errno or 0).encode())
-        code = 1
-    finally:
-        os._exit(code)
-
-
-def _become(program: Path | str | bytes, vector: list[bytes], variables: dict[str, str]) -> None:
-    """execve(2); what the program complains of is not shown."""
-    os.dup2(os.open("/dev/null", os.O_WRONLY), 2)
-    os.execve(program, vector, variables)
-
-
-def await_end(pid: int) -> int:
-    """Wait for a child: its exit code, negative for a signal. It is killed at the deadline."""
-    pidfd = os.pidfd_open(pid)
-    try:
-        if not select.select([pidfd], [], [], DEADLINE_S)[0]:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            raise Unexplained(f"the attack did not end within {DEADLINE_S} s")
-    finally:
-        os.close(pidfd)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    def _counted_since(self, started_ns: int) -> list[Told]:
+        """A refusal that found no room for a record, or no descriptor, is told by the two counters."""
+        if (self.counters() - self._counted).keys() < {"refused", "lost"}:
+            return []
+        after_ms = round((time.clock_gettime_ns(time.CLOCK_BOOTTIME) - started_ns) / 1e6, 1)
+        return [Told(what="counted", is_refusal=True, after_ms=after_ms)]
 
 
 def is_about_a_program(record: Record) -> bool:
-    """Whether a record is a refusal, or names something that is listed. What the runner does to the agent is not."""
+    """Whether a record is a refusal, or names something that is listed; the runner's own hands on the agent are not."""
     if record.kind == "tamper":
-        return False
+        return bool(record.flags & layout.F_REFUSED)
     return bool(record.flags & layout.F_REFUSED) or record.verdict in (Verdict.BLOCK, Verdict.SUSPECT)
 
 
@@ -230,7 +192,7 @@ def ground(tier: str) -> Iterator[Ground]:
     with contextlib.ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mamplus-attacks-")))
         work.chmod(0o755)
-        disk, memory = stack.enter_context(_disk(work)), stack.enter_context(_memory(work))
+        disk, memory = stack.enter_context(own_disk(work)), stack.enter_context(own_memory(work))
         programs = build(work / "programs")
         payloads = Payloads.make(work / "payloads", programs)
         cgroup = stack.enter_context(own_cgroup())
@@ -302,51 +264,6 @@ def _objects_of(tier: str) -> Iterator[None]:
         yield
     finally:
         pins.OPTIONAL_OBJECTS = every
-
-
-@contextlib.contextmanager
-def filled_image(directory: Path, kind: str, maker: list[str], size: int = 4 << 20) -> Iterator[Path]:
-    """A file system in an image of its own, made by `maker`; Missing where there is no such tool or file system."""
-    image = directory / "image"
-    image.touch()
-    os.truncate(image, size)
-    if not shutil.which(maker[0]):
-        raise Missing(maker[0])
-    subprocess.run([*maker, image], check=True, stdout=subprocess.DEVNULL)
-    with mounted(str(image), directory / "mounted", kind, "loop") as path:
-        yield path
-
-
-@contextlib.contextmanager
-def mounted(what: str, where: Path, kind: str, options: str = "") -> Iterator[Path]:
-    where.mkdir(exist_ok=True)
-    extra = ["-o", options] if options else []
-    done = subprocess.run(["mount", "-t", kind, *extra, what, where], check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise Missing(f"mount -t {kind}")
-    try:
-        yield where
-    finally:
-        subprocess.run(["umount", "-l", where], check=True)
-
-
-@contextlib.contextmanager
-def _disk(work: Path) -> Iterator[Path]:
-    """A disk of our own, so that it may be marked, filled and looked at block by block."""
-    subprocess.run(["modprobe", "-q", "loop"], check=False, capture_output=True)  # built in, on some kernels
-    image = work / "disk.img"
-    image.touch()
-    os.truncate(image, DISK_BYTES)
-    subprocess.run(["mkfs.ext4", "-q", "-F", "-b", "4096", image], check=True)
-    with mounted(str(image), work / "disk", "ext4", "loop") as path:
-        path.chmod(0o755)
-        yield path
-
-
-@contextlib.contextmanager
-def _memory(work: Path) -> Iterator[Path]:
-    with mounted("mptest", work / "memory", "tmpfs", "size=32m,mode=755") as path:
-        yield path
 
 
 @contextlib.contextmanager

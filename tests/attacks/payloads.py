@@ -25,6 +25,8 @@ _SHARED: dict[str, list[str]] = {  # of tests/kernel/programs
     "tracer": [],
     "traced": [],
     "filetry": [],
+    "burst": [],
+    "crowd": [],
 }
 _FLAGS: dict[str, list[str]] = {
     "mark_library": ["-shared", "-fPIC"],

@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plays attacks, and writes down what came of them.
 
-    python -m tests.attacks.play [--write] [--vm SERIES]... [TIER...]
+    python -m tests.attacks.play [--write] [--vm SERIES]... [--only REGEX] [--resume] [TIER...]
 
-Prints one line for each attack; `--write` renews tests/attacks/outcomes/ and docs/attacks.md. `--vm 6.1`
-plays in a virtual machine on that stock kernel instead of here. Ends with 1 when an outcome is not the
-expected one.
+Prints one line for each attack; `--write` renews tests/attacks/outcomes/ and docs/attacks.md, and does so attack by
+attack: a run that is cut off keeps what it has, and `--resume` plays what is not there yet, or not as documented.
+`--vm 6.1` plays in a virtual machine on that stock kernel instead of here. `--only` takes a regular expression that is
+looked for in "FAMILY: NAME". Ends with 1 when an outcome is not the expected one.
 """
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -48,8 +50,8 @@ def play(attack: Attack, on: Ground) -> Result:
         outcome = classify(seen, is_done, told, is_innocent=attack.is_innocent)
     except Missing as missing:
         return Result(outcome="missing", why=str(missing))
-    except Unexplained as error:
-        return Result(outcome="unexplained", why=str(error))
+    except Exception as error:  # of one attack, whatever it is: the others are played
+        return Result(outcome="unexplained", why=str(error) if isinstance(error, Unexplained) else repr(error))
     first = min(told, key=lambda one: (not one.is_refusal, one.after_ms), default=None)
     return Result(
         outcome=outcome, seen=str(seen), told=first.what if first else "", after_ms=first.after_ms if first else None
@@ -84,14 +86,20 @@ def is_expected(attack: Attack, on: Ground, result: Result) -> bool:
     return result.outcome in ("missing", *attack.expects(on.tier, on.hooks))
 
 
-def play_all(on: Ground, tell: Callable[[Attack, Result], None], only: str = "") -> dict[str, Result]:
-    results = {}
-    for name, attack in all_attacks().items():
-        if only not in f"{attack.family} {name}":
-            continue
-        results[name] = play(attack, on)
-        tell(attack, results[name])
-    return results
+@dataclass(frozen=True)
+class Choice:
+    """Which attacks are played, and where their outcomes go."""
+
+    only: re.Pattern[str]
+    to: Path | None = None  # None: nowhere
+    resume: bool = False
+
+    def attacks(self, on: Ground) -> list[Attack]:
+        kept = table.outcomes(on.tier, os.uname().release, self.to) if self.to and self.resume else {}
+        done = {name for name, told in kept.items() if is_expected(all_attacks()[name], on, Result(**told))}
+        return [
+            one for name, one in all_attacks().items() if name not in done and self.only.search(f"{one.family}: {name}")
+        ]
 
 
 def main() -> int:
@@ -103,57 +111,83 @@ def main() -> int:
     parser.add_argument(
         "--vm", action="append", default=[], metavar="SERIES", help="play on this stock kernel, in a virtual machine"
     )
-    parser.add_argument("--only", default="", metavar="TEXT", help="attacks whose family or name holds this")
+    parser.add_argument("--only", default="", metavar="REGEX", help='attacks of which "FAMILY: NAME" has this')
+    parser.add_argument("--resume", action="store_true", help="leave out what DIR tells as it is documented")
+    parser.add_argument(
+        "--timeout", type=float, default=VM_TIMEOUT_S, metavar="S", help="seconds until a virtual machine is ended"
+    )
     parser.add_argument("tiers", nargs="*", metavar="TIER", help=f"of {', '.join(TIERS)}; default: every one there is")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # take away what was made, as after Ctrl-C
-    wrong = sum(in_vm(series, arguments) for series in arguments.vm) if arguments.vm else play_here(arguments)
-    if arguments.write and arguments.to == table.OUTCOMES:
+    try:
+        choice = Choice(re.compile(arguments.only), arguments.to if arguments.write else None, arguments.resume)
+    except re.error as error:
+        parser.error(f"--only {arguments.only!r} is no regular expression: {error}")
+    if arguments.vm:
+        wrong = sum(in_vm(series, choice, arguments.tiers, arguments.timeout) for series in arguments.vm)
+    else:
+        wrong = play_here(choice, arguments.tiers)
+    if choice.to == table.OUTCOMES:
         table.write()
     return 1 if wrong else 0
 
 
-def play_here(arguments: argparse.Namespace) -> int:
+def play_here(choice: Choice, tiers: list[str]) -> int:
     """Play every tier that this kernel has; return how many outcomes were not the expected ones."""
     wrong = 0
-    for tier in arguments.tiers or TIERS:
+    for tier in tiers or TIERS:
         try:
             with ground(tier) as on:
-                wrong += _play_tier(on, only=arguments.only, to=arguments.to if arguments.write else None)
+                wrong += _play_tier(on, choice)
         except Missing as missing:
             print(f"tier {tier}: not here: {missing}", file=sys.stderr)
     return wrong
 
 
-def in_vm(series: str, arguments: argparse.Namespace) -> int:
-    """Play on a stock kernel; its outcomes come back through the machine's share."""
+def in_vm(series: str, choice: Choice, tiers: list[str], timeout_s: float) -> int:
+    """Play on a stock kernel; its outcomes come back through the machine's share, also of a run that is cut off."""
     from tests.vm import kernels, machine
 
+    command = [sys.executable, "-m", "tests.attacks.play", "--write", "--to", str(machine.SHARE)]
+    command += ["--only", choice.only.pattern, *(["--resume"] if choice.resume else []), *tiers]
     with tempfile.TemporaryDirectory(prefix="mamplus-attacks-") as share:
-        command = [sys.executable, "-m", "tests.attacks.play", "--write", "--to", str(machine.SHARE)]
-        command += ["--only", arguments.only, *arguments.tiers]
-        done = machine.run(kernels.find(series), command, timeout_s=VM_TIMEOUT_S, share=Path(share))
-        print(done.output, flush=True)
-        for path in Path(share).glob("*.json"):
-            if arguments.write:
-                shutil.copy(path, arguments.to)
+        if choice.to:
+            _copy_outcomes(series, choice.to, Path(share))
+        try:
+            done = machine.run(
+                kernels.find(series), command, timeout_s=timeout_s, directory=kernels.ROOT, share=Path(share)
+            )
+        except machine.MachineFailed as error:
+            print(f"{series}: {error}", file=sys.stderr)
+            return 1
+        finally:
+            if choice.to:
+                _copy_outcomes(series, Path(share), choice.to)
+    print(done.output, flush=True)
     return done.exit_code
 
 
-def _play_tier(on: Ground, *, only: str, to: Path | None) -> int:
-    wrong = []
+def _copy_outcomes(series: str, of: Path, to: Path) -> None:
+    """Copy what is known of one kernel; another one's may be played meanwhile."""
+    for path in of.glob(f"*-{series}.json"):
+        shutil.copy(path, to)
 
-    def tell(attack: Attack, result: Result) -> None:
+
+def _play_tier(on: Ground, choice: Choice) -> int:
+    """Play, tell and keep one attack after the other; return how many outcomes were not the expected ones."""
+    wrong = 0
+    for attack in choice.attacks(on):
+        began_s = time.monotonic()
+        result = play(attack, on)
         want = attack.expects(on.tier, on.hooks)
         note = "" if is_expected(attack, on, result) else f"   <-- want {' or '.join(want)}"
-        wrong.extend([attack.name] if note else [])
+        wrong += bool(note)
         detail = result.why or f"{result.seen}; {result.told or 'nothing'} told"
-        print(f"{on.tier:9} {attack.name:40} {result.outcome:12} {detail}{note}", flush=True)
-
-    results = play_all(on, tell, only)
-    if to:
-        table.keep(on.tier, os.uname().release, results, to)
-    return len(wrong)
+        took = f"{time.monotonic() - began_s:5.1f} s"
+        print(f"{on.tier:9} {took} {attack.name:40} {result.outcome:12} {detail}{note}", flush=True)
+        if choice.to:
+            table.keep(on.tier, os.uname().release, {attack.name: msgspec.to_builtins(result)}, choice.to)
+    return wrong
 
 
 if __name__ == "__main__":

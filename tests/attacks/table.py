@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from mamplus_host.files import write_whole
 from tests.attacks.attack import TIERS, Attack, all_attacks
 
 HERE = Path(__file__).parent
@@ -25,13 +26,20 @@ def path_of(tier: str, release: str, directory: Path = OUTCOMES) -> Path:
     return directory / f"{tier}-{series(release)}.json"
 
 
-def keep(tier: str, release: str, results: Mapping[str, Any], directory: Path = OUTCOMES) -> None:
-    """Write what came of attacks on one tier and kernel; what came of others stays."""
+def outcomes(tier: str, release: str, directory: Path = OUTCOMES) -> dict[str, Any]:
+    """Return what came of attacks on one tier and kernel: name -> the fields of a Result."""
     path = path_of(tier, release, directory)
-    before = msgspec.json.decode(path.read_bytes())["attacks"] if path.exists() else {}
-    both = before | dict(results)
+    found: dict[str, Any] = msgspec.json.decode(path.read_bytes())["attacks"] if path.exists() else {}
+    return {name: found[name] for name in all_attacks() if name in found}
+
+
+def keep(tier: str, release: str, results: Mapping[str, Any], directory: Path = OUTCOMES) -> None:
+    """Write what came of attacks on one tier and kernel, whole or not at all; what came of others stays."""
+    both = outcomes(tier, release, directory) | dict(results)
     whole = {"tier": tier, "kernel": release, "attacks": {name: both[name] for name in all_attacks() if name in both}}
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(whole), indent=1) + b"\n")
+    write_whole(
+        path_of(tier, release, directory), msgspec.json.format(msgspec.json.encode(whole), indent=1) + b"\n", mode=0o644
+    )
 
 
 def kept() -> list[dict[str, Any]]:

@@ -20,13 +20,28 @@ from mamplus_host import policy
 from mamplus_host.config import Config, parse
 from mamplus_host.control import client
 from mamplus_host.errors import AgentUnreachable, MamplusError
-from mamplus_host.kernel import pins, responder
+from mamplus_host.kernel import guard, pins, responder
 from mamplus_host.policy import Policy
+from tests.attacks.disks import mounted
 from tests.attacks.outcome import Told
 
 START_S = 180.0  # an emulated machine
 GONE_S = 20.0
-SERVICE = [sys.executable, "-m", "mamplus_host.service", "--config"]
+STATE_BYTES = 32 << 20
+# The agent itself; it ends when a byte comes: where it is guarded nobody but itself may end it.
+AGENT = """
+import os, signal, sys, threading
+from mamplus_host import service
+
+def end_when_told():
+    if os.read(0, 1):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=end_when_told, daemon=True).start()
+sys.exit(service.main())
+"""
+SERVICE = [sys.executable, "-c", AGENT, "--config"]
+UNLIMITED = {"cgroup.freeze": "0", "memory.max": "max", "pids.max": "max"}
 
 
 @dataclass
@@ -51,13 +66,19 @@ class WholeAgent:
         return responder.running(self.config, self.pins)
 
     @property
+    def filler(self) -> Path:
+        """What fills the file system of its state, when somebody makes it."""
+        return self.config.state / "filler"
+
+    @property
     def pins(self) -> Path:
         """The directory of its pins."""
         return pins.directories(self.config)[0]
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [*SERVICE, self.file], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=self.environment,
+            [*SERVICE, self.file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env=self.environment,
             preexec_fn=lambda: (self.own / "cgroup.procs").write_text("0"),
         )  # fmt: skip
         assert self.process.stdout is not None
@@ -65,18 +86,24 @@ class WholeAgent:
 
     def repair(self) -> None:
         """Whatever was done: let it go on, or start the next one."""
-        for name, text in (("cgroup.freeze", "0"), ("memory.max", "max"), ("pids.max", "max")):
-            with contextlib.suppress(OSError):
-                (self.own / name).write_text(text)
+        self._lift_limits()
+        self.filler.unlink(missing_ok=True)
         if self.process is None or self.process.poll() is not None:
             self.start()
-        elif not self.config.bpffs.is_dir():
+        elif not self.config.bpffs.parent.is_mount():
             self.stop()
             mount_bpffs(self.config.bpffs.parent)
             self.start()
         assert self.process is not None
         with contextlib.suppress(OSError):
             self.process.send_signal(signal.SIGCONT)
+
+    def _lift_limits(self) -> None:
+        """Write what differs alone: where the agent is guarded, our own hands are told like an attacker's."""
+        for name, text in UNLIMITED.items():
+            with contextlib.suppress(OSError):
+                if (self.own / name).read_text().strip() != text:
+                    (self.own / name).write_text(text)
 
     def alerts(self) -> list[dict[str, Any]]:
         """Return its alerts, oldest first; none while it does not answer."""
@@ -95,19 +122,23 @@ class WholeAgent:
         return [Told(what=one["rule"], is_refusal=_is_refusal(one), after_ms=after_ms) for one in new]
 
     def stop(self) -> None:
-        """End it; one that is guarded cannot be ended by us, and ends with the virtual machine."""
+        """Have it end itself; where nothing guards it, end it if it does not."""
         if self.process is None:
             return
-        with contextlib.suppress(OSError):
-            (self.own / "cgroup.freeze").write_text("0")
-            self.process.send_signal(signal.SIGCONT)
-            self.process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired, OSError):
-            self.process.wait(GONE_S)
-            self.process.kill()
-            self.process.wait()
+        self._lift_limits()
+        assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdout.close()
+        with contextlib.suppress(OSError):
+            self.process.send_signal(signal.SIGCONT)
+            self.process.stdin.write(b"x")
+            self.process.stdin.flush()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(GONE_S)
+        with contextlib.suppress(OSError):  # guarded: it ends with the virtual machine
+            self.process.kill()
+            self.process.wait(GONE_S)
+        for pipe in (self.process.stdin, self.process.stdout):
+            pipe.close()
 
 
 def _key(alert: dict[str, Any]) -> str:
@@ -140,9 +171,10 @@ def whole_agent(work: Path, cgroups: Path, rules: Policy, sections: dict[str, An
         bpffs.mkdir()
         mount_bpffs(bpffs)
         stack.callback(sh, "umount", "-l", bpffs)
+        stack.enter_context(mounted("mptest", config.state, "tmpfs", f"size={STATE_BYTES},mode=700"))
         file = work / "agent.toml"
         file.write_text(_toml(config, sections))
-        policy.path_of(config.state).parent.mkdir(parents=True)
+        policy.path_of(config.state).parent.mkdir(parents=True, exist_ok=True)
         policy.path_of(config.state).write_bytes(policy.encode(rules))
         made = WholeAgent(config, file, own, scope, dict(os.environ))
         stack.callback(_take_out, made)
@@ -160,7 +192,8 @@ def mount_bpffs(path: Path) -> None:
 
 def _take_out(agent: WholeAgent) -> None:
     agent.stop()
-    with contextlib.suppress(OSError, MamplusError):  # guarded
+    with contextlib.suppress(OSError, MamplusError):  # guarded, and it did not end
+        guard.claim(agent.config)
         responder.stop(agent.config)
         pins.remove_all(agent.config)
 

@@ -6,8 +6,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from tests.attacks.attack import ELSEWHERE, STOPPED, attack, everywhere
+from tests.attacks.attack import ELSEWHERE, HASHED_LATER, NO_PATH, STOPPED, attack, everywhere
 from tests.attacks.calls import executable_at, memory_file
+from tests.attacks.disks import mounted
 from tests.attacks.ground import Ground
 from tests.attacks.outcome import Outcome, Seen
 
@@ -152,7 +153,12 @@ def inherited_descriptor(on: Ground, payload: Path, marker: Path) -> Seen:
         return on.act(lambda: executable_at(file.fileno(), b"", [b"x", bytes(marker)]))
 
 
-@attack("hidden directory", FAMILY, STOPPED)
+@attack(
+    "hidden directory",
+    FAMILY,
+    STOPPED | NO_PATH,
+    limit=HASHED_LATER,
+)
 def hidden(on: Ground, payload: Path, marker: Path) -> Seen:
     """Runs a copy in a directory that a tmpfs was mounted over meanwhile: no path leads to it any more."""
     directory = payload.parent / "below"
@@ -161,8 +167,6 @@ def hidden(on: Ground, payload: Path, marker: Path) -> Seen:
         copied = shutil.copy(payload, directory / "x")
         place = os.open(directory, os.O_PATH)
         try:
-            from tests.attacks.ground import mounted
-
             with mounted("mptest", directory, "tmpfs"):
                 return on.act(lambda: executable_at(place, os.fsencode(Path(copied).name), [b"x", bytes(marker)]))
         finally:

@@ -14,14 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.attacks.attack import ELSEWHERE, STOPPED, UNSEEN, Missing, attack
-from tests.attacks.calls import exchange, fallocate
-from tests.attacks.ground import Ground, filled_image
+from tests.attacks.calls import clone_blocks, exchange, fallocate
+from tests.attacks.disks import filled_image
+from tests.attacks.ground import Ground
 from tests.attacks.outcome import Seen
 
 FAMILY = "a file that changes after it was hashed"
 CACHES = "caches of verdicts keyed by path, inode or mtime"
 FALLOC_FL_COLLAPSE_RANGE = 0x08
-RACES = 150
+RACES = 400
 
 
 def believed(on: Ground, directory: Path, name: str = "program") -> Path:
@@ -199,6 +200,28 @@ def spliced(on: Ground, payload: Path, marker: Path) -> Seen:
             moved = libc.splice(source.fileno(), None, write_end, None, ctypes.c_size_t(65536), 0)
             libc.splice(read_end, None, target.fileno(), None, ctypes.c_size_t(moved), 0)
     return on.execute(program, marker)
+
+
+def reflinked(on: Ground, payload: Path, marker: Path, kind: str, maker: list[str], size: int) -> Seen:
+    place = on.work / payload.parent.name  # its image is larger than our disk, though most of it is a hole
+    place.mkdir()
+    with filled_image(place, kind, maker, size) as where:
+        program, source = believed(on, where), Path(shutil.copy(payload, where / "source"))
+        with source.open("rb") as given, program.open("r+b") as target:
+            clone_blocks(target.fileno(), given.fileno())
+        return on.execute(program, marker)
+
+
+@attack("reflink, on xfs", FAMILY, ELSEWHERE, bypasses="hooks on write(2); caches of verdicts keyed by inode")
+def reflinked_xfs(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Has the file share the blocks of the listed one (FICLONE): nothing is written."""
+    return reflinked(on, payload, marker, "xfs", ["mkfs.xfs", "-q"], 320 << 20)
+
+
+@attack("reflink, on btrfs", FAMILY, ELSEWHERE, bypasses="hooks on write(2); device numbers of stat(2)")
+def reflinked_btrfs(on: Ground, payload: Path, marker: Path) -> Seen:
+    """As above on btrfs, where stat(2) names another device than the kernel has."""
+    return reflinked(on, payload, marker, "btrfs", ["mkfs.btrfs", "-q"], 128 << 20)
 
 
 @attack("collapsed", FAMILY, STOPPED, bypasses="hooks on write(2)")

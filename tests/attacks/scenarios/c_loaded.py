@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from tests.attacks import calls
-from tests.attacks.attack import OPENED, UNSEEN, attack
+from tests.attacks.attack import OPENED, READ_FIRST, UNKNOWN_DATA, UNSEEN, attack
 from tests.attacks.ground import Ground
 from tests.attacks.outcome import Outcome, Seen
 
@@ -158,10 +158,29 @@ def own_personality(on: Ground, payload: Path, marker: Path) -> Seen:
 
 
 @attack(
-    "a loader of one's own: copy", FAMILY, OPENED, bypasses=f"{EXEC_HOOKS}; hooks on mmap(PROT_EXEC)", limit=NOT_SEEN
+    "a loader of one's own: copy",
+    FAMILY,
+    READ_FIRST,
+    bypasses=f"{EXEC_HOOKS}; hooks on mmap(PROT_EXEC)",
+    limit=f"{NOT_SEEN}; with LSM: {UNKNOWN_DATA}",
 )
 def own_copy(on: Ground, payload: Path, marker: Path) -> Seen:
     """Reads the file into anonymous memory, makes that executable and jumps into it."""
+    return on.tool("own_loader", "copy", payload, marker)
+
+
+@attack(
+    "a loader of one's own: copy of a known file",
+    FAMILY,
+    OPENED,
+    bypasses=f"{EXEC_HOOKS}; hooks on mmap(PROT_EXEC)",
+    limit=NOT_SEEN,
+)
+def own_copy_of_known(on: Ground, payload: Path, marker: Path) -> Seen:
+    """As above with a file that somebody tried to start before, so that its content is known."""
+    on.execute(payload, marker.with_name("nothing"))
+    marker.with_name("nothing").unlink(missing_ok=True)
+    on.forget_the_past()
     return on.tool("own_loader", "copy", payload, marker)
 
 

@@ -4,9 +4,9 @@
 import os
 from pathlib import Path
 
-from tests.attacks.attack import OPENED, UNSEEN, Missing, attack
+from tests.attacks.attack import OPENED, READ_FIRST, UNKNOWN_DATA, UNSEEN, Missing, attack
 from tests.attacks.ground import Ground
-from tests.attacks.outcome import Outcome, Seen
+from tests.attacks.outcome import Seen
 
 FAMILY = "scripts"
 PROGRAMS = (
@@ -71,14 +71,23 @@ def shell_stdin(on: Ground, payload: Path, marker: Path) -> Seen:
 @attack(
     "cat FILE | sh -s",
     FAMILY,
-    {"signal": Outcome.NOT_COVERED, "fanotify": Outcome.REFUSED, "lsm": Outcome.REFUSED},
+    READ_FIRST,
     payload="shell",
     bypasses=PROGRAMS,
-    limit="a listed file is refused to cat as well; a copy that nobody has hashed yet is not",
+    limit=f"{NOT_SEEN}; with LSM: {UNKNOWN_DATA}",
 )
 def shell_pipe(on: Ground, payload: Path, marker: Path) -> Seen:
     """Has cat read it and the shell read cat."""
     return on.execute(found("sh"), "-c", 'cat "$1" | sh -s "$2"', "sh", payload, marker)
+
+
+@attack("cat known FILE | sh -s", FAMILY, OPENED, payload="shell", bypasses=PROGRAMS, limit=NOT_SEEN)
+def shell_pipe_of_known(on: Ground, payload: Path, marker: Path) -> Seen:
+    """As above with a script that somebody tried to run before, so that its content is known."""
+    on.execute(found("sh"), payload, marker.with_name("nothing"))
+    marker.with_name("nothing").unlink(missing_ok=True)
+    on.forget_the_past()
+    return shell_pipe(on, payload, marker)
 
 
 @attack("text on standard input", FAMILY, UNSEEN, payload="shell", bypasses=PROGRAMS, limit=NO_FILE)
@@ -131,10 +140,10 @@ def copied_interpreter(on: Ground, payload: Path, marker: Path) -> Seen:
 @attack(
     "changed interpreter",
     FAMILY,
-    OPENED,
+    READ_FIRST,
     payload="shell",
     bypasses="lists of interpreters by path or hash",
-    limit=NOT_SEEN,
+    limit=f"{NOT_SEEN}; with LSM: {UNKNOWN_DATA}, and a shell that is on no list is none",
 )
 def changed_interpreter(on: Ground, payload: Path, marker: Path) -> Seen:
     """Gives it to a shell whose last byte was changed, so that no list of interpreters knows it."""

@@ -4,15 +4,19 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.attacks import calls
-from tests.attacks.attack import ELSEWHERE, STOPPED, UNSEEN, Missing, attack
-from tests.attacks.ground import Ground, filled_image
+from tests.attacks.attack import ELSEWHERE, HASHED_LATER, NO_PATH, STOPPED, UNSEEN, Missing, attack
+from tests.attacks.disks import filled_image
+from tests.attacks.ground import Ground
 from tests.attacks.outcome import Seen
+from tests.attacks.payloads import MARK_EXIT
 
 FAMILY = "other views of the file system"
 PATHS = "tools that match paths, or look them up in another mount namespace"
+NOT_REGISTERED = 77  # exit code
 OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH = 1, 4
 FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 1, 6
 
@@ -70,7 +74,9 @@ def chroot(on: Ground, payload: Path, marker: Path) -> Seen:
     return seen
 
 
-@attack("detached mount", FAMILY, STOPPED, bypasses=f"{PATHS}: it lies in no namespace at all")
+@attack(
+    "detached mount", FAMILY, STOPPED | NO_PATH, limit=HASHED_LATER, bypasses=f"{PATHS}: it lies in no namespace at all"
+)
 def detached(on: Ground, payload: Path, marker: Path) -> Seen:
     """Clones its mount with open_tree(2), mounts that nowhere, and starts it through the descriptor."""
 
@@ -96,7 +102,7 @@ def moved(on: Ground, payload: Path, marker: Path) -> Seen:
     return on.act(deed)
 
 
-@attack("detached tmpfs", FAMILY, ELSEWHERE, bypasses=f"{PATHS}; marks on mounts")
+@attack("detached tmpfs", FAMILY, ELSEWHERE | NO_PATH, limit=HASHED_LATER, bypasses=f"{PATHS}; marks on mounts")
 def detached_memory(on: Ground, payload: Path, marker: Path) -> Seen:
     """Makes a tmpfs that is mounted nowhere (fsopen, fsmount), copies it there and starts it."""
     body = payload.read_bytes()
@@ -135,30 +141,45 @@ def squashed(on: Ground, payload: Path, marker: Path) -> Seen:
         return on.execute(where / "program", marker)
 
 
+def interpreted(on: Ground, payload: Path, marker: Path, flags: str) -> Seen:
+    """Register the payload for files of a new kind, and start one: in a user namespace, or where that is no place for
+    it (before Linux 6.7) in all of a machine that is ours."""
+    kind = payload.parent.name.replace("-", "")
+    good = payload.with_name(f"good.{kind}")
+    good.write_text("nothing")
+    good.chmod(0o755)
+    rule = f":{kind}:E::{kind}::{payload}:{flags}".encode()
+
+    def deed(unshare: Callable[[], None]) -> None:
+        try:
+            unshare()
+            calls.mount(b"x", b"/proc/sys/fs/binfmt_misc", b"binfmt_misc")
+            Path("/proc/sys/fs/binfmt_misc/register").write_bytes(rule)
+        except OSError:
+            os._exit(NOT_REGISTERED)
+        os.execv(good, ["x", str(marker)])
+
+    seen = on.act(lambda: deed(calls.own_user))
+    if seen.exit == NOT_REGISTERED and calls.is_whole_machine_ours():
+        seen = on.act(lambda: deed(calls.own_mounts))
+    if seen.exit == NOT_REGISTERED:
+        raise Missing("binfmt_misc in a user namespace (Linux 6.7)")
+    if seen.exit == MARK_EXIT:  # it was given the good file to mark
+        marker.touch()
+    return seen
+
+
 @attack("binfmt_misc", FAMILY, STOPPED, payload="dynamic", bypasses="tools that look at the file that was named")
 def binfmt(on: Ground, payload: Path, marker: Path) -> Seen:
     """Registers the listed program as the interpreter of a file type (in a user namespace of its own), and starts a
     good file of that type."""
-    good = payload.with_name("good.mamplus")
-    good.write_text("nothing")
-    good.chmod(0o755)
-    rule = f":mamplus:E::mamplus::{payload}:".encode()
+    return interpreted(on, payload, marker, "")
 
-    def deed() -> None:
-        calls.own_user()
-        try:
-            calls.mount(b"x", b"/proc/sys/fs/binfmt_misc", b"binfmt_misc")
-            Path("/proc/sys/fs/binfmt_misc/register").write_bytes(rule)
-        except OSError:
-            os._exit(77)
-        os.execv(good, ["x", str(marker)])
 
-    seen = on.act(deed)
-    if seen.exit == 77:
-        raise Missing("binfmt_misc in a user namespace (Linux 6.7)")
-    if good.exists() and seen.exit == 7:
-        marker.touch()
-    return seen
+@attack("binfmt_misc, opened before", FAMILY, STOPPED, payload="dynamic", bypasses="tools that look at names")
+def binfmt_fixed(on: Ground, payload: Path, marker: Path) -> Seen:
+    """As above with the flag F: the kernel opened the interpreter when it was registered, and nobody opens it again."""
+    return interpreted(on, payload, marker, "F")
 
 
 @attack(
@@ -171,6 +192,7 @@ def binfmt(on: Ground, payload: Path, marker: Path) -> Seen:
 def two_faces(on: Ground, payload: Path, marker: Path) -> Seen:
     """A file system of the attacker's own gives a good program to whoever hashes it, and the listed one to whoever
     starts it."""
+    subprocess.run(["modprobe", "-q", "fuse"], check=False, capture_output=True)  # built in, on some kernels
     (payload.parent / "fuse").mkdir()
     good = on.payloads.quiet(payload.with_name("good"))
     command = (on.programs / "two_faces", payload.parent / "fuse", good, marker)

@@ -12,7 +12,8 @@ from pathlib import Path
 from mamplus_host.kernel import layout, responder
 from mamplus_host.kernel.tables import Tables, file_of
 from tests.attacks.attack import OPENED, STOPPED, UNSEEN, attack, everywhere
-from tests.attacks.ground import DEADLINE_S, Ground
+from tests.attacks.attacker import DEADLINE_S
+from tests.attacks.ground import Ground
 from tests.attacks.outcome import Outcome, Seen
 
 FAMILY = "a program that waits for its hash"
@@ -104,11 +105,13 @@ def frozen_responder(on: Ground) -> Iterator[None]:
 def crowd(on: Ground, payload: Path, marker: Path) -> Seen:
     """Starts more unknown programs at once than may wait, and the listed one among them."""
     others = [on.payloads.quiet(payload.with_name(f"other{number}")) for number in range(8)]
+    program, each = str(on.programs / "crowd"), str(layout.HELD_MAX // 4 // len(others))
 
     def deed() -> None:
-        for number in range(layout.HELD_MAX // 4):
+        os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
+        for other in others:
             if os.fork() == 0:
-                os.execv(others[number % len(others)], ["x"])
+                os.execv(program, [program, each, str(other), "x"])
         os.execv(payload, ["x", str(marker)])
 
     return on.act(deed)
@@ -139,6 +142,7 @@ def forgotten(on: Ground, payload: Path, marker: Path) -> Seen:
     "forged hash",
     FAMILY,
     OPENED,
+    is_alike=True,
     bypasses="BPF agents that believe their own maps",
     limit="root writes to BPF maps, and an entry that is looked at once is no longer there; only an LSM refuses it",
 )

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""For the tests that play attacks: a ground of a tier, and whether an outcome is the documented one."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.attacks import table
+from tests.attacks.attack import Attack, Missing
+from tests.attacks.ground import Ground, ground
+from tests.attacks.play import is_expected, play
+
+
+@contextlib.contextmanager
+def measured_ground(tier: str) -> Iterator[Ground]:
+    """A ground of `tier`; the test is skipped where that was never measured on this kernel, or cannot be had."""
+    release = os.uname().release
+    if not table.path_of(tier, release).exists():
+        pytest.skip(f"no outcomes of tier {tier} on Linux {table.series(release)}: play them with `make attacks`")
+    with contextlib.ExitStack() as stack:
+        try:
+            made = stack.enter_context(ground(tier))
+        except Missing as missing:
+            pytest.skip(f"tier {tier}: {missing}")
+        yield made
+
+
+def check(attack: Attack, on: Ground) -> None:
+    """Play an attack; fail unless its outcome is a documented one."""
+    result = play(attack, on)
+    if result.outcome == "missing":
+        pytest.skip(f"{result.why} is missing here")
+    assert is_expected(attack, on, result), (
+        f"{attack.name!r} on tier {on.tier} was {result.outcome} ({result.why or result.seen}),"
+        f" documented is {attack.expects(on.tier, on.hooks)}"
+    )

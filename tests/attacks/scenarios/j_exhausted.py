@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Using up what a defender needs: descriptors, watches, room in rings, maps and on disks.
+
+Then the listed program starts.
+
+What is used up belongs to the attack alone (a user, a cgroup, a file system, a process of ours); what belongs to the
+whole machine is used up only in a virtual one.
+"""
+
+import ctypes
+import errno
+import os
+import resource
+import time
+from pathlib import Path
+
+from mamplus_host.kernel import layout, responder
+from tests.attacks import calls
+from tests.attacks.attack import STOPPED, Missing, attack, everywhere
+from tests.attacks.attacker import DEADLINE_S
+from tests.attacks.ground import Ground
+from tests.attacks.outcome import Outcome, Seen
+from tests.attacks.scenarios.g_waiting import ANSWERED, DAEMONS, frozen_responder
+
+FAMILY = "running out of something"
+NOBODY = 54321  # a user that has nothing else
+MOST_DESCRIPTORS = 20_000
+FEW_DESCRIPTORS = 4
+STARTS_THAT_FILL = 9_000  # two records each; the ring holds fewer
+MORE_THAN_WAIT = layout.HELD_MAX + 64
+
+
+@attack("no inotify left", FAMILY, STOPPED, bypasses="agents that watch directories with inotify")
+def inotify(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Uses up all inotify instances of its user (of root, where the machine is a virtual one), and keeps them."""
+    payload.parent.chmod(0o755)
+    marker.parent.chmod(0o777)
+
+    def deed() -> None:
+        if not calls.is_whole_machine_ours():
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+        all_descriptors()
+        use_up_inotify()
+        os.execv(payload, ["x", str(marker)])
+
+    return on.act(deed)
+
+
+def use_up_inotify() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    for _ in range(MOST_DESCRIPTORS):
+        number = libc.inotify_init1(0)
+        if number < 0:
+            return
+        libc.inotify_add_watch(number, b"/", 1)
+
+
+def all_descriptors() -> int:
+    """Allow oneself as many descriptors as one may have; return how many, within a bound."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return min(most, MOST_DESCRIPTORS)
+
+
+@attack("lost among descriptors", FAMILY, STOPPED, bypasses=f"{DAEMONS} and look for a file in /proc/PID/fd")
+def lost(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Opens thousands of descriptors, the listed file last, deletes it and starts it by its descriptor: it has no path,
+    and whoever wants to hash it looks for it among all of them."""
+
+    def deed() -> None:
+        room = all_descriptors() - 64
+        empty = os.open("/dev/null", os.O_RDONLY)
+        for _ in range(room):
+            os.dup(empty)
+        descriptor = os.open(payload, os.O_RDONLY)
+        payload.unlink()
+        calls.executable_at(descriptor, b"", [b"x", bytes(marker)])
+
+    return on.act(deed)
+
+
+@attack("no descriptor of one's own left", FAMILY, STOPPED)
+def full_table(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Starts it with every descriptor that it may have in use, and none that is closed by the start."""
+
+    def deed() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+        os.dup2(os.open("/dev/null", os.O_RDWR), 0)
+        try:
+            while True:
+                os.set_inheritable(os.dup(0), True)
+        except OSError:
+            pass
+        os.close(255)  # for the marker
+        os.execv(payload, ["x", str(marker)])
+
+    return on.act(deed)
+
+
+@attack("responder without descriptors", FAMILY, ANSWERED, is_alike=True, bypasses=DAEMONS,
+        limit="what cannot be opened cannot be hashed: it gets the declared answer (`[exec] on_deadline`)")  # fmt: skip
+def blind_responder(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Root takes the responder's descriptors away (prlimit), so that it can open nothing."""
+    pid = responder.ensure_running(on.agent.config).pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    try:
+        seen = on.act(lambda: resource.prlimit(pid, resource.RLIMIT_NOFILE, (FEW_DESCRIPTORS, before[1])))
+        return seen if seen.errno else on.execute(payload, marker)
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+@attack("full ring", FAMILY, STOPPED, bypasses="agents that decide on what they read from a ring",
+        limit="records are lost, and counted; refusals are not")  # fmt: skip
+def full_ring(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Starts and ends thousands of processes while the agent does not read, so that the ring of events has no room."""
+    before = on.counters()["lost"]
+    on.tool("burst", str(STARTS_THAT_FILL))
+    if on.counters()["lost"] == before:
+        raise Missing(f"a ring that {STARTS_THAT_FILL} processes fill")
+    return on.execute(payload, marker)
+
+
+@attack("more than may wait", FAMILY, ANSWERED, is_alike=True, settle_s=0.0, bypasses=DAEMONS,
+        limit="a start for which there is no room gets the declared answer (`[exec] on_responder_down`)")  # fmt: skip
+def no_room(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Starts more unknown programs than the kernel's maps have room for while nobody answers, then the listed one."""
+    other = on.payloads.quiet(payload.with_name("other"))
+    crowd = on.programs / "crowd"
+
+    def deed() -> None:
+        os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
+        os.execv(crowd, [str(crowd), str(MORE_THAN_WAIT), str(other), "x"])
+
+    with frozen_responder(on), on.meanwhile(deed):
+        await_no_more(on)
+        return on.tool("waker", payload, marker)
+
+
+def await_no_more(on: Ground) -> None:
+    """Wait until no further start waits, or is turned away."""
+    before, end = -1, time.monotonic() + DEADLINE_S
+    while (now := waiting(on)) != before and time.monotonic() < end:
+        before = now
+        time.sleep(1)
+
+
+def waiting(on: Ground) -> int:
+    """Return how many starts have waited so far, or found no room for it."""
+    found = on.agent.kernel.tables.counters()
+    return found["held"] + found["hold_lost"]
+
+
+@attack("full disk of the agent", FAMILY, everywhere(Outcome.NOTICED) | {"lsm": Outcome.REFUSED}, subject="agent",
+        settle_s=25.0, bypasses="agents that note what they see before they tell it")  # fmt: skip
+def full_state(on: Ground, pins: Path, _work: Path) -> Seen:
+    """Fills the file system that the agent keeps its state on, then takes its hooks' pins away."""
+    from tests.attacks.scenarios.i_agent import act
+
+    seen = act(on, lambda: fill(on.whole.filler))
+    return seen if seen.errno else act(on, (pins / "link_mamplus_exec").unlink)
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(1 << 16))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
