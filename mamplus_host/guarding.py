@@ -128,7 +128,7 @@ class Guarding:
             return
         self._ticks += 1
         guarded, folders, writers = self._guards.watched()
-        self._watcher.put(records(guarded, folders, writers, os.getpid()))
+        self._watcher.put(records(guarded, folders, writers))
         if self._ticks % _TICKS_PER_WALK == 0 and (guarded or folders):
             self._watcher.again()
 

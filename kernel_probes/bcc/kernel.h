@@ -95,6 +95,7 @@ struct mamplus_map;
 #define holds MAMPLUS_MAP(MAMPLUS_FD_holds)
 #define known MAMPLUS_MAP(MAMPLUS_FD_known)
 #define loaders MAMPLUS_MAP(MAMPLUS_FD_loaders)
+#define waits MAMPLUS_MAP(MAMPLUS_FD_waits)
 #define posture MAMPLUS_MAP(MAMPLUS_FD_posture)
 #define scope MAMPLUS_MAP(MAMPLUS_FD_scope)
 #define scratch MAMPLUS_MAP(MAMPLUS_FD_scratch)

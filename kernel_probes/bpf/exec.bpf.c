@@ -75,6 +75,15 @@ static __always_inline void ask(struct mamplus_held *start)
 	report(&start->exec);
 }
 
+/* What the thread tried is over, and what comes next is another access: see my_wait() of lsm_logic.h. */
+static __always_inline void forget_wait(void)
+{
+	__u32 pid = bpf_get_current_pid_tgid();
+
+	if (bpf_map_lookup_elem(&waits, &pid))
+		bpf_map_delete_elem(&waits, &pid);
+}
+
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(mamplus_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
 {
@@ -83,6 +92,7 @@ int BPF_PROG(mamplus_exec, struct task_struct *task, int old_pid, struct linux_b
 
 	if (!start || !in_scope())
 		return 0;
+	forget_wait();
 	action = exec_judge(start, task, bprm);
 	if (action == EXEC_ASK) {
 		ask(start);
@@ -129,6 +139,7 @@ int BPF_PROG(mamplus_exit, struct task_struct *task)
 	struct mamplus_exit event;
 	int group_code;
 
+	forget_wait();
 	if (BPF_CORE_READ(task, signal, live.counter) != 0)
 		return 0;	/* other threads live on */
 	note_exit_of_ours(tgid);
@@ -183,16 +194,16 @@ SEC("raw_tp/mamplus_answer")
 int mamplus_answer(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct mamplus_answer_args args;
-	struct mamplus_held *waits, *start = scratch_slot(1);
+	struct mamplus_held *found, *start = scratch_slot(1);
 	__u32 tgid;
 
 	bpf_probe_read_kernel(&args, sizeof(args), ctx->args);
 	tgid = args.tgid;
-	waits = bpf_map_lookup_elem(&held, &tgid);
-	if (!start || !waits || waits->boot_ns != args.boot_ns)
+	found = bpf_map_lookup_elem(&held, &tgid);
+	if (!start || !found || found->boot_ns != args.boot_ns)
 		return 0;
 	/* A copy: an entry that is deleted under our eyes may be another start's already. */
-	__builtin_memcpy(start, waits, sizeof(*start));
+	__builtin_memcpy(start, found, sizeof(*start));
 	if (start->boot_ns != args.boot_ns || bpf_map_delete_elem(&held, &tgid))
 		return 0;
 	return answer(start, args.hashed);

@@ -40,11 +40,13 @@ static __always_inline bool is_elf(struct linux_binprm *bprm)
  */
 static __always_inline bool is_left_to_exec(const struct wish *wish, const struct mamplus_known *entry)
 {
+	struct mamplus_posture *now = posture_now();
+
 	if (is_monitor())
 		return true;
 	if (entry)
 		return !is_refusing(hit_verdict(ble_content(ble_word(), entry->sha256)));
-	return !can_restart(bpf_get_current_task_btf()) || took_wait(wish, MAMPLUS_WAIT_FAILED);
+	return !now || !can_restart(bpf_get_current_task_btf()) || has_waited(wish, now);
 }
 
 SEC("lsm/bprm_check_security")
@@ -205,29 +207,58 @@ static __always_inline bool may_be_script(const struct wish *wish, __u32 mode)
 	return !(mode & MAMPLUS_FMODE_WRITE) && wish->file.size && wish->file.size <= MAMPLUS_SCRIPT_MAX && is_interpreter();
 }
 
+/*
+ * A file that was listed when it was hashed last, whatever has become of it since: a rename or a link changes its
+ * ctime, and what is good once is hashed at each access. Whoever opens it waits for its hash.
+ */
+static __always_inline bool was_listed(const struct wish *wish)
+{
+	struct mamplus_file_key key = { .dev = wish->file.dev, .ino = wish->file.ino };
+	struct mamplus_known *entry = bpf_map_lookup_elem(&known, &key);
+
+	if (!wish->file.size || !entry || entry->flags & MAMPLUS_KNOWN_PENDING)
+		return false;	/* empty: made by this very open, perhaps under the number of another one */
+	return is_refusing(hit_verdict(ble_content(ble_word(), entry->sha256)));
+}
+
+static __always_inline int judge_open(struct file *file, __u32 mode)
+{
+	struct mamplus_known *entry;
+	struct wish wish;
+
+	if (!in_scope() || is_exempt() || file->f_flags & MAMPLUS_FLAG_EXEC)
+		return 0;
+	fill_wish(&wish, file, MAMPLUS_OP_OPEN);
+	if (mode & MAMPLUS_FMODE_WRITE)
+		wish.is_written = file->f_inode->i_writecount.counter > 1;	/* this open has counted itself */
+	entry = content_of(&wish);
+	if (entry)
+		return judge_content(&wish, entry, &file->f_path, file);
+	if (!may_be_script(&wish, mode) && !was_listed(&wish))
+		return 0;
+	return is_backing(file) ? 0 : ask(&wish, &file->f_path, file);
+}
+
+/* Judged first, and forgotten then: who opens a listed file to write may read it, too. */
 SEC("lsm/file_open")
 int BPF_PROG(mamplus_open, struct file *file)
 {
 	struct inode *inode = file->f_inode;
 	__u32 mode = file->f_mode;
-	struct mamplus_known *entry;
-	struct wish wish;
+	int refused;
 
 	if (!is_regular(inode))
 		return 0;
-	if (mode & MAMPLUS_FMODE_WRITE)
-		forget(inode);
 	if (is_responder()) {
+		if (mode & MAMPLUS_FMODE_WRITE)
+			forget(inode);
 		note_opened(file, inode);
 		return 0;
 	}
-	if (!in_scope() || is_exempt() || file->f_flags & MAMPLUS_FLAG_EXEC)
-		return 0;
-	fill_wish(&wish, file, MAMPLUS_OP_OPEN);
-	entry = content_of(&wish);
-	if (entry)
-		return judge_content(&wish, entry, &file->f_path, file);
-	return may_be_script(&wish, mode) && !is_backing(file) ? ask(&wish, &file->f_path, file) : 0;
+	refused = judge_open(file, mode);
+	if (!refused && mode & MAMPLUS_FMODE_WRITE)
+		forget(inode);
+	return refused;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

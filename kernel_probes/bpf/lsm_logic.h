@@ -24,6 +24,7 @@
 #define MAMPLUS_NR_IO_URING_ENTER 426	/* on every architecture */
 #define MAMPLUS_S_IFMT 0170000
 #define MAMPLUS_S_IFREG 0100000
+#define MAMPLUS_STALE_WAITS 4	/* deadlines */
 
 /* What a task wants. */
 struct wish {
@@ -223,22 +224,55 @@ static __always_inline bool is_same(const struct mamplus_file *one, const struct
 	       one->ctime_s == other->ctime_s && one->ctime_ns == other->ctime_ns;
 }
 
-/* What became of this very access, if the thread has tried it before. */
-static __always_inline struct mamplus_wait *my_wait(const struct wish *wish, __u32 pid, __u64 start_ns)
+static __always_inline bool is_inode(const struct mamplus_file *one, const struct mamplus_file *other)
 {
-	struct mamplus_wait *mine = bpf_map_lookup_elem(&waits, &pid);
-
-	return mine && mine->start_ns == start_ns && is_same(&mine->file, &wish->file) ? mine : NULL;
+	return one->ino == other->ino && one->dev == other->dev;
 }
 
-/* Whether the thread has waited, and this came of it; the next time it has not. */
-static __always_inline bool took_wait(const struct wish *wish, __u32 state)
+/*
+ * What became of this access, if the thread has tried it before. It goes by the inode: a file that is written all
+ * the time is another one at each try, and its deadline must not begin anew. All that a start asks about (a script, and
+ * what that names) is one access. Much older than a deadline is what was never tried again: it is not this access.
+ */
+static __always_inline struct mamplus_wait *my_wait(const struct wish *wish, const struct mamplus_posture *now)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
 	__u32 pid = bpf_get_current_pid_tgid();
-	struct mamplus_wait *mine = my_wait(wish, pid, BPF_CORE_READ(task, start_boottime));
+	struct mamplus_wait *mine = bpf_map_lookup_elem(&waits, &pid);
+	struct task_struct *task;
 
-	if (!mine || mine->state != state)
+	if (!mine || mine->op != wish->op || (wish->op && !is_inode(&mine->file, &wish->file)))
+		return NULL;
+	task = bpf_get_current_task_btf();
+	if (mine->start_ns != BPF_CORE_READ(task, start_boottime))
+		return NULL;
+	if (now && bpf_ktime_get_boot_ns() - mine->boot_ns > MAMPLUS_STALE_WAITS * now->deadline_ms * MAMPLUS_NS_PER_MS)
+		return NULL;
+	return mine;
+}
+
+/* It was judged. Of a start the rest may have to wait, and has what is left of the time. */
+static __always_inline void settle_wait(struct mamplus_wait *mine)
+{
+	__u32 pid = bpf_get_current_pid_tgid();
+
+	if (mine->op)
+		bpf_map_delete_elem(&waits, &pid);
+	else
+		mine->state = MAMPLUS_WAIT_TAKEN;
+}
+
+static __always_inline bool is_late(const struct mamplus_wait *mine, const struct mamplus_posture *now)
+{
+	return bpf_ktime_get_boot_ns() - mine->boot_ns >= now->deadline_ms * MAMPLUS_NS_PER_MS;
+}
+
+/* Whether the thread has waited for as long as it may, or in vain. The next access has not. */
+static __always_inline bool has_waited(const struct wish *wish, const struct mamplus_posture *now)
+{
+	struct mamplus_wait *mine = my_wait(wish, now);
+	__u32 pid = bpf_get_current_pid_tgid();
+
+	if (!mine || !(is_late(mine, now) || (mine->state == MAMPLUS_WAIT_FAILED && is_same(&mine->file, &wish->file))))
 		return false;
 	bpf_map_delete_elem(&waits, &pid);
 	return true;
@@ -294,14 +328,14 @@ static __always_inline int wait(const struct wish *wish, const struct mamplus_po
 {
 	__u32 pid = bpf_get_current_pid_tgid();
 	struct mamplus_wait one = { .boot_ns = bpf_ktime_get_boot_ns(), .start_ns = BPF_CORE_READ(task, start_boottime),
-				    .file = wish->file, .tgid = bpf_get_current_pid_tgid() >> 32 };
+				    .file = wish->file, .tgid = bpf_get_current_pid_tgid() >> 32, .op = wish->op };
 	struct mamplus_wait *mine;
 
-	if (took_wait(wish, MAMPLUS_WAIT_FAILED))
+	if (has_waited(wish, now))
 		return declare(wish, now->on_deadline, path, file);
-	mine = my_wait(wish, pid, one.start_ns);
+	mine = my_wait(wish, now);
 	if (mine)
-		one.boot_ns = mine->boot_ns;	/* woken by somebody else: the deadline stays where it is */
+		one.boot_ns = mine->boot_ns;	/* woken by somebody else, or written since: the deadline stays where it is */
 	else
 		count(MAMPLUS_C_HELD);
 	if (bpf_map_update_elem(&waits, &pid, &one, BPF_ANY) || post_any(wish, one.boot_ns, pid, path))
@@ -331,10 +365,20 @@ static __always_inline int ask(const struct wish *wish, struct path *path, struc
 static __always_inline struct mamplus_known *content_of(const struct wish *wish)
 {
 	struct mamplus_known *entry = believed(&wish->file);
+	struct mamplus_wait *mine;
 
-	if (!entry || (is_for_good(entry) && !wish->is_written))
-		return entry;
-	return took_wait(wish, MAMPLUS_WAIT_HASHED) ? entry : NULL;	/* good once */
+	if (!entry)
+		return NULL;
+	mine = my_wait(wish, NULL);
+	if (mine && !is_same(&mine->file, &wish->file))
+		mine = NULL;	/* about another file of this start, or about what this one was before */
+	if (!is_for_good(entry) || wish->is_written) {
+		if (!mine || mine->state != MAMPLUS_WAIT_HASHED)
+			return NULL;	/* good once, and this is not the access that it was hashed for */
+	}
+	if (mine)
+		settle_wait(mine);
+	return entry;
 }
 
 #endif

@@ -141,17 +141,19 @@ struct mamplus_held {
 /* What became of an access that waits. */
 enum mamplus_wait_state {
 	MAMPLUS_WAIT_ASKED = 0,
-	MAMPLUS_WAIT_HASHED = 1,	/* `known` has what is good once */
+	MAMPLUS_WAIT_HASHED = 1,	/* `known` has its content, unless it was written since */
 	MAMPLUS_WAIT_FAILED = 2,	/* its content cannot be had: the declared answer */
+	MAMPLUS_WAIT_TAKEN = 3,		/* of a start: the script was judged; what it names may have to wait, too */
 };
 
 /* Value of `waits`, by thread: its access was undone, and is tried again once the thread goes on. */
 struct mamplus_wait {
-	unsigned long long boot_ns;	/* of the first try */
+	unsigned long long boot_ns;	/* of the first try; the deadline runs from it, whatever the file has become */
 	unsigned long long start_ns;	/* task_struct.start_boottime: a reused number differs */
 	struct mamplus_file file;
 	unsigned int tgid;
-	unsigned int state;		/* enum mamplus_wait_state */
+	unsigned short state;		/* enum mamplus_wait_state */
+	unsigned short op;		/* enum mamplus_op; 0: a start */
 };
 
 /* Value of `opened`, by thread of the responder: the kernel's own words about what it opened last. */

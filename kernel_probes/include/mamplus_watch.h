@@ -53,13 +53,15 @@ enum mamplus_watch_counter {
 	MAMPLUS_W_DROPPED = 11,		/* times that all ignore marks were dropped: another generation */
 	MAMPLUS_W_KEPT = 12,		/* answers of the keeper in the responder's place */
 	MAMPLUS_W_KEPT_STARTS = 13,	/* the same for starts held by a signal */
-	MAMPLUS_W_MAX = 14,
+	MAMPLUS_W_UNASKED = 14,		/* let go on because the kernel program could not be run */
+	MAMPLUS_W_KEEPER_LOST = 15,	/* times that the keeper was found stopped or ended, and replaced */
+	MAMPLUS_W_MAX = 16,
 };
 
 struct mamplus_watch {
 	/* Written by the agent. */
 	unsigned long long wanted;	/* grows when what follows was changed */
-	unsigned int agent_tgid;	/* never refused anything */
+	unsigned int pad;
 	unsigned int on_open;		/* enum mamplus_answer: an open whose content cannot be had in time */
 	unsigned int paths;
 	unsigned int is_everything;	/* 1: the scope is the root, every task is in it */

@@ -62,7 +62,7 @@ static void answer_job(struct job *job, enum hash_state hashed)
 	struct mamplus_want want = { .hold = job->hold, .pid = job->pid };
 
 	if (job->hold.op)
-		access_answer(&pins, &want, job->pidfd, hashed);
+		access_answer(&pins, &want, job->pidfd, hashed != HASH_NONE);
 	else
 		hold_answer(&pins, &job->hold, job->pidfd, hashed != HASH_NONE);
 	job->pidfd = -1;
@@ -124,7 +124,7 @@ static void take_want(const struct mamplus_want *want, size_t size)
 		return;
 	free(wanted.path);
 	if (!job && wanted.pidfd >= 0)
-		access_answer(&pins, want, wanted.pidfd, HASH_NONE);	/* no room: the declared answer, and not a task that hangs */
+		access_answer(&pins, want, wanted.pidfd, false);	/* no room: the declared answer, and not a task that hangs */
 	else if (wanted.pidfd >= 0)
 		close(wanted.pidfd);
 }
@@ -135,7 +135,7 @@ static void ask_anew(const struct mamplus_want *want)
 	int pidfd = access_claim(&pins, want);
 
 	if (pidfd >= 0)
-		access_answer(&pins, want, pidfd, HASH_KEPT);	/* its next try finds nothing, and waits for this responder */
+		access_renew(&pins, want, pidfd);	/* its next try waits for this responder */
 }
 
 static void drain(struct mamplus_ring *ring)
@@ -242,7 +242,7 @@ static void serve(int ready_fd)
 	error = hash_start(&pins, done_fd);
 	if (error)
 		die("threads", -error);
-	error = files_start(&pins, lock_path);
+	error = files_start(&pins, heartbeat, lock_path);
 	if (error)
 		fprintf(stderr, "mamplus-responder: guarded paths are not refused: %s\n", strerror(-error));
 	beat();

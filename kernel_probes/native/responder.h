@@ -63,7 +63,8 @@ int hold_claim(const struct pins *pins, const struct mamplus_hold *hold);	/* a p
 void hold_answer(const struct pins *pins, const struct mamplus_hold *hold, int pidfd, bool hashed);	/* closes pidfd */
 void holds_each(const struct pins *pins, void (*visit)(const struct mamplus_hold *hold));
 int access_claim(const struct pins *pins, const struct mamplus_want *want);	/* as hold_claim(), of an access */
-void access_answer(const struct pins *pins, const struct mamplus_want *want, int pidfd, enum hash_state hashed);
+void access_answer(const struct pins *pins, const struct mamplus_want *want, int pidfd, bool hashed);	/* closes pidfd */
+void access_renew(const struct pins *pins, const struct mamplus_want *want, int pidfd);	/* likewise */
 void accesses_each(const struct pins *pins, void (*visit)(const struct mamplus_want *want));	/* path and place are not kept */
 
 /* responder_open.c: a descriptor of the very file, or -1. `said` is what the kernel told of it, if it did. */

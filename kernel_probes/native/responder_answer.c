@@ -8,7 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "responder.h"
+#include "responder_watch.h"
 
 int pin_open(const char *bpffs, const char *name)
 {
@@ -51,8 +51,10 @@ void hold_answer(const struct pins *pins, const struct mamplus_hold *hold, int p
 	struct mamplus_answer_args args = { .tgid = hold->tgid, .hashed = hashed, .boot_ns = hold->boot_ns };
 	uint32_t reply = 0;
 
-	if (mamplus_run(pins->answer, &args, sizeof(args), &reply) < 0)
+	if (mamplus_run(pins->answer, &args, sizeof(args), &reply) < 0) {
+		watch_count(MAMPLUS_W_UNASKED);
 		reply = MAMPLUS_REPLY_CONT;	/* cannot be asked: a device that hangs is worse */
+	}
 	if (reply & MAMPLUS_REPLY_KILL)
 		send_signal(pidfd, SIGKILL);
 	else if (reply & MAMPLUS_REPLY_CONT)
@@ -95,18 +97,29 @@ int access_claim(const struct pins *pins, const struct mamplus_want *want)
 	return -1;
 }
 
-/* The thread tries again, and finds its file known, or in `waits` what came of it. */
-void access_answer(const struct pins *pins, const struct mamplus_want *want, int pidfd, enum hash_state hashed)
+static bool is_same(const struct mamplus_file *one, const struct mamplus_file *other)
+{
+	return one->ino == other->ino && one->dev == other->dev && one->size == other->size &&
+	       one->ctime_s == other->ctime_s && one->ctime_ns == other->ctime_ns;
+}
+
+/* The thread tries again, and finds its file known, or in `waits` that it cannot be. What it waits for by now may be another. */
+void access_answer(const struct pins *pins, const struct mamplus_want *want, int pidfd, bool hashed)
 {
 	struct mamplus_wait wait;
 
 	if (mamplus_map_lookup(pins->waits, &want->pid, &wait) == 0 && wait.boot_ns == want->hold.boot_ns) {
-		wait.state = hashed == HASH_NONE ? MAMPLUS_WAIT_FAILED : MAMPLUS_WAIT_HASHED;
-		if (hashed == HASH_KEPT)
-			(void)mamplus_map_delete(pins->waits, &want->pid);
-		else
-			(void)mamplus_map_update(pins->waits, &want->pid, &wait);
+		wait.state = hashed || !is_same(&wait.file, &want->hold.file) ? MAMPLUS_WAIT_HASHED : MAMPLUS_WAIT_FAILED;
+		(void)mamplus_map_replace(pins->waits, &want->pid, &wait);
 	}
+	send_signal(pidfd, SIGCONT);
+	close(pidfd);
+}
+
+/* The thread tries again as if for the first time. */
+void access_renew(const struct pins *pins, const struct mamplus_want *want, int pidfd)
+{
+	(void)mamplus_map_delete(pins->waits, &want->pid);
 	send_signal(pidfd, SIGCONT);
 	close(pidfd);
 }

@@ -33,6 +33,7 @@
 #define KERNEL_DEV(about) ((uint64_t)(about)->stx_dev_major << 20 | (about)->stx_dev_minor)
 
 static const struct pins *pins;
+static const struct mamplus_heartbeat *heartbeat;
 static char rules_path[512];
 static struct sockaddr_un told = { .sun_family = AF_UNIX };	/* where the agent hears what was refused */
 static int news_fd = -1;	/* inotify: the rules' file was replaced */
@@ -242,6 +243,12 @@ static long status_of(pid_t task, const char *field)
 	return value;
 }
 
+/* The kernel takes the number out of the heartbeat when the agent ends, so whoever gets it next is not meant. */
+static bool is_agent(pid_t task)
+{
+	return task && (uint32_t)task == __atomic_load_n(&heartbeat->agent_tgid, __ATOMIC_ACQUIRE);
+}
+
 static uint64_t not_permitted(pid_t task, uint64_t rules)
 {
 	for (int i = 0; i < LINEAGE && rules && task > 1; i++) {
@@ -250,7 +257,7 @@ static uint64_t not_permitted(pid_t task, uint64_t rules)
 		if (writer)
 			rules &= ~(i ? writer->children : writer->rules | writer->children);
 		task = status_of(task, "\nPPid:");
-		if (task == now.agent)
+		if (is_agent(task))
 			return 0;
 	}
 	return rules;
@@ -306,7 +313,7 @@ static uint32_t judge(const struct fanotify_event_metadata *event)
 
 	if (only_folders)
 		rules &= folders;
-	if (!rules || tgid == 1 || tgid == getpid() || tgid == now.agent || !not_permitted(tgid, rules))
+	if (!rules || tgid == 1 || tgid == getpid() || is_agent(tgid) || !not_permitted(tgid, rules))
 		return FAN_ALLOW;
 	monitor = is_monitor();
 	tell(tgid, event->pid, only_folders ? MAMPLUS_OP_READ : MAMPLUS_OP_WRITE, monitor, path);
@@ -384,12 +391,13 @@ static int name_files(const char *lock_path)
 			       (int)sizeof(told.sun_path) ? 0 : -ENAMETOOLONG;
 }
 
-int files_start(const struct pins *opened, const char *lock_path)
+int files_start(const struct pins *opened, const struct mamplus_heartbeat *beat, const char *lock_path)
 {
 	pthread_t thread;
 	int error = name_files(lock_path);
 
 	pins = opened;
+	heartbeat = beat;
 	if (error)
 		return error;
 	return -pthread_create(&thread, NULL, serve, NULL);

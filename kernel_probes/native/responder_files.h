@@ -15,6 +15,7 @@
 #define FILE_RULES_MAX 64
 #define FILE_MARKS_MAX 16384	/* directories and files: what fanotify holds for one group of ours */
 
+struct mamplus_heartbeat;
 struct pins;
 
 struct file_rule {
@@ -37,7 +38,6 @@ struct file_linked {
 struct force {
 	int fd;		/* of the fanotify group; -1: none */
 	char *text;
-	pid_t agent;
 	uint64_t all;	/* every rule */
 	unsigned int rule_count, writer_count, linked_count, mark_count;
 	unsigned int unmarked_count;	/* directories and files that should have a mark and have none: opens there pass */
@@ -46,7 +46,8 @@ struct force {
 	struct file_linked *linked;
 };
 
-int files_start(const struct pins *opened, const char *lock_path);	/* 0, or -errno: no thread */
+/* 0, or -errno: no thread. `beat` says who the agent is, while it lives. */
+int files_start(const struct pins *opened, const struct mamplus_heartbeat *beat, const char *lock_path);
 
 /* responder_files_rules.c; one thread at a time. */
 bool force_make(struct force *force, const char *rules_path);	/* false: drop it */

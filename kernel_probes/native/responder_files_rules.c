@@ -53,12 +53,12 @@ static bool parse_sha256(const char *text, unsigned char *out)
 	return true;
 }
 
-/* "g <bit> <path>", "f <bit> <path>", "p <sha256> <rules> <children>", "a <pid>"; each ends with NUL. */
+/* "g <bit> <path>", "f <bit> <path>", "p <sha256> <rules> <children>"; each ends with NUL. */
 static void parse_record(struct force *force, const char *record)
 {
 	unsigned long long first, second;
 	struct file_writer *writer = &force->writers[force->writer_count];
-	int length = 0, pid;
+	int length = 0;
 
 	if ((*record == 'g' || *record == 'f') && force->rule_count < FILE_RULES_MAX &&
 	    sscanf(record + 1, " %llx %n", &first, &length) == 1 && length) {
@@ -72,8 +72,6 @@ static void parse_record(struct force *force, const char *record)
 		writer->rules = first;
 		writer->children = second;
 		force->writer_count++;
-	} else if (sscanf(record, "a %d", &pid) == 1) {
-		force->agent = pid;
 	}
 }
 

@@ -38,12 +38,14 @@
 #define GRACE_NS 250000000ULL	/* for the responder, whose answer is the better one */
 #define NS_PER_MS 1000000ULL
 #define EVENTS_A_TURN 64	/* then deadlines are looked at */
+#define YIELD_MS 10	/* to a responder that was let go on a moment ago */
 
 static struct keeper kept;
 static pid_t responder;
 static int responder_fd;
 static uint64_t queued_before, reads_before;	/* at the last look */
 static bool is_acting;
+static uint64_t acting_since_ns;
 
 /* --- the fanotify tier --------------------------------------------------------------------------- */
 
@@ -158,16 +160,36 @@ static void mind_group(uint64_t now_ns)
 	answer_overdue(now_ns);
 	if (busy_ns && now_ns > busy_ns && now_ns - busy_ns > PERIOD_MS * NS_PER_MS)
 		answer_unnoted();
-	if (queue_stands())
+	if (queue_stands() && !is_acting) {
 		is_acting = true;
+		acting_since_ns = now_ns;
+	}
 }
 
-/* From the look at which the queue stood until the responder reads again: what comes is answered when it comes. */
+/*
+ * It has read an event, or its heart has beaten since we began to act. Both: who finds nothing to read when he is let go
+ * on reads nothing, and we would go on to answer beside him, with declared answers where he knows better.
+ */
+static bool is_back(void)
+{
+	const struct mamplus_watch *watch = watch_pins.watch;
+
+	if (__atomic_load_n(&watch->reads, __ATOMIC_ACQUIRE) != reads_before)
+		return true;
+	return !__atomic_load_n(&watch->busy_ns, __ATOMIC_ACQUIRE) &&
+	       __atomic_load_n(&kept.heartbeat->responder_ns, __ATOMIC_ACQUIRE) > acting_since_ns;
+}
+
+/* From the look at which the queue stood until the responder is back: what comes is answered when it comes. */
 static void act(void)
 {
-	for (int i = 0; i < EVENTS_A_TURN && handle_one(); i++)
+	struct pollfd queue = { .fd = kept.group, .events = POLLIN };
+
+	if (poll(&queue, 1, 0) > 0)
+		(void)poll(NULL, 0, YIELD_MS);
+	for (int i = 0; i < EVENTS_A_TURN && !is_back() && handle_one(); i++)
 		;
-	if (__atomic_load_n(&watch_pins.watch->reads, __ATOMIC_ACQUIRE) != reads_before)
+	if (is_back())
 		is_acting = false;
 }
 
@@ -238,7 +260,7 @@ static void answer_wait(const struct mamplus_want *want)
 	if (pidfd < 0)
 		return;
 	watch_count(MAMPLUS_W_KEPT_STARTS);
-	access_answer(kept.pins, want, pidfd, HASH_NONE);
+	access_answer(kept.pins, want, pidfd, false);
 }
 
 static void look(void)
@@ -250,11 +272,14 @@ static void look(void)
 	mind_files(boot_ns());
 }
 
+/* Another responder is there, and has marked what this group marks: until then these marks are all there is. */
 static bool has_successor(void)
 {
-	uint32_t tgid = kept.heartbeat->responder_tgid;
+	uint32_t tgid = kept.heartbeat->responder_tgid, owner = watch_pins.watch->owner_tgid;
 
-	return tgid && tgid != (uint32_t)responder;
+	if (!tgid || tgid == (uint32_t)responder)
+		return false;
+	return kept.group < 0 || (owner && owner != (uint32_t)responder);
 }
 
 /* Nobody hashes any more, and nobody drops marks when the list changes. */
@@ -279,8 +304,6 @@ static void keep_alone(void)
 	while (!has_successor() && !pins_are_gone(kept.bpffs)) {
 		holds_each(kept.pins, answer_held);
 		accesses_each(kept.pins, answer_wait);
-		if (watch_pins.watch->agent_tgid && kill(watch_pins.watch->agent_tgid, 0) < 0)
-			watch_pins.watch->agent_tgid = 0;
 		for (int i = 0; kept.group >= 0 && i < EVENTS_A_TURN && handle_one(); i++)
 			;
 		(void)poll(&polled, 1, PERIOD_NO_GROUP_MS);

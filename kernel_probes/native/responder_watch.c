@@ -10,12 +10,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -201,21 +199,19 @@ static uint64_t active_word(void)
 	return active.word;
 }
 
-/* An agent that has ended leaves its number to anybody: nobody has its privilege then. */
-static void follow_agent(void)
+/* A keeper that ended, or that somebody stopped (nothing freezes it: it lies in the root), is replaced. */
+static void look_at_keeper(void)
 {
-	static uint32_t followed;
-	static struct pollfd agent = { .fd = -1, .events = POLLIN };
-	struct mamplus_watch *watch = watch_pins.watch;
+	int status;
 
-	if (watch->agent_tgid != followed) {
-		if (agent.fd >= 0)
-			close(agent.fd);
-		followed = watch->agent_tgid;
-		agent.fd = followed ? (int)syscall(SYS_pidfd_open, followed, 0) : -1;
+	if (keeper_pid && waitpid(keeper_pid, &status, WNOHANG | WUNTRACED) == keeper_pid) {
+		watch_count(MAMPLUS_W_KEEPER_LOST);
+		if (!WIFSTOPPED(status))
+			keeper_pid = 0;	/* else it is ended by renew_keeper() */
+		renew_keeper();
+	} else if (!keeper_pid) {
+		renew_keeper();
 	}
-	if (followed && (agent.fd < 0 || poll(&agent, 1, 0) > 0))
-		(void)__sync_bool_compare_and_swap(&watch->agent_tgid, followed, 0);
 }
 
 void watch_tick(void)
@@ -223,11 +219,7 @@ void watch_tick(void)
 	static uint64_t applied;	/* by this process */
 	uint64_t wanted = __atomic_load_n(&watch_pins.watch->wanted, __ATOMIC_ACQUIRE), now = active_word();
 
-	if (!keeper_pid || waitpid(keeper_pid, NULL, WNOHANG) == keeper_pid) {
-		keeper_pid = 0;
-		renew_keeper();
-	}
-	follow_agent();
+	look_at_keeper();
 	if (wanted != applied) {
 		apply(wanted);
 		applied = wanted;
@@ -277,6 +269,7 @@ int watch_open(const char *bpffs, const struct pins *given, struct mamplus_heart
 	keeper.bpffs = bpffs;
 	keeper.pins = &pins;
 	keeper.heartbeat = heartbeat;
+	watch_pins.heartbeat = heartbeat;
 	watch_pins.posture = pins.posture;
 	watch_pins.known = pins.known;
 	watch_pins.active = pin_open(bpffs, "active");

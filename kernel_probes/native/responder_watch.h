@@ -28,6 +28,7 @@ struct watch_pins {
 	int access, posture, active, known;
 	struct mamplus_watch *watch;
 	struct mamplus_access *asked;
+	const struct mamplus_heartbeat *heartbeat;
 };
 
 /* An event as it was read. */

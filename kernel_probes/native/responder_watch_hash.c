@@ -92,46 +92,69 @@ static struct wait *oldest(void)
 	return found;
 }
 
-/* The others that wait for the same file wait for this hash, too: they began before it did. */
+/* The others that wait for the same file wait for this hash, too: they began before it did. None waits for one that has time. */
 static void begin(struct wait *wait)
 {
 	uint64_t now = boot_ns();
 
 	for (unsigned int i = 0; i < MAMPLUS_WATCH_WAITS; i++)
-		if (waits[i].state == WAIT_QUEUED && same_file(&waits[i].opening.file, &wait->opening.file)) {
+		if (waits[i].state == WAIT_QUEUED && same_file(&waits[i].opening.file, &wait->opening.file) &&
+		    (waits[i].is_let_go || !wait->is_let_go)) {
 			waits[i].state = WAIT_HASHING;
 			waits[i].begun_ns = now;
 		}
 }
 
-static void finish(const struct wait *wait, bool is_hashed)
+static bool is_joined(const struct wait *one, const struct wait *wait)
 {
-	struct mamplus_file file = wait->opening.file;
-	uint64_t begun_ns = wait->begun_ns;
-
-	for (unsigned int i = 0; i < MAMPLUS_WATCH_WAITS; i++)
-		if (waits[i].state == WAIT_HASHING && waits[i].begun_ns == begun_ns &&
-		    same_file(&waits[i].opening.file, &file)) {
-			waits[i].is_hashed = is_hashed;
-			waits[i].state = WAIT_DONE;
-		}
+	return one->state == WAIT_HASHING && one->begun_ns == wait->begun_ns &&
+	       same_file(&one->opening.file, &wait->opening.file);
 }
 
-/* A file whose open was answered meanwhile gives way to those who wait. */
+/* `gave_way`: it was not read to its end, which must not cost anybody who joined it his time. */
+static void finish(const struct wait *wait, bool is_hashed, bool gave_way)
+{
+	struct wait one = *wait;
+
+	for (unsigned int i = 0; i < MAMPLUS_WATCH_WAITS; i++)
+		if (is_joined(&waits[i], &one)) {
+			waits[i].is_hashed = is_hashed;
+			waits[i].state = gave_way ? WAIT_QUEUED : WAIT_DONE;
+		}
+	if (gave_way)
+		pthread_cond_broadcast(&queued);	/* the other thread has time for it */
+}
+
+/* With the lock: the open that a hash was begun for, or another one of the same file, still waits. */
+static bool is_waited_for(const struct wait *wait)
+{
+	for (unsigned int i = 0; i < MAMPLUS_WATCH_WAITS; i++)
+		if (is_joined(&waits[i], wait) && !waits[i].is_let_go)
+			return true;
+	return false;
+}
+
+/* A hash, and whether it was broken off. */
+struct hashing {
+	const struct wait *wait;
+	bool gave_way;
+};
+
+/* A file whose opens were all answered meanwhile gives way to those who wait. */
 static bool goes_on(void *argument)
 {
-	const struct wait *wait = argument;
-	bool goes_on;
+	struct hashing *hashing = argument;
 
 	pthread_mutex_lock(&lock);
-	goes_on = !wait->is_let_go || !oldest();
+	hashing->gave_way = !is_waited_for(hashing->wait) && oldest();
 	pthread_mutex_unlock(&lock);
-	return goes_on;
+	return !hashing->gave_way;
 }
 
 /* Hash for one who waits; false: nobody does. */
 static bool serve_one(struct digest *digest)
 {
+	struct hashing hashing = { .gave_way = false };
 	struct wait *wait;
 	bool is_hashed;
 
@@ -142,10 +165,11 @@ static bool serve_one(struct digest *digest)
 	pthread_mutex_unlock(&lock);
 	if (!wait)
 		return false;
+	hashing.wait = wait;
 	/* `wait` and its descriptor stay until it is done: only the thread that answers frees, and only then. */
-	is_hashed = hash_fd(digest, wait->opening.fd, &wait->opening.file, goes_on, wait);
+	is_hashed = hash_fd(digest, wait->opening.fd, &wait->opening.file, goes_on, &hashing);
 	pthread_mutex_lock(&lock);
-	finish(wait, is_hashed);
+	finish(wait, is_hashed, hashing.gave_way);
 	pthread_mutex_unlock(&lock);
 	eventfd_write(done, 1);
 	return true;
@@ -202,7 +226,7 @@ static bool hash_let_go(struct digest *digest, struct digest *nested)
 		return false;
 	is_hashed = hash_fd(digest, wait->opening.fd, &wait->opening.file, give_way, nested);
 	pthread_mutex_lock(&lock);
-	finish(wait, is_hashed);
+	finish(wait, is_hashed, false);
 	pthread_mutex_unlock(&lock);
 	eventfd_write(done, 1);
 	return true;

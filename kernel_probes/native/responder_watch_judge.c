@@ -160,12 +160,13 @@ bool opening_identify_at(struct opening *opening, const char *path)
 
 /* --- the task ------------------------------------------------------------------------------ */
 
+/* The kernel takes the agent's number out of the heartbeat when it ends: whoever gets it next is not meant. */
 bool task_is_ours(uint32_t tgid)
 {
 	const struct mamplus_watch *watch = watch_pins.watch;
 
-	return tgid == 1 || tgid == (uint32_t)getpid() || tgid == watch->agent_tgid || tgid == watch->owner_tgid ||
-	       tgid == watch->keeper_tgid;
+	return tgid == 1 || tgid == (uint32_t)getpid() || tgid == watch->owner_tgid || tgid == watch->keeper_tgid ||
+	       tgid == __atomic_load_n(&watch_pins.heartbeat->agent_tgid, __ATOMIC_ACQUIRE);
 }
 
 static bool info_of(uint32_t tgid, struct cgroup_info *info)
@@ -279,8 +280,10 @@ static uint32_t run(uint32_t slot, uint32_t flags)
 	uint32_t reply = 0;
 
 	/* Cannot be asked: let it go on, for a device that hangs is worse; but never as good. */
-	if (mamplus_run(watch_pins.access, &args, sizeof(args), &reply) < 0)
+	if (mamplus_run(watch_pins.access, &args, sizeof(args), &reply) < 0) {
+		watch_count(MAMPLUS_W_UNASKED);
 		return MAMPLUS_ACCESS_KNOWN | MAMPLUS_ACCESS_LISTED;
+	}
 	return reply;
 }
 

@@ -111,7 +111,7 @@ def _watch(place: Place, guards: FileGuards) -> None:
     watcher = FileWatcher(responder.files_base(place.config, place.kernel.directory))
     try:
         paths, folders, writers = guards.watched()
-        watcher.put(records(paths, folders, writers, agent_pid=0))
+        watcher.put(records(paths, folders, writers))
         end = time.monotonic() + _IN_FORCE_S
         while watcher.in_force < len(paths) + len(folders):
             if time.monotonic() > end:

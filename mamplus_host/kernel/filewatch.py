@@ -22,11 +22,9 @@ def records(
     guarded: Iterable[tuple[int, str]],
     folders: Iterable[tuple[int, str]],
     writers: dict[str, list[int]],
-    agent_pid: int,
 ) -> bytes:
     """Return the rules as the responder reads them; `guarded` and `folders` are (bit, path)."""
-    found = [b"a %d" % agent_pid]
-    found += [b"g %x " % bit + os.fsencode(path) for bit, path in guarded]
+    found = [b"g %x " % bit + os.fsencode(path) for bit, path in guarded]
     found += [b"f %x " % bit + os.fsencode(path) for bit, path in folders]
     found += [f"p {digest} {words[0]:x} {words[1]:x}".encode() for digest, words in writers.items()]
     return b"".join(one + b"\0" for one in found)

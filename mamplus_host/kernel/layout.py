@@ -138,6 +138,7 @@ OBJECT_CGROUP = 6
 WAIT_ASKED = 0
 WAIT_HASHED = 1
 WAIT_FAILED = 2
+WAIT_TAKEN = 3
 
 # enum mamplus_mode
 MODE_ENFORCE = 0
@@ -183,7 +184,9 @@ W_UNMARKED = 10
 W_DROPPED = 11
 W_KEPT = 12
 W_KEPT_STARTS = 13
-W_MAX = 14
+W_UNASKED = 14
+W_KEEPER_LOST = 15
+W_MAX = 16
 
 HEAD = Struct("=QQQIIIIIIHHI16s")  # 72 bytes
 HEAD_FIELDS = (
@@ -431,7 +434,7 @@ WANT_FIELDS = (
     "path",
 )
 
-WAIT = Struct("=QQQQQqIIII")  # 64 bytes
+WAIT = Struct("=QQQQQqIIIHH")  # 64 bytes
 WAIT_FIELDS = (
     "boot_ns",
     "start_ns",
@@ -443,6 +446,7 @@ WAIT_FIELDS = (
     "file_mode",
     "tgid",
     "state",
+    "op",
 )
 
 OPENED = Struct("=QQQqIIQQQqIIII")  # 88 bytes
@@ -591,10 +595,10 @@ ANSWER_ARGS_FIELDS = (
     "boot_ns",
 )
 
-WATCH = Struct("=QIIII512sQIIIiQQQQ112s8192s4096s")  # 12992 bytes
+WATCH = Struct("=QIIII512sQIIIiQQQQ128s8192s4096s")  # 13008 bytes
 WATCH_FIELDS = (
     "wanted",
-    "agent_tgid",
+    "pad",
     "on_open",
     "paths",
     "is_everything",

@@ -29,10 +29,16 @@ _COUNTERS = {
     "no_room": layout.W_NO_ROOM, "hashed": layout.W_HASHED, "written": layout.W_WRITTEN,
     "unhashed": layout.W_UNHASHED, "overflow": layout.W_OVERFLOW, "marked": layout.W_MARKED,
     "unmarked": layout.W_UNMARKED, "dropped": layout.W_DROPPED, "kept": layout.W_KEPT,
-    "kept_starts": layout.W_KEPT_STARTS,
+    "kept_starts": layout.W_KEPT_STARTS, "unasked": layout.W_UNASKED, "keeper_lost": layout.W_KEEPER_LOST,
 }  # fmt: skip
 _HOW = {layout.WATCH_FILESYSTEM: "file system", layout.WATCH_MOUNT: "mount"}
-LOSSES = ("no_room", "unhashed", "overflow", "unmarked")  # of the counters: what was not done as it should be
+LOSSES = (
+    "no_room",
+    "unhashed",
+    "overflow",
+    "unmarked",
+    "unasked",
+)  # of the counters: what was not done as it should be
 
 
 def require_paths(config: Config) -> None:
@@ -66,12 +72,10 @@ class Watching:
         """Have the responder mark what `config` names, and wait for it; return what is wrong, by path."""
         paths = [os.fsencode(path) for path in config.exec.fanotify]
         if not paths and not self._number("paths"):
-            self._put("agent_tgid", os.getpid())
             return {}
         for at, path in enumerate(paths):
             self._put_path(at, path)
         self._put("paths", len(paths))
-        self._put("agent_tgid", os.getpid())
         self._put("on_open", _ANSWERS[config.exec.on_open])
         self._put("is_everything", cgroup_dir(config) in map(Path, CGROUP2_MOUNTS))
         self._put("scope", cgroup_path(config).rstrip("/").encode(errors="surrogateescape"))

@@ -28,6 +28,7 @@ from mamplus_host.verdicts import Verdict
 PROGRAMS = Path(__file__).parent / "programs"
 GCC = ("gcc", "-O2", "-Wall", "-Wextra", "-Werror")
 BUILD: dict[str, list[str]] = {
+    "as_pid": [],
     "enter": [],
     "opener": [],
     "mark": ["-static", "-nostdlib", "-fno-stack-protector"],

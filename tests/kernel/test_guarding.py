@@ -100,6 +100,22 @@ def test_a_guarded_file_is_as_it_was_whatever_this_kernel_has_for_it(
     wait_for("the alert", lambda: any(str(guarded.name) in one for one in running.alerts()), timeout_s=TICKS_S)
 
 
+def test_who_gets_the_agents_number_does_not_get_its_rights(running: Running, programs: Path, tmp_path: Path) -> None:
+    guarded = tmp_path / "shop.conf"
+    guarded.write_bytes(CONTENT)
+    running.policy(guarded=[{"path": str(guarded)}])
+    running.start()
+    _refused(running)
+    running._process.kill()
+    running._process.wait()
+
+    number = str(running._process.pid)
+    command: list[str | Path] = [programs / "as_pid", number, programs / "filetry", "write", guarded]
+    code = subprocess.run(command, timeout=20, check=False).returncode
+
+    assert errno.errorcode.get(code) == "EPERM"
+
+
 OPENS = [
     "write", "append", "read-write", "open-truncate", "proc-root", "reopen", "handle", "user-namespace",
     "detached-mount", "chroot", "uring-open",

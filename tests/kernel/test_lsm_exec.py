@@ -4,15 +4,19 @@
 import errno
 import mmap
 import os
+import secrets
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from mamplus_host.kernel import layout, responder
+from mamplus_host.kernel.bpf import Map
 from mamplus_host.kernel.features import YES, probe
 from mamplus_host.kernel.tables import file_of
 from mamplus_host.verdicts import Verdict
@@ -139,6 +143,57 @@ def test_a_listed_file_cannot_be_opened_under_any_name(
     assert wants(agent, "open", linked) == errno.EPERM
     assert wants(agent, "open", moved) == errno.EPERM
     assert wants(agent, "open", agent.programs / "mark") == GRANTED
+
+
+def known_and_listed(agent: Agent, fresh: Callable[..., Path]) -> Path:
+    listed = fresh()
+    agent.block(listed)
+    assert wants(agent, "mmap", listed) == errno.EPERM
+    return listed
+
+
+@pytest.mark.parametrize("how", ["open", "write", "overwrite"])
+def test_a_known_listed_file_is_not_opened_to_be_written_either(
+    agent: Agent, fresh: Callable[..., Path], how: str
+) -> None:
+    listed = known_and_listed(agent, fresh)
+
+    for _the_first_must_not_make_way_for_the_second in range(2):
+        assert wants(agent, how, listed) == errno.EPERM
+        assert wants(agent, "open", listed) == errno.EPERM
+
+
+@pytest.mark.parametrize("change", [os.rename, os.link], ids=["rename", "link"])
+def test_a_listed_file_that_only_got_another_name_is_still_not_opened(
+    agent: Agent, fresh: Callable[..., Path], tmp_path: Path, change: Callable[[Path, Path], None]
+) -> None:
+    listed, name = known_and_listed(agent, fresh), tmp_path / "another-name"
+    change(listed, name)  # its ctime is another one
+
+    assert wants(agent, "open", name) == errno.EPERM
+
+
+def test_a_file_that_was_listed_and_has_other_content_by_now_is_opened(
+    agent: Agent, fresh: Callable[..., Path]
+) -> None:
+    listed = known_and_listed(agent, fresh)
+    os.truncate(listed, listed.stat().st_size - 1)  # no open for writing tells of it
+
+    assert wants(agent, "open", listed) == GRANTED
+
+
+def test_a_new_file_under_the_number_of_a_listed_one_is_made(
+    agent: Agent, fresh: Callable[..., Path], tmpfs: Path
+) -> None:
+    listed = fresh(directory=tmpfs)
+    agent.block(listed)
+    assert wants(agent, "mmap", listed) == errno.EPERM
+    number = listed.stat().st_ino
+    listed.unlink()
+
+    made = tmpfs / "made"
+    script = f"set -C; i=0; while [ $i -lt 200 ]; do : >{made}.$i || exit 1; i=$((i + 1)); done"
+    assert agent.run("/bin/sh", "-c", script) == 0, f"inode {number} among them or not"
 
 
 @pytest.mark.parametrize("is_executable", [True, False], ids=["with-x", "without-x"])
@@ -307,6 +362,63 @@ def test_past_the_deadline_the_declared_answer_is_given(
     assert wants(agent, "mmap", library) == errno.EPERM
 
     assert agent.wait_for("access", lambda r: r.flags & layout.F_DECLARED != 0).flags & layout.F_REFUSED
+
+
+@contextmanager
+def written_all_the_time(file: Path) -> Iterator[None]:
+    """One byte of it after the other becomes another one, faster than it can be hashed."""
+    writer = subprocess.Popen([sys.executable, "-S", "-c", _WRITER, file], stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    writer.stdout.read(1)
+    yield
+    writer.kill()
+    writer.wait()
+    writer.stdout.close()
+
+
+_WRITER = """
+import os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY)
+at = 0
+while True:
+    os.pwrite(fd, bytes([at % 251]), at % 4096)
+    at += 1
+    if at == 100:
+        os.write(1, b".")
+"""
+
+
+@pytest.mark.parametrize(("answer", "code"), [("refuse", errno.EPERM), ("allow", GRANTED)])
+@pytest.mark.parametrize("how", ["open", "mmap"])
+def test_a_file_that_is_written_all_the_time_has_the_declared_answer_after_the_deadline(
+    attach: Callable[..., Agent], tmp_path: Path, how: str, answer: str, code: int
+) -> None:
+    agent = attach(exec={"deadline_ms": 1000, "on_deadline": answer})
+    agent.kernel.interpreters.use(("wants",))
+    assert wants(agent, "open", fresh_data(tmp_path, 1)) == GRANTED  # it and its libraries are known from here on
+    log = fresh_data(tmp_path, 8 << 20)
+
+    with written_all_the_time(log):
+        assert wants(agent, how, log) == code
+
+    assert agent.kernel.tables.counters()["declared"]
+
+
+def fresh_data(directory: Path, size: int) -> Path:
+    path = directory / f"data-{secrets.token_hex(4)}"
+    path.write_bytes(secrets.token_bytes(size))
+    return path
+
+
+def test_a_wait_that_came_to_an_end_is_not_taken_for_the_next_one(agent: Agent, tmp_path: Path) -> None:
+    agent.kernel.interpreters.use(SHELLS)
+    first, again = script(tmp_path, "first\n", "first"), f"read a <{tmp_path}/first; sleep 1; read a <{tmp_path}/first"
+    waits = Map.pinned(agent.kernel.directory / "waits", 4, layout.WAIT.size)
+
+    assert agent.run("/bin/sh", "-c", again) == 0
+    assert first.exists()
+
+    assert list(waits.keys()) == []
 
 
 def test_an_unknown_path_of_four_thousand_bytes_is_found(

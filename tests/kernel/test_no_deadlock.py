@@ -31,6 +31,7 @@ AT_ONCE = 20
 MARK_EXIT = 7  # of mark.c, when it was let run
 DEADLINE_MS = 1000  # [exec] deadline_ms
 LIMIT_S = 60.0  # for what takes 2 s on a machine at rest: without an answer it would be for ever
+BEATS_S = 2.5  # of the responder's heart, a second apart
 STALL_S = 15.0  # for one open of the logger: half a second, and a busy machine
 
 Holding = Callable[[int], AbstractContextManager[None]]
@@ -198,6 +199,52 @@ def test_a_responder_that_goes_on_answers_again(watched: Agent, fresh: Callable[
     assert watched.run(watched.programs / "opener", file) == 0
 
     assert count(watched, "kept") <= kept + 2  # the keeper may have been about to answer
+
+
+def test_the_keeper_answers_nothing_once_the_responder_goes_on(
+    watched: Agent, fresh: Callable[..., Path], tmpfs: Path
+) -> None:
+    with stopped(responder.ensure_running(watched.config, watched.cgroup).pid):
+        assert watched.run(watched.programs / "opener", fresh(directory=tmpfs)) == 0
+    time.sleep(BEATS_S)  # nothing is opened: a responder that finds nothing to read reads nothing
+    kept = count(watched, "kept")
+
+    for _ in range(30):
+        assert watched.run(watched.programs / "opener", fresh(directory=tmpfs)) == 0
+
+    assert count(watched, "kept") == kept
+
+
+def test_a_keeper_that_is_stopped_is_replaced(watched: Agent, fresh: Callable[..., Path], tmpfs: Path) -> None:
+    keeper = watched.kernel.watching.keeper
+    os.kill(keeper, signal.SIGSTOP)
+    wait_until(lambda: watched.kernel.watching.keeper != keeper)
+
+    with stopped(responder.ensure_running(watched.config, watched.cgroup).pid):
+        assert watched.run(watched.programs / "opener", fresh(directory=tmpfs)) == 0
+    assert count(watched, "keeper_lost") == 1
+
+
+def test_a_keeper_stays_until_its_successors_marks_stand(
+    watched: Agent, fresh: Callable[..., Path], tmpfs: Path
+) -> None:
+    """A successor that is stopped after its first beat has marked nothing yet."""
+    listed = fresh(directory=tmpfs)
+    watched.block(listed)
+    poke(watched)
+    with listed.open("rb") as file:
+        watched.kernel.tables.remember(file_of(file.fileno()), sha256(listed))
+    old = watched.kernel.watching.keeper
+    end(responder.ensure_running(watched.config, watched.cgroup).pid)
+    heartbeat = Map.pinned(watched.kernel.directory / "heartbeat", 4, layout.HEARTBEAT.size)
+    values = dict(zip(layout.HEARTBEAT_FIELDS, layout.HEARTBEAT.unpack(heartbeat.get(bytes(4)) or b""), strict=True))
+    values |= {"responder_tgid": os.getpid(), "responder_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME)}
+    heartbeat.set(bytes(4), layout.HEARTBEAT.pack(*values.values()))
+
+    time.sleep(BEATS_S)
+
+    assert Path(f"/proc/{old}").exists()
+    assert watched.run(watched.programs / "opener", listed) == 1  # EPERM
 
 
 def test_a_keeper_that_ended_is_replaced(watched: Agent, fresh: Callable[..., Path], tmpfs: Path) -> None:

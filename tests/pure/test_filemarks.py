@@ -181,6 +181,6 @@ def test_a_program_that_was_replaced_is_noticed_and_both_may_for_a_while(tmp_pat
 
 
 def test_rules_for_the_responder_end_each_with_nul() -> None:
-    data = records([(2, "/srv/a\nb")], [(4, "/data")], {"ab" * 32: [6, 4]}, 12)
+    data = records([(2, "/srv/a\nb")], [(4, "/data")], {"ab" * 32: [6, 4]})
 
-    assert data == b"a 12\0g 2 /srv/a\nb\0f 4 /data\0p " + b"ab" * 32 + b" 6 4\0"
+    assert data == b"g 2 /srv/a\nb\0f 4 /data\0p " + b"ab" * 32 + b" 6 4\0"

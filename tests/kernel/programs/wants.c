@@ -101,6 +101,8 @@ int main(int argc, char **argv)
 		return open_it();
 	if (!strcmp(argv[1], "write"))
 		return open(file, O_RDWR | O_CLOEXEC) < 0 ? errno : GRANTED;
+	if (!strcmp(argv[1], "overwrite"))
+		return open(file, O_WRONLY | O_CLOEXEC) < 0 ? errno : GRANTED;
 	if (!strcmp(argv[1], "mmap"))
 		return map(PROT_READ | PROT_EXEC, 0);
 	if (!strcmp(argv[1], "mprotect"))
