@@ -22,7 +22,7 @@ def run(
     for event in CLI.call("events", limit=limit):
         show(event)
     if follow:
-        for event in client.stream(CLI.config.control_socket, "follow"):
+        for event in client.stream(CLI.socket, "follow"):
             show(event)
 
 

@@ -34,6 +34,18 @@ def call(socket_path: Path, command: str, /, *, timeout_s: float = 60.0, **argum
     raise AgentUnreachable(f"the agent at {str(socket_path)!r} closed the connection; look at its log")
 
 
+def hold(socket_path: Path, command: str, /, *, timeout_s: float = 60.0, **arguments: Any) -> socket.socket:
+    """Ask for what is granted as long as the connection stands; return that. Errors as those of `call`."""
+    sock = _connect(socket_path, timeout_s)
+    try:
+        sock.sendall(encode_line(Request(command, arguments)))
+        _result(next(_lines(sock), b'{"ok": false, "error": "the agent closed the connection"}'))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 def stream(socket_path: Path, command: str, /, **arguments: Any) -> Iterator[Any]:
     """Yield the items that the agent sends until it ends or the caller stops."""
     with _connect(socket_path, None) as sock:

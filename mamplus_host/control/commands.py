@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mamplus_host.control.guests import Guests
 from mamplus_host.control.protocol import Request
 from mamplus_host.control.render import event_view
-from mamplus_host.control.server import FOLLOW
+from mamplus_host.control.server import FOLLOW, Peer
 from mamplus_host.errors import ControlMalformed
 from mamplus_host.jsonlines import to_builtins
 from mamplus_host.kernel import fileguards
@@ -24,6 +25,9 @@ class Commands:
 
     def __init__(self, service: "Service") -> None:
         self._service = service
+        self._guests = Guests(
+            lambda pid: fileguards.admit(service.config, guest=pid), lambda: fileguards.dismiss(service.config)
+        )
         self._handlers: dict[str, Callable[..., Any]] = {
             "status": service.status,
             "events": self.events,
@@ -41,23 +45,21 @@ class Commands:
             "maintenance-begin": service.maintenance.begin,
             "maintenance-status": service.maintenance.status,
             "maintenance-end": service.maintenance.end,
-            "admit": self.admit,
             "identity-changed": service.identity_changed,
         }
+        self._of_peer: dict[str, Callable[..., Any]] = {"admit": self._guests.let_in}  # go by who asks
 
-    def __call__(self, request: Request) -> Any:
+    def __call__(self, request: Request, peer: Peer) -> Any:
         """Return the answer to `request`; ControlMalformed for an unknown command or wrong arguments."""
-        handler = self._handlers.get(request.command)
+        who = (peer,) if request.command in self._of_peer else ()
+        known = self._handlers | self._of_peer
+        handler = known.get(request.command)
         if handler is None:
-            raise ControlMalformed(f"unknown command {request.command!r}; known: {', '.join(sorted(self._handlers))}")
+            raise ControlMalformed(f"unknown command {request.command!r}; known: {', '.join(sorted(known))}")
         try:
-            return to_builtins(handler(**request.arguments))
+            return to_builtins(handler(*who, **request.arguments))
         except TypeError as error:
             raise ControlMalformed(f"wrong arguments for {request.command!r}: {error}") from None
-
-    def admit(self, pid: int) -> int:
-        """Let a command beside the agent write the agent's state, where the kernel guards it."""
-        return fileguards.admit(self._service.config, guest=pid)
 
     def events(self, limit: int = 50) -> list[dict[str, Any]]:
         recent = list(self._service.pipeline.recent)

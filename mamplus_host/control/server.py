@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,17 +35,43 @@ MAX_CLIENTS = 16
 FOLLOWER_BUFFER_BYTES = 1 << 20  # per `events -f`; a reader slower than that is let go
 FOLLOW = "follow"  # result of a handler that wants the client to receive what `publish` sends
 
-Handler = Callable[[Request], Any]
+_SO_PEERPIDFD = 77  # Linux 6.5; Python has no name for it
+
+
+class Peer:
+    """Who connected, as the kernel says; a client may be another process by now, if it was given the connection."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.pid, self.uid = _credentials(sock)
+        self.pidfd = _pidfd(sock, self.pid)  # -1: it has ended
+        self.on_close: Callable[[Peer], object] | None = None
+
+    def stay(self, on_close: "Callable[[Peer], object]") -> None:
+        """Keep the connection open after the answer, and call `on_close` when it ends."""
+        self.on_close = on_close
+
+    def close(self) -> None:
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+        self.pidfd = -1
+
+
+Handler = Callable[[Request, Peer], Any]
 
 
 class _Client:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self.peer = Peer(sock)
         self.inbox = bytearray()
         self.outbox = bytearray()
         self.since = time.monotonic()
         self.is_follower = False
         self.closes_when_sent = False
+
+    @property
+    def stays(self) -> bool:
+        return self.is_follower or self.peer.on_close is not None
 
 
 class ControlServer:
@@ -97,7 +124,7 @@ class ControlServer:
         """Let go of clients that connected and asked nothing."""
         now = time.monotonic()
         for client in list(self._clients.values()):
-            if not client.is_follower and now - client.since > REQUEST_TIMEOUT_S:
+            if not client.stays and now - client.since > REQUEST_TIMEOUT_S:
                 self.refused += 1
                 self._close(client)
 
@@ -111,7 +138,7 @@ class ControlServer:
     def _accept(self) -> None:
         with contextlib.suppress(BlockingIOError):
             sock, _ = self._listener.accept()
-            if len(self._clients) >= MAX_CLIENTS or _peer_uid(sock) not in (0, os.geteuid()):
+            if len(self._clients) >= MAX_CLIENTS or _credentials(sock)[1] not in (0, os.geteuid()):
                 self.refused += 1
                 sock.close()
                 return
@@ -124,7 +151,7 @@ class ControlServer:
         if not chunk:
             self._close(client)
             return
-        if client.is_follower or client.closes_when_sent:
+        if client.stays or client.closes_when_sent:
             return  # it has asked already; whatever it still says is not for us
         client.inbox += chunk
         if len(client.inbox) > MAX_REQUEST_BYTES:
@@ -134,7 +161,7 @@ class ControlServer:
 
     def _answer(self, client: _Client, line: bytes) -> None:
         try:
-            result = self._handler(decode_request(line))
+            result = self._handler(decode_request(line), client.peer)
         except ControlMalformed as error:
             self._refuse(client, str(error))
             return
@@ -153,7 +180,7 @@ class ControlServer:
         self._reply(client, Reply(ok=False, error=why, exit=2))
 
     def _reply(self, client: _Client, reply: Reply) -> None:
-        client.closes_when_sent = not client.is_follower
+        client.closes_when_sent = not client.stays
         self._send(client, encode_line(reply), MAX_REPLY_BYTES)
 
     def _send(self, client: _Client, line: bytes, max_bytes: int) -> None:
@@ -184,8 +211,25 @@ class ControlServer:
             with contextlib.suppress(OSError):
                 self._epoll.unregister(fd)
             client.sock.close()
+            if client.peer.on_close is not None:
+                client.peer.on_close(client.peer)
+            client.peer.close()
 
 
-def _peer_uid(sock: socket.socket) -> int:
+def _credentials(sock: socket.socket) -> tuple[int, int]:
+    """Return pid and uid of who connected."""
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", credentials)[1])
+    pid, uid, _gid = struct.unpack("3i", credentials)
+    return pid, uid
+
+
+def _pidfd(sock: socket.socket, pid: int) -> int:
+    """Return a descriptor of the process that connected, -1 when it has ended.
+
+    Before Linux 6.5 the number is all there is: in the moment between connect(2) and here it may have become another's.
+    """
+    with contextlib.suppress(OSError):
+        return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, 4), sys.byteorder, signed=True)
+    with contextlib.suppress(OSError):
+        return os.pidfd_open(pid)
+    return -1

@@ -316,6 +316,17 @@ def admit(config: Config, *, guest: int = 0) -> int:
     return count
 
 
+def dismiss(config: Config) -> None:
+    """The command that ran beside the agent has ended: nobody is a guest."""
+    for directory in pins.directories(config):
+        if (directory / "file_rules").exists():
+            with contextlib.suppress(KernelRefused, OSError):
+                page = RulesPage(directory)
+                page.set("guest_tgid", 0)
+                page.set("guest_start", 0)
+                page.close()
+
+
 def _start_of(pid: int) -> int:
     """Return when a process started, CLOCK_BOOTTIME in ticks: what /proc keeps of task_struct.start_boottime."""
     try:

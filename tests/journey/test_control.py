@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+import os
 import select
 import socket
 import threading
@@ -15,8 +16,9 @@ import pytest
 
 from mamplus_host.control import client
 from mamplus_host.control.client import Refused
+from mamplus_host.control.guests import Guests
 from mamplus_host.control.protocol import MAX_REQUEST_BYTES, REQUEST_TIMEOUT_S, Request, short_address
-from mamplus_host.control.server import FOLLOW, FOLLOWER_BUFFER_BYTES, MAX_CLIENTS, ControlServer
+from mamplus_host.control.server import FOLLOW, FOLLOWER_BUFFER_BYTES, MAX_CLIENTS, ControlServer, Peer
 from mamplus_host.errors import AgentUnreachable, ConfigInvalid
 
 
@@ -26,13 +28,21 @@ class Loop:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.epoll = select.epoll()
+        self.guests: list[int] = []
+        self._place = Guests(self.let_in, self.guests.clear)
         self.server = ControlServer(path, self.epoll, self.answer)
         self.jobs: list[Any] = []
         self.is_over = False
         self.thread = threading.Thread(target=self.run)
         self.thread.start()
 
-    def answer(self, request: Request) -> Any:
+    def let_in(self, pid: int) -> int:
+        self.guests.append(pid)
+        return 1
+
+    def answer(self, request: Request, peer: Peer) -> Any:
+        if request.command == "admit":
+            return self._place.let_in(peer)
         if request.command == "follow":
             return FOLLOW
         if request.command == "wrong":
@@ -166,3 +176,45 @@ def test_a_request_that_nobody_foresaw_is_an_error_and_not_the_end(loop: Loop) -
         client.call(loop.path, "burst")
 
     assert client.call(loop.path, "anything") == {"echo": {}}
+
+
+def test_a_guest_is_who_connected_and_only_while_it_is_connected(loop: Loop) -> None:
+    connection = client.hold(loop.path, "admit")
+    assert loop.guests == [os.getpid()]
+    time.sleep(REQUEST_TIMEOUT_S + 0.5)  # longer than who says nothing may stay
+    assert loop.guests == [os.getpid()]
+
+    connection.close()
+
+    until(lambda: loop.guests == [])
+
+
+def test_there_is_one_guest_at_a_time(loop: Loop) -> None:
+    first = client.hold(loop.path, "admit")
+
+    with pytest.raises(Refused, match=f"process {os.getpid()} is writing"):
+        client.hold(loop.path, "admit")
+
+    first.close()
+    until(lambda: loop.guests == [])
+    client.hold(loop.path, "admit").close()
+
+
+def test_a_connection_that_was_passed_on_by_a_process_that_ended_admits_nobody(loop: Loop) -> None:
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        with short_address(loop.path) as address:
+            connection = socket.socket(socket.AF_UNIX)
+            connection.connect(address)
+        socket.send_fds(theirs, [b"x"], [connection.fileno()])
+        os._exit(0)
+    _data, fds, _flags, _address = socket.recv_fds(ours, 1, 1)
+    os.waitpid(child, 0)
+
+    with socket.socket(fileno=fds[0]) as passed:
+        passed.settimeout(5)
+        passed.sendall(b'{"command": "admit"}\n')
+        assert b"has ended" in passed.recv(4096)
+
+    assert loop.guests == []

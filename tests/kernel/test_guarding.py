@@ -4,7 +4,6 @@
 import contextlib
 import errno
 import json
-import os
 import secrets
 import shutil
 import subprocess
@@ -47,11 +46,12 @@ class Running:
 
     def policy(self, **files: Any) -> None:
         """What an update does: keep the policy, and tell the agent."""
-        with contextlib.suppress(AgentUnreachable):  # its state is guarded, where the kernel can
-            client.call(self.config.control_socket, "admit", pid=os.getpid())
-        path = self.config.state / "ble" / "policy.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"version": 1, "files": files}))
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(AgentUnreachable):  # its state is guarded, where the kernel can
+                stack.enter_context(client.hold(self.config.control_socket, "admit"))
+            path = self.config.state / "ble" / "policy.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"version": 1, "files": files}))
 
     def guarded(self) -> dict[str, Any]:
         answer: dict[str, Any] = client.call(self.config.control_socket, "status")["guarded_paths"]
@@ -100,6 +100,22 @@ def test_a_guarded_file_is_as_it_was_whatever_this_kernel_has_for_it(
     wait_for("the alert", lambda: any(str(guarded.name) in one for one in running.alerts()), timeout_s=TICKS_S)
 
 
+def test_the_agents_state_is_a_guests_to_write_only_while_it_is_connected(running: Running) -> None:
+    running.start()
+    if running.guarded()["tier"] != "lsm":
+        pytest.skip(f"nothing is refused here: {running.guarded()['tier']}")
+    path = running.config.state / "written-by-a-guest"
+
+    with client.hold(running.config.control_socket, "admit"):
+        path.write_text("granted")
+    wait_for("the guest to be forgotten", lambda: not is_writable(path), timeout_s=TICKS_S)
+
+    with pytest.raises(PermissionError):
+        path.write_text("not any more")
+    with client.hold(running.config.control_socket, "admit"):
+        path.unlink()
+
+
 def test_who_gets_the_agents_number_does_not_get_its_rights(running: Running, programs: Path, tmp_path: Path) -> None:
     guarded = tmp_path / "shop.conf"
     guarded.write_bytes(CONTENT)
@@ -114,6 +130,14 @@ def test_who_gets_the_agents_number_does_not_get_its_rights(running: Running, pr
     code = subprocess.run(command, timeout=20, check=False).returncode
 
     assert errno.errorcode.get(code) == "EPERM"
+
+
+def is_writable(path: Path) -> bool:
+    try:
+        path.open("a").close()
+    except PermissionError:
+        return False
+    return True
 
 
 OPENS = [
