@@ -7,6 +7,7 @@ nothing happens the loop wakes once in TICK_S; the kernel wakes it for what is u
 """
 
 import contextlib
+import functools
 import logging
 import os
 import queue
@@ -35,10 +36,10 @@ from mamplus_host.doctor.examiner import Examiner
 from mamplus_host.enterprise import load_enterprise
 from mamplus_host.errors import EventMalformed, MamplusError, NotPossible
 from mamplus_host.events import Event, FileChange, Tamper
-from mamplus_host.executor import netfilter
 from mamplus_host.executor.alertlog import AlertLog
 from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.journal import Journal
+from mamplus_host.executor.netfilter_keeper import NetfilterKeeper
 from mamplus_host.executor.vault import Vault
 from mamplus_host.generations import Generations
 from mamplus_host.guarding import Guarding
@@ -61,6 +62,10 @@ from mamplus_host.usage import Usage
 
 LOG = logging.getLogger("mamplus")
 TICK_S = 5.0  # idle wake-up: watchdog, responder, deadlines of what is held
+NETFILTER_START_S = (
+    10.0  # for our iptables rules; whoever holds their lock longer does not keep the agent from starting
+)
+FAULT_PAUSE_S = 0.1  # after a part of the loop failed: one that fails at every turn must not take a processor
 
 
 class Service:
@@ -81,8 +86,7 @@ class Service:
         require_netns(config)
         watching.require_paths(config)
         self.store = BleStore(config.state)
-        self.netfilter_fault = ""
-        self._rules_stood = False  # once at least: what is missing later was taken away
+        self.netfilter = NetfilterKeeper(config, self._packet_pins, renew=lambda: not self.kernel.adopted)
         self._responder_fd = -1
         self.malformed = 0
         self.faults = 0
@@ -124,7 +128,7 @@ class Service:
         self._alone(self._use_policy)
         self._alone(lambda: self.guarding.follow(self.generations.policy.files))
         self.kernel.retire_predecessors()
-        self._apply_netfilter()
+        self.netfilter.apply(NETFILTER_START_S)
         self.files = FileWatch.open(self.vault.paths())
         self.control = ControlServer(config.control_socket, self._epoll, Commands(self))
         self._epoll.register(self._wake, select.EPOLLIN)
@@ -145,11 +149,13 @@ class Service:
             if now >= next_tick:
                 self._tick()
                 next_tick = now + TICK_S
-            self._drain()
+            if not self._alone(self._drain):
+                time.sleep(FAULT_PAUSE_S)
             gather_s = self.kernel.ring.arm()  # while events flow the unurgent ones are gathered; None: nothing flows
             tick_s = max(0.0, next_tick - time.monotonic())
             for fd, mask in self._epoll.poll(tick_s if gather_s is None else min(gather_s, tick_s)):
-                self._on_ready(fd, mask)
+                if not self._alone(functools.partial(self._on_ready, fd, mask)):
+                    time.sleep(FAULT_PAUSE_S)
 
     def ask_to_stop(self, *_signal: object) -> None:
         """End `run` at its next turn; may be called from a signal handler."""
@@ -297,24 +303,31 @@ class Service:
 
     def _tick(self) -> None:
         _notify("WATCHDOG=1")
-        self.control.expire()
+        self._alone(self.control.expire)
         self._alone(self.maintenance.look)
         self._alone(self._look_at_ourselves)
-        self.kernel.beat(self.clock.boot_ns())
+        self._alone(lambda: self.kernel.beat(self.clock.boot_ns()))
+        self._alone(self.netfilter.tick)
         self._alone(lambda: self.alerts.note_outcomes(self.executor.expire()))
         self._alone(self.pipeline.flush)
         if self._responder_fd < 0:
             self._alone(self._renew_responder)
-        if self._has_worked:
-            self._has_worked = False
-            memory.give_back()
+        self._alone(self._give_back)
         self._alone(self.clock.tick)
         self._alone(self.generations.tick)
         self._alone(self._report)  # a tick may roll back
         self._alone(self._guard_files)
         self._alone(self._examine)
+        self._alone(self._prove)
+
+    def _give_back(self) -> None:
+        if self._has_worked:
+            self._has_worked = False
+            memory.give_back()
+
+    def _prove(self) -> None:
         if self.uplink is not None and self.uplink.is_reachable() and self.generations.wants_proof():
-            self._alone(self.updater.prove)
+            self.updater.prove()
 
     def _guard_files(self) -> None:
         """Follow the policy's rules about files, which may be new, as may be what they name."""
@@ -326,14 +339,18 @@ class Service:
         self.kernel.settle_guard(self.responder.pid)
         self.pipeline.take(self.tamper.look())
 
-    def _alone(self, job: Callable[[], object]) -> None:
+    def _alone(self, job: Callable[[], object]) -> bool:
         """Run a part of the loop so that its failure cannot end the agent: what is enforced stays enforced."""
         try:
             job()
         except Exception as error:  # counted, told, shown in `status`; the next tick or event tries again
             self.faults += 1
-            self.last_fault = f"{type(error).__name__}: {error}"
-            LOG.exception("a part of the loop failed; the agent goes on")
+            fault = f"{type(error).__name__}: {error}"
+            if fault != self.last_fault:  # one that comes at every turn would fill the log
+                LOG.exception("a part of the loop failed; the agent goes on")
+            self.last_fault = fault
+            return False
+        return True
 
     def _publish(self, event: Event) -> None:
         self.control.publish(event_view(event, event_kind(event)))
@@ -428,7 +445,7 @@ class Service:
     def _make_watch(self) -> Watch:
         return Watch(
             pins=Pins(self.config, self.kernel.directory, self.cgroup), tables=self.kernel.tables,
-            rules=Rules(self.config, self._missing_rules), apply_rules=self._apply_netfilter,
+            rules=Rules(self.config), netfilter=self.netfilter,
             boot_ns=self.clock.boot_ns, heartbeats=self.kernel.heartbeats,
             responder_pid=lambda: self.responder.pid, wake_responder=self._wake_responder,
         )  # fmt: skip
@@ -447,13 +464,6 @@ class Service:
         if self._responder_fd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._responder_fd, signal.SIGCONT)
-
-    def _missing_rules(self) -> list[str]:
-        """Return which of our iptables rules are gone, in words; none where they could never be made."""
-        if not self._rules_stood:
-            return []
-        found = netfilter.check(self.config, *self._packet_pins())
-        return [f"{where}: {what}" for where, missing in found.items() for what in missing]
 
     def _packet_pins(self) -> tuple[Path, Path]:
         return self.kernel.packet_program_path("in"), self.kernel.packet_program_path("out")
@@ -486,16 +496,6 @@ class Service:
         watching.poke(self._responder_fd)
         self.pipeline.use(ble)
         self.sweep.start()
-
-    def _apply_netfilter(self) -> bool:
-        """Without the rules, sockets that are open already keep their traffic: say so, and defend the rest."""
-        try:
-            netfilter.apply(self.config, *self._packet_pins(), renew=not self.kernel.adopted)
-            self.netfilter_fault, self._rules_stood = "", True
-        except MamplusError as error:
-            self.netfilter_fault = str(error)
-            LOG.error("%s; connections that are open already are not cut", error)
-        return not self.netfilter_fault
 
 
 def _make_directories(config: Config) -> None:

@@ -33,7 +33,7 @@ def describe(service: "Service") -> dict[str, Any]:
         "self_protection": "refused by BPF LSM" if service.kernel.guard else "noticed and told",
         "tamper": service.tamper.counts or "nothing noticed",
         "last_fault": service.last_fault or "none",
-        "netfilter": {"rules": "kept" if not service.netfilter_fault else service.netfilter_fault},
+        "netfilter": {"rules": service.netfilter.status()},
         "declared": msgspec.to_builtins(service.generations.aging.declared),
         "standing": msgspec.to_builtins(service.generations.policy.standing),
         "kernel": service.kernel.tables.counters(),

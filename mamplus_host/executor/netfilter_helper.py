@@ -13,9 +13,13 @@ state or the new one. Other people's rules are not touched.
 """
 
 import argparse
+import ctypes
 import fcntl
 import json
+import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -25,7 +29,11 @@ from pyroute2 import netns
 from mamplus_host.errors import MamplusError, NetfilterFailed
 
 CHAINS = {"INPUT": "MAMPLUS-IN", "OUTPUT": "MAMPLUS-OUT"}
-XTABLES_LOCK = "/run/xtables.lock"  # shared with iptables-legacy: a table is read, changed and written as a whole
+# Shared with iptables-legacy, which asks the same variable: a table is read, changed and written as a whole.
+XTABLES_LOCK = os.environ.get("XTABLES_LOCKFILE") or "/run/xtables.lock"
+LOCK_S = 20.0  # for which another program may hold it
+_LOCK_LOOK_S = 0.05
+_PR_SET_PDEATHSIG = 1
 # To tell a chain from a target, python-iptables opens every table, and opening creates the table: nat would
 # bring connection tracking to every packet of the namespace. So it is told that the others do not exist.
 for _family in (iptc.Table, iptc.Table6):
@@ -80,13 +88,36 @@ def missing(pins: dict[str, str]) -> list[str]:
 def _table(family: Callable[[str], "iptc.Table"], *, commits: bool = True) -> Iterator["iptc.Table"]:
     """Yield the filter table; what was changed is committed at once at the end, under the lock of iptables."""
     with open(XTABLES_LOCK, "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        _lock(lock.fileno())
         table = family("filter")
         table.autocommit = False
         table.refresh()
         yield table
         if commits:
             table.commit()
+
+
+def _lock(fd: int) -> None:
+    """Take the lock; NetfilterFailed says who has it when it is not to be had within LOCK_S."""
+    end_s = time.monotonic() + LOCK_S
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end_s:
+                raise NetfilterFailed(
+                    f"the lock of iptables, {XTABLES_LOCK!r}, is held by {_holders(fd)} for more than {LOCK_S:g} s"
+                ) from None
+        time.sleep(_LOCK_LOOK_S)
+
+
+def _holders(fd: int) -> str:
+    """Return in words who holds the lock of an open file."""
+    number = os.fstat(fd).st_ino
+    with open("/proc/locks", encoding="ascii") as locks:
+        fields = [line.split() for line in locks]
+    pids = [one[4] for one in fields if len(one) > 5 and one[1] != "->" and one[5].endswith(f":{number}")]
+    return f"process {', '.join(pids)}" if pids else "somebody whom /proc/locks does not name"
 
 
 def _drop_by(rule_type: Callable[[], "iptc.Rule"], pin: str) -> "iptc.Rule":
@@ -155,6 +186,7 @@ def run(command: str, netns_name: str, pins: dict[str, str], *, renew: bool = Fa
 
 def main() -> int:
     args = _parser().parse_args()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # nobody wants it once the caller is gone
     pins = {"MAMPLUS-IN": args.in_pin, "MAMPLUS-OUT": args.out_pin}
     try:
         print(json.dumps(run(args.command, args.netns, pins, renew=args.renew)))

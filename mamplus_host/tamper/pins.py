@@ -6,6 +6,8 @@ to call another program, is replaced by a new one first and let go of after that
 """
 
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from mamplus_host.tamper.noticed import Noticed
 class _Held:
     fd: Fd
     inode: int  # of its pin
+    told: int = -1  # inode of what lies in its place, and was told of already
 
 
 class Pins:
@@ -75,13 +78,14 @@ class Pins:
             return
         what = "was removed" if not inode else "was replaced"
         try:
-            path.unlink(missing_ok=True)
+            _clear(path)
             held.fd.pin(path)
-            held.inode = _inode(path)
+            held.inode, held.told = _inode(path), -1
             yield Noticed(op="pin", detail=f"the pin {path.name!r} {what}", is_put_back=True)
         except (OSError, KernelRefused) as error:
-            held.inode = inode  # told once
-            yield Noticed(op="pin", detail=f"the pin {path.name!r} {what}, and cannot be put back: {error}")
+            if held.told != inode:  # told once, and tried at every look
+                yield Noticed(op="pin", detail=f"the pin {path.name!r} {what}, and cannot be put back: {error}")
+            held.told = inode
 
     def _link(self, name: str) -> Iterator[Noticed]:
         about = ffi.new("struct mamplus_link *")
@@ -103,11 +107,21 @@ class Pins:
         new = Fd(checked(number, f"attach {name}"))
         if is_attached:  # with somebody else's program in it
             lib.mamplus_link_detach(held.fd.number)
-        path.unlink(missing_ok=True)
+        _clear(path)
         new.pin(path)
         old, held.fd = held.fd, new
         held.inode = _inode(path)
         old.close()
+
+
+def _clear(path: Path) -> None:
+    """Make the place of a pin free: a directory there goes aside in one step, and then away, with what is in it."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    aside = path.with_name(f"aside-{secrets.token_hex(4)}")
+    path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _inode(path: Path) -> int:

@@ -2,11 +2,10 @@
 """Notices that our iptables rules are gone, without reading them at every look.
 
 The number of entries and bytes of each filter table is asked at every look (two system calls a namespace). When
-one is another than before, and every FULL_EVERY_S anyway, the netfilter helper reads the rules themselves.
+one is another than before, and every FULL_EVERY_S anyway, the rules themselves are to be read: netfilter_keeper.
 """
 
 import socket
-from collections.abc import Callable
 
 from mamplus_host.config import Config
 from mamplus_host.kernel._native import ffi, lib
@@ -18,10 +17,8 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 class Rules:
     """The filter tables of the scope's namespaces."""
 
-    def __init__(self, config: Config, check: Callable[[], list[str]]) -> None:
-        """`check` returns what is missing, in words; nothing when all rules are in place."""
+    def __init__(self, config: Config) -> None:
         places = [f"/run/netns/{name}" for name in config.scope.netns] or [""]
-        self._check = check
         self._sockets = [
             (int(family), number)
             for place in places
@@ -32,14 +29,14 @@ class Rules:
         self._seen = self._sizes()
         self._full_s = 0.0
 
-    def look(self, now_s: float) -> list[str]:
-        """Return what is missing; `now_s` is of a monotonic clock."""
+    def look(self, now_s: float) -> bool:
+        """Whether the rules are to be read now; `now_s` is of a monotonic clock."""
         seen = self._sizes()
         if seen == self._seen and now_s - self._full_s < FULL_EVERY_S:
-            return []
+            return False
         is_first = not self._full_s
         self._seen, self._full_s = seen, now_s
-        return [] if is_first else self._check()
+        return not is_first
 
     def settle(self) -> None:
         """Take the tables as they are: we have just written them."""

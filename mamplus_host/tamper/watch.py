@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 from mamplus_host.errors import MamplusError
 from mamplus_host.events import Tamper
+from mamplus_host.executor.netfilter_keeper import NetfilterKeeper
 from mamplus_host.kernel.tables import Tables
 from mamplus_host.tamper.noticed import Noticed, event
 from mamplus_host.tamper.pins import Pins
@@ -28,12 +29,12 @@ class Watch:
     """The looks of this agent. One thread."""
 
     def __init__(
-        self, *, pins: Pins, tables: Tables, rules: Rules, apply_rules: Callable[[], bool],
+        self, *, pins: Pins, tables: Tables, rules: Rules, netfilter: NetfilterKeeper,
         boot_ns: Callable[[], int], heartbeats: Callable[[], dict[str, int]], responder_pid: Callable[[], int],
         wake_responder: Callable[[], object],
     ) -> None:  # fmt: skip
-        """`apply_rules` puts our iptables rules back and says whether it could; `wake_responder` sends it SIGCONT."""
-        self._pins, self._tables, self._rules, self._apply_rules = pins, tables, rules, apply_rules
+        """`netfilter` looks at our iptables rules and puts them back; `wake_responder` sends the responder SIGCONT."""
+        self._pins, self._tables, self._rules, self._netfilter = pins, tables, rules, netfilter
         self._boot_ns, self._heartbeats, self._responder_pid = boot_ns, heartbeats, responder_pid
         self._wake_responder = wake_responder
         self._own = Process(os.getpid(), "the agent")
@@ -83,16 +84,16 @@ class Watch:
             yield Noticed(op="map", detail=f"the map {name!r} was changed by somebody else", is_put_back=True)
 
     def _rules_gone(self) -> Iterator[Noticed]:
-        try:
-            missing = self._rules.look(time.monotonic())
-        except MamplusError as error:  # somebody holds its lock; what else was found must be told all the same
-            yield Noticed(op="rules", detail=f"the iptables rules cannot be compared: {error}")
-            return
-        if missing:
-            is_put_back = self._apply_rules()
-            self._rules.settle()  # where it failed, the next full look tries again
-            detail = f"iptables rules were gone: {', '.join(missing[:4])}"
-            yield Noticed(op="rules", detail=detail, is_put_back=is_put_back)
+        """Tell what was found since the last look, and have the rules read where that is due."""
+        for mended in self._netfilter.take():
+            self._rules.settle()
+            if mended.missing:
+                detail = f"iptables rules were gone: {', '.join(mended.missing[:4])}"
+                yield Noticed(op="rules", detail=detail, is_put_back=not mended.fault)
+            else:
+                yield Noticed(op="rules", detail=f"the iptables rules cannot be compared: {mended.fault}")
+        if self._rules.look(time.monotonic()):
+            self._netfilter.look()
 
     def _about_responder(self) -> Iterator[Noticed]:
         pid = self._responder_pid()

@@ -3,11 +3,13 @@
 
 import ctypes
 import errno
+import fcntl
 import os
 import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from mamplus_host.ble.entry import Kind
 from mamplus_host.config import Config
 from mamplus_host.control import client
 from mamplus_host.errors import AgentUnreachable
+from mamplus_host.executor.netfilter import HELPER_S
 from mamplus_host.kernel import layout, pins
 from mamplus_host.kernel.bpf import Fd, Map
 from mamplus_host.tamper.pins import Pins
@@ -284,6 +287,17 @@ def test_an_agent_that_is_moved_or_given_to_the_oom_killer_goes_back(running: Ru
     assert Path(f"/proc/{running.pid}/oom_score_adj").read_text() == before
 
 
+def test_a_pin_that_became_a_directory_is_put_back(running: Running) -> None:
+    pin = pins.link_pin(pins.directories(running.config)[0], "mamplus_connect4")
+    pin.unlink()
+    (pin / "below").mkdir(parents=True)
+
+    running.await_alert("the pin 'link_mamplus_connect4' was replaced", "it is as it was")
+
+    assert pin.is_file()
+    assert [path.name for path in pin.parent.iterdir() if path.is_dir()] == []
+
+
 def test_rules_that_somebody_flushed_are_put_back(running: Running) -> None:
     inside = ["nsenter", f"--net=/run/netns/{running.netns}", "iptables-legacy"]
     subprocess.run([*inside, "-F", "MAMPLUS-OUT"], check=True)
@@ -292,6 +306,32 @@ def test_rules_that_somebody_flushed_are_put_back(running: Running) -> None:
 
     kept = subprocess.run([*inside, "-S", "MAMPLUS-OUT"], check=True, capture_output=True, text=True).stdout
     assert "--object-pinned" in kept
+
+
+def test_who_holds_the_lock_of_iptables_holds_up_neither_the_start_nor_the_loop(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "xtables.lock"
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(path))
+    running.stop()
+    slowest_s = 0.0
+
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        begun = time.monotonic()
+        running.start()
+        assert time.monotonic() - begun < HELPER_S  # which one helper alone may take
+        for _ in range(20):
+            begun = time.monotonic()
+            said = running.ask("status")["netfilter"]["rules"]
+            slowest_s = max(slowest_s, time.monotonic() - begun)
+            time.sleep(0.5)
+            if f"held by process {os.getpid()}" in said:
+                break
+    assert "not answered" in said or f"held by process {os.getpid()}" in said
+    assert slowest_s < 5.0
+
+    wait_for("the rules", lambda: running.ask("status")["netfilter"]["rules"] == "kept", timeout_s=60)
 
 
 def test_what_is_done_to_a_running_agents_pins_is_told_and_counted(running: Running) -> None:
