@@ -178,7 +178,7 @@ def _put_away(folders: Sequence[Path], gone: Mapping[str, Sequence[str]]) -> Non
 def shown(home: Home, folders: Sequence[Path]) -> dict[str, object]:
     """Return root and delegations for people and programs: who signs, how many must, where the keys are."""
     state = repository.read(home)
-    listed = [
+    listed: list[dict[str, object]] = [
         {
             "role": role,
             "threshold": state.threshold(role),
@@ -189,7 +189,14 @@ def shown(home: Home, folders: Sequence[Path]) -> dict[str, object]:
     ]
     field = state.root.unrecognized_fields[FIELD]
     named = {role: field.get(role, "") for role in roles.NAMED}
+    listed += [_named(folders, role, public) for role, public in named.items() if public]
     return {"version": state.root.version, "roles": listed, **named, "aged": repository.aged(home)}
+
+
+def _named(folders: Sequence[Path], role: str, public: str) -> dict[str, object]:
+    """Return a role whose key signs no metadata, so that no signature of it ends; `public` is hex."""
+    keyid = sha256(bytes.fromhex(public)).hexdigest()
+    return {"role": role, "threshold": 0, "keys": [_key(folders, role, keyid)], "expires": None}
 
 
 def _key(folders: Sequence[Path], role: str, keyid: str) -> dict[str, str]:

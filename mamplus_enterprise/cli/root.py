@@ -38,7 +38,7 @@ def show(
     rows = [
         (
             one["role"],
-            f"{one['threshold']} of {len(one['keys'])}",
+            f"{one['threshold']} of {len(one['keys'])}" if one["threshold"] else "no metadata",
             key["keyid"][:16],
             key["where"],
             one["expires"] or "-",

@@ -5,7 +5,8 @@ Journey: code -> [window] -> guard, journal.
 
 A code is marked as used before the window opens. The window is measured in CLOCK_BOOTTIME and ends with the boot.
 The file is believed no more than the code in it: its signature is checked whenever a process reads it first, and
-no window outlasts what its code could have granted at the last moment. So whoever is root and writes this file,
+no window outlasts what its code could have granted at the last moment. A code that is entered while a window is open
+makes it longer, or is refused and stays good. So whoever is root and writes this file,
 damages or removes it can use a genuine code twice before its date, and only that.
 """
 
@@ -49,12 +50,13 @@ class Window:
     def __init__(self, state: Path, clock: DeviceClock) -> None:
         self._state, self._path, self._clock = state, state / "maintenance.json", clock
         self._genuine: dict[str, Code] = {}  # the code in the file, once its signature was checked
+        self._unbroken_ns = 0  # when the first of several windows began that followed each other without a gap
 
     def open(self, text: str) -> Code:
         """Open the window that a code grants and return what it said.
 
         CodeMalformed, CodeWrongDevice, CodeForged, CodeExpired, CodeUsed; NotPossible when the enterprise has no
-        key for such codes.
+        key for such codes, or when the window that is open lasts longer.
         """
         code, signature = codes.read(text)
         self._want_genuine(code, signature)
@@ -66,11 +68,15 @@ class Window:
                 f"code {code.id} had to be entered {(now_s - code.expires_s) / 60:.0f} minutes ago, by this device's"
                 " time; ask for another one"
             )
+        since_ns = self._clock.boot_ns()
+        self._want_longer(code, since_ns)
         used = {one: end for one, end in kept.used.items() if end > now_s} | {code.id: code.expires_s}
         if len(used) > MAX_USED:
             raise NotPossible(f"{MAX_USED} codes are in use on this device; wait until some have expired")
-        since_ns, boot_id = self._clock.boot_ns(), self._clock.boot_id
-        self._write(Kept(used=used, since_ns=since_ns, boot_id=boot_id, text=codes.spell(code, signature)))
+        unbroken_ns = self._began_ns(kept) if self.until_ns() else since_ns
+        text = codes.spell(code, signature)
+        self._write(Kept(used=used, since_ns=since_ns, boot_id=self._clock.boot_id, text=text))
+        self._unbroken_ns = unbroken_ns
         return code
 
     def end(self) -> str:
@@ -93,12 +99,24 @@ class Window:
     def covers(self, boot_ns: int) -> bool:
         """Whether a window was open at `boot_ns` of this boot, as far as the newest one goes."""
         kept = self._read()
-        return kept.since_ns <= boot_ns < self._end_ns(kept)
+        return self._began_ns(kept) <= boot_ns < self._end_ns(kept)
 
     def opened_by(self) -> str:
         """Return the id of the code that opened it, "" when it is not open."""
         code = self._code(self._read())
         return code.id if code is not None and self.until_ns() else ""
+
+    def _began_ns(self, kept: Kept) -> int:
+        """Return when the newest window began, or the first of those that it made longer."""
+        return min(self._unbroken_ns, kept.since_ns) if self._unbroken_ns else kept.since_ns
+
+    def _want_longer(self, code: Code, now_ns: int) -> None:
+        until_ns = self.until_ns()
+        if now_ns + code.minutes * 60 * _NS <= until_ns:
+            raise NotPossible(
+                f"a window is open for {(until_ns - now_ns) / _NS / 60:.0f} minutes yet (code {self.opened_by()}),"
+                f" which is more than the {code.minutes} of code {code.id}; enter it later, or end that window first"
+            )
 
     def _end_ns(self, kept: Kept) -> int:
         """Return when the newest window ends or ended, CLOCK_BOOTTIME; 0: this boot saw none."""

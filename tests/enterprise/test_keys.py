@@ -81,6 +81,15 @@ def test_publishing_needs_no_offline_key_and_rotating_does(guarded: Company, tmp
     assert guarded.json("root", "show")["version"] == 2
 
 
+def test_the_keys_that_seal_and_let_in_are_listed_with_their_place(guarded: Company, tmp_path: Path) -> None:
+    shown, printed = roles(guarded, "--keys", tmp_path / "stick"), guarded.run("root", "show")
+
+    for role in ("seal", "maintenance"):
+        (key,) = shown[role]["keys"]
+        assert f"{role}.{key['keyid'][:8]}" in key["where"]
+        assert any(line.startswith(role) and key["keyid"][:16] in line for line in printed.splitlines())
+
+
 def test_new_keys_go_where_the_old_ones_are(guarded: Company, tmp_path: Path) -> None:
     before = {role: len(list((guarded.dir / "keys").glob(f"{role}.*.pem"))) for role in ("timestamp", "root")}
     guarded.run("root", "rotate", "--role", "timestamp", "--role", "root", "--keys", tmp_path / "stick")

@@ -163,6 +163,24 @@ def test_a_code_is_good_once(company: Company, device: Device) -> None:
     assert device.window.left_s() == 0
 
 
+def test_a_second_code_makes_an_open_window_longer_and_never_shorter(company: Company, device: Device) -> None:
+    began = device.clock.boot_ns()
+    device.window.open(code_for(company, "scanner-7", "--for", "2h"))
+    short = code_for(company, "scanner-7", "--for", "30m")
+    device.clock.ahead = 60
+
+    with pytest.raises(NotPossible, match="open for 119 minutes yet"):
+        device.window.open(short)
+    assert device.window.left_s() > 7000
+
+    device.window.open(code_for(company, "scanner-7", "--for", "3h"))
+    assert device.window.left_s() == pytest.approx(3 * 3600, abs=30)
+    assert device.window.covers(began + 30_000_000_000)  # what comes late of the first window is of a window
+    device.window.end()
+    device.window.open(short)  # it was not used up
+    assert not device.window.covers(began + 30_000_000_000)
+
+
 def test_a_code_for_another_device_is_refused_by_name(company: Company, device: Device) -> None:
     with pytest.raises(CodeWrongDevice, match="begins with b8b8b8, this one's begins with a7a7a7"):
         device.window.open(code_for(company, "scanner-8"))
