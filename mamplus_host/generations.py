@@ -64,6 +64,7 @@ class Generations:
         self._dead_man = DeadMan(clock=clock, ledger=ledger, reach=reach)
         self.aging = Aging(config, clock=clock, tables=tables, ledger=ledger)
         self.policy, self.policy_fault = policy.load(config.state)
+        self._guards: tuple[guard.Guard, ...] = ()
         self.ble: Stack | None = None
         self.loaded: dict[str, Any] = {}  # what came of loading it, for `status`
         self._superseded_s = 0  # when the generation in force ceased to be the newest; 0: it is
@@ -315,13 +316,18 @@ class Generations:
 
     # --- guard -----------------------------------------------------------------------------------
 
+    def guards(self) -> tuple[guard.Guard, ...]:
+        """Return the addresses that stay reachable, with their ports (0: every port)."""
+        return self._guards
+
     def _guard(self, enterprise: Enterprise) -> None:
         """The way to the enterprise is never blocked, whatever the list says (principle 1); then what policy adds."""
         port, added = enterprise.endpoint.port, self.policy.never_block.guards()
         room = guard.MAX_GUARDS - len(guard.guards(enterprise.addresses, port))
         if len(added) > room:
             self.policy_fault = f"{len(added) - room} of never_block.addresses have no room beside the enterprise's own"
-        self._tables.set_guard(guard.guards(enterprise.addresses, port, added[:room]))
+        self._guards = guard.guards(enterprise.addresses, port, added[:room])
+        self._tables.set_guard(self._guards)
 
     def _guarded_names(self) -> tuple[str, ...]:
         enterprise = load_enterprise(self._config.state)

@@ -3,7 +3,7 @@
 
 Journey: collector -> analyzer -> executor -> outbox, in this order, in one thread.
 
-`Trait_alert()` of the original design is `_treat`: the analyzer's answer is acted on, and
+`Trait_alert()` of the original design is `_answer`: the analyzer's answer is acted on, and
 journalled, before the escalation is written; a report never comes before what it reports.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from mamplus_host.actionrules import ActionRules
 from mamplus_host.analyzer.accounts import Accounts
 from mamplus_host.analyzer.decide import Facts, asks_for_parent, asks_here, decide
 from mamplus_host.analyzer.matcher import Matcher
@@ -42,6 +43,7 @@ from mamplus_host.verdicts import ActionKind, Decision, Escalation, Finding, Ind
 
 LOG = logging.getLogger("mamplus")
 MAX_UNSTORED = 256  # escalations that wait in memory while the disk is full; beyond, the oldest go and are counted
+MAX_TOGETHER = 64  # decisions that are acted on at once: they share a sync of the journal
 _REPLACING = {"moved-away", "moved-over", "created", "delete"}  # of FileChange.changes
 NETWORK_ANCESTORS = 2  # how far up a network-facing parent is looked for
 
@@ -58,6 +60,7 @@ class Pipeline:
         outbox: Outbox,
         alerts: AlertLog,
         guarded: Callable[[], frozenset[int]],
+        rules: Callable[[], ActionRules] = ActionRules,
         on_escalation: Callable[[], None],
         on_restored: Callable[[str], None],
         may_change: Callable[[FileChange], bool] = lambda _change: False,
@@ -71,6 +74,7 @@ class Pipeline:
         self._config, self._clock = config, clock
         self._executor, self._outbox, self._alerts = executor, outbox, alerts
         self._guarded, self._on_escalation, self._on_restored = guarded, on_escalation, on_restored
+        self._rules = rules
         self._may_change = may_change  # asked of a change that left a file other than it was kept
         self._is_expected, self._trying = is_expected, trying
         self._repeats = Repeats()
@@ -122,8 +126,11 @@ class Pipeline:
         return answer.verdict if answer else Verdict.NOTHING
 
     def take(self, events: Iterable[Event]) -> None:
-        """Run events through all stages, in order."""
+        """Run events through all stages, in order. Decisions that follow each other share a sync of the journal."""
+        decided = list[Decision]()
         for event in events:
+            if isinstance(event, FileChange):  # whether it is damaged depends on what was done before
+                self._answer(decided)
             self.counts["ring_events"] += not isinstance(event, FileChange) and not _is_noticed(event)
             if not isinstance(event, FileChange):
                 self.lineage.note(event)
@@ -132,7 +139,10 @@ class Pipeline:
             if self.publish is not None:
                 self.publish(event)
             if not self._is_quiet(event) or (self._matcher is not None and isinstance(event, Exec)):
-                self._treat_alone(event)
+                decided += self._decided_alone(event)
+            if decided and (isinstance(event, FileChange) or len(decided) >= MAX_TOGETHER):
+                self._answer(decided)
+        self._answer(decided)
 
     @staticmethod
     def _is_quiet(event: Event) -> bool:
@@ -143,34 +153,61 @@ class Pipeline:
             return True
         return event.head.verdict in (Verdict.NOTHING, Verdict.ALLOW) and event.head.flags == 0
 
-    def _treat_alone(self, event: Event) -> None:
-        """Treat one event so that nothing which goes wrong with it can end the agent or touch the next one."""
+    def _decided_alone(self, event: Event) -> list[Decision]:
+        """Decide about one event so that nothing which goes wrong with it can end the agent or touch the next one."""
         try:
-            self._treat(event)
+            decision = self._decided(event)
         except Exception:  # whatever it is, it is counted, told with its place, and the next event is treated
-            self.counts["faults"] += 1
-            LOG.exception("an event could not be treated: %r", event)
+            self._note_fault(event)
+            return []
+        return [decision] if decision is not None else []
 
-    def _treat(self, event: Event) -> None:
+    def _note_fault(self, event: Event) -> None:
+        self.counts["faults"] += 1
+        LOG.exception("an event could not be treated: %r", event)
+
+    def _decided(self, event: Event) -> Decision | None:
+        """Return the analyzer's answer where there is one to act on."""
         if isinstance(event, FileChange) and _REPLACING & set(event.changes):
             self._on_restored(event.path)  # the directory may be another one by now: look at that one
         if isinstance(event, FileChange) and not self._executor.is_damaged(event.path):
-            return  # touched and still as it was kept: our own restoration, or a mere reader
+            return None  # touched and still as it was kept: our own restoration, or a mere reader
         if isinstance(event, FileChange) and self._may_change(event):
-            return
+            return None
         if self._is_a_trial(event):
             self.counts["trials"] += 1
-            return
+            return None
         here = self._asked_here(event)
         if here is None and self._is_quiet(event):
-            return
+            return None
         decision = decide(event, self._facts(event, here))
         if decision.finding is Finding.NOTHING:
-            return
+            return None
         self.counts["alerts"] += 1
         self.in_use.forget(decision.indicator)  # that a list blocks it is no surprise
-        actions = plan(decision, self._config, guarded=self._guarded())
-        outcomes = self._executor.carry_out(decision, actions)
+        return decision
+
+    def _answer(self, decided: list[Decision]) -> None:
+        """`Trait_alert()`: act on what was decided, all of it, then report each; `decided` is empty after it."""
+        batch, guarded, rules = list(decided), self._guarded(), self._rules()
+        decided.clear()
+        if not batch:
+            return
+        try:
+            outcomes = self._executor.carry_out_all(
+                [(decision, plan(decision, self._config, guarded=guarded, rules=rules)) for decision in batch]
+            )
+        except Exception:  # likewise; the report goes out all the same
+            self._note_fault(batch[0].event)
+            outcomes = [[] for _ in batch]
+        for decision, done in zip(batch, outcomes, strict=True):
+            try:
+                self._report(decision, done)
+            except Exception:  # likewise
+                self._note_fault(decision.event)
+
+    def _report(self, decision: Decision, outcomes: list[Outcome]) -> None:
+        event = decision.event
         if isinstance(event, FileChange):
             self._on_restored(event.path)
         first_id = self._repeats.first(_sameness(decision), decision.id, boot_ns=self._clock.boot_ns())

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from mamplus_host import filerules
+from mamplus_host import actionrules, filerules
+from mamplus_host.actionrules import ActionRules
 from mamplus_host.ble.entry import Kind, canonical, unmapped
 from mamplus_host.errors import ConfigInvalid
 from mamplus_host.filerules import FileRules
@@ -89,6 +90,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     never_block: NeverBlock = NeverBlock()
     files: FileRules = FileRules()
     standing: Standing = Standing()
+    actions: ActionRules = ActionRules()
     interpreters: tuple[str, ...] = INTERPRETERS  # programs that run what they read: see `kernel/interpreters.py`
     shadow_limit: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5  # programs in use, newly blocked or cut off
     dead_man_s: Annotated[int, msgspec.Meta(ge=30, le=3600)] = 120  # without the enterprise after a swap
@@ -148,6 +150,7 @@ def check(policy: Policy) -> None:
     never.dns_names()
     _check_interpreters(policy.interpreters)
     filerules.check(policy.files)
+    actionrules.check(policy.actions)
 
 
 def _check_interpreters(patterns: tuple[str, ...]) -> None:

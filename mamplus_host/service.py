@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from mamplus_host import __version__, memory
+from mamplus_host.actionrules import ActionRules
+from mamplus_host.ble.guard import Guard
 from mamplus_host.ble.stack import Stack
 from mamplus_host.ble.store import BleStore
 from mamplus_host.clock import DeviceClock
@@ -37,7 +39,9 @@ from mamplus_host.enterprise import load_enterprise
 from mamplus_host.errors import EventMalformed, MamplusError, NotPossible
 from mamplus_host.events import Event, FileChange, Tamper
 from mamplus_host.executor.alertlog import AlertLog
+from mamplus_host.executor.disarm import Disarmed
 from mamplus_host.executor.execute import Executor
+from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.journal import Journal
 from mamplus_host.executor.netfilter_keeper import NetfilterKeeper
 from mamplus_host.executor.vault import Vault
@@ -56,6 +60,7 @@ from mamplus_host.tamper.noticed import is_from_init, is_own_claim, is_shutting_
 from mamplus_host.tamper.pins import Pins
 from mamplus_host.tamper.rules import Rules
 from mamplus_host.tamper.watch import Watch
+from mamplus_host.telling import escalation
 from mamplus_host.updating import Updater
 from mamplus_host.uplink import Uplink
 from mamplus_host.usage import Usage
@@ -116,9 +121,11 @@ class Service:
             self.examiner.attached_anew()
         self.guarding = self._make_guarding()
         self._watch_responder()
+        self.guard_set = self._make_guard_set()
         self.executor = Executor(
-            config, journal=self.journal, vault=self.vault, clock=self.clock, guarded=self.own_tasks()
-        )
+            config, journal=self.journal, vault=self.vault, clock=self.clock, guarded=self.guard_set,
+            disarmed=Disarmed(config.state / "rules.json", clock=self.clock, rules=self.action_rules),
+        )  # fmt: skip
         self.pipeline = self._make_pipeline()
         self.sweep = self._make_sweep()
         self.maintenance = self._make_keeper()
@@ -265,6 +272,10 @@ class Service:
         """The processes that no action may ever touch."""
         return frozenset({os.getpid(), self.responder.pid, self.kernel.watching.keeper})
 
+    def action_rules(self) -> ActionRules:
+        """Return what the policy in force says of actions."""
+        return self.generations.policy.actions
+
     # --- the loop's parts ------------------------------------------------------------------------
 
     def _drain(self) -> None:
@@ -309,6 +320,7 @@ class Service:
         self._alone(lambda: self.kernel.beat(self.clock.boot_ns()))
         self._alone(self.netfilter.tick)
         self._alone(lambda: self.alerts.note_outcomes(self.executor.expire()))
+        self._alone(lambda: self.executor.disarmed.hand_on(lambda told: self.pipeline.tell(escalation(told))))
         self._alone(self.pipeline.flush)
         if self._responder_fd < 0:
             self._alone(self._renew_responder)
@@ -435,12 +447,24 @@ class Service:
             outbox=self.outbox,
             alerts=self.alerts,
             guarded=self.own_tasks,
+            rules=self.action_rules,
             on_escalation=self._on_escalation,
             on_restored=self._rewatch,
             may_change=self.guarding.may,
             is_expected=self._is_expected,
             trying=lambda: self.examiner.tries_as,
         )
+
+    def _make_guard_set(self) -> GuardSet:
+        config = self.config
+        return GuardSet(
+            self.own_tasks, never=self._never, spared=lambda: self.action_rules().spared,
+            trees=(config.state, config.run, config.bpffs),
+        )  # fmt: skip
+
+    def _never(self) -> tuple[Guard, ...]:
+        """Return the addresses that stay reachable."""
+        return self.generations.guards()
 
     def _make_watch(self) -> Watch:
         return Watch(
@@ -481,7 +505,6 @@ class Service:
             os.close(self._responder_fd)
             self._responder_fd = -1
         self._watch_responder()
-        self.executor.guard(self.own_tasks())
 
     def _watch_responder(self) -> None:
         """Have a responder, and be woken when it ends."""

@@ -10,11 +10,11 @@ The few that are lifelines are hashed here, once for each content.
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mamplus_host.analyzer.accounts import Accounts
-from mamplus_host.ble import guard
+from mamplus_host.ble import guard, guarded
 from mamplus_host.ble.endpoint import Endpoint, endpoint_value
 from mamplus_host.ble.entry import PROTOCOLS, Kind, address_key
 from mamplus_host.ble.paths import spelled_path
@@ -76,7 +76,7 @@ def destination(address: str, port: int, protocol: str, by: str) -> Use:
 
 def lifelines(enterprise: Enterprise | None, never: NeverBlock) -> list[Use]:
     """Return what this device cannot do without: no list may newly block it unasked."""
-    found = [*_own_programs(), *_resolvers()]
+    found = [*_own_programs(), *_device_programs(), *_resolvers()]
     for address, port in never.guards():
         found.append(destination(str(address), port, "tcp", "guarded by the policy"))
     found += [Use(Kind.DOMAIN, name, "guarded by the policy") for name in never.dns_names()]
@@ -104,7 +104,16 @@ def _program(path: Path, tables: Tables | None) -> Iterator[Use]:
 
 
 def _own_programs() -> Iterator[Use]:
-    for path in _PROGRAMS:
+    return _hashed_programs(_PROGRAMS)
+
+
+def _device_programs() -> Iterator[Use]:
+    """Yield what of the guard set this device has: a list that blocks one is held back, whatever it names it by."""
+    return _hashed_programs(Path(path) for path in guarded.PATHS if os.path.exists(path))
+
+
+def _hashed_programs(paths: Iterable[Path]) -> Iterator[Use]:
+    for path in paths:
         try:
             with path.open("rb") as file:
                 where = os.path.realpath(path)
@@ -114,14 +123,15 @@ def _own_programs() -> Iterator[Use]:
             LOG.debug("a lifeline cannot be looked at: %s", error)
 
 
-_HASHED: dict[tuple[int, int, int, int], str] = {}  # (device, inode, size, ctime) to SHA-256; a handful
+_HASHED: dict[tuple[int, int, int, int], str] = {}  # (device, inode, size, ctime) to SHA-256
+_MAX_HASHED = 400
 
 
 def _hashed(descriptor: int) -> str:
     stat = os.fstat(descriptor)
     key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_ctime_ns)
     if key not in _HASHED:
-        if len(_HASHED) > 4 * len(_PROGRAMS):
+        if len(_HASHED) > _MAX_HASHED:
             _HASHED.clear()
         with os.fdopen(os.dup(descriptor), "rb") as file:
             _HASHED[key] = hashlib.file_digest(file, "sha256").hexdigest()

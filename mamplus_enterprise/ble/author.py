@@ -21,6 +21,7 @@ from mamplus_enterprise.ble.rules import check_rule
 from mamplus_enterprise.errors import Unknown
 from mamplus_enterprise.storage.schema import EntryRow, GenerationRow
 from mamplus_enterprise.storage.store import note
+from mamplus_host.ble import guarded
 from mamplus_host.ble.encode import leaves_a_gap
 from mamplus_host.ble.entry import MAX_TEXT_BYTES, Entry, Kind
 from mamplus_host.ble.format import MAX_END
@@ -56,6 +57,12 @@ class Draft:
             raise ConfigInvalid(
                 f"{self.kind.name.lower()} {self.value} cannot be refused: without its programs there is no device;"
                 " name the programs instead, by sha256 or path"
+            )
+        covered = guarded.covered(self.value) if self.kind is Kind.PATH and self.verdict is not Verdict.ALLOW else ""
+        if covered:
+            raise ConfigInvalid(
+                f"path {self.value} covers {covered}, and {guarded.why(covered)}: it cannot be refused; name what is"
+                " meant more closely"
             )
 
 

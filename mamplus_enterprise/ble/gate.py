@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one gate between feeds and the list: may a device refuse this value?
 
-Asked for every imported value, in this order: never-block set, special-use addresses, width of
-networks, warninglists (among them the public suffixes). Pure once it is made; a question takes about two microseconds.
+Asked for every imported value, in this order: never-block set (the device's own programs among it), special-use
+addresses, width of networks, warninglists (among them the public suffixes). Pure once it is made; a question takes
+about two microseconds.
 
 An entry that allows passes: it refuses nothing.
 """
@@ -69,6 +70,9 @@ class Gate:
             return self._addresses(kind, value, span(split(value)[0]), is_by_hand)
         if kind is Kind.DOMAIN:
             return self._domain(value, is_host_of_url)
+        if kind is Kind.PATH:
+            why = self._never.program(value)
+            return Answer(Refusal("never", f"{value} is never to be blocked: {why}")) if why else Answer()
         if kind is Kind.PORT and not is_by_hand:
             return Answer(Refusal("wide", "a port is one of every address; an administrator adds such an entry"))
         if self._lists is None or kind not in (Kind.SHA256, Kind.TLS):

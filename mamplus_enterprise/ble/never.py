@@ -5,11 +5,12 @@ Devices hold the same set above the list (mamplus_host/ble/guard.py); an entry a
 overruled there, so here it is not even taken.
 
     the enterprise's address    `init --url`, where it was served, the names of its certificate
-    the policy                  never_block.addresses and never_block.names
+    the policy                  never_block.addresses, never_block.names and actions.spared.programs
+    what every device needs     the programs of mamplus_host/ble/guarded.py
     DIR/never-block.txt         one address, network or name a line; `#` begins a comment
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,15 +19,24 @@ from cryptography import x509
 from mamplus_enterprise import policy
 from mamplus_enterprise.ble.ranges import Ranges, Span, span
 from mamplus_enterprise.home import Home
+from mamplus_host.ble import guarded
 from mamplus_host.ble.endpoint import split
 from mamplus_host.ble.entry import Kind, canonical
+from mamplus_host.ble.paths import is_pattern, pattern
 from mamplus_host.errors import ConfigInvalid
 
 
 class Never:
     """The set; `why` of each value is where it comes from."""
 
-    def __init__(self, values: "Iterator[tuple[str, str]] | list[tuple[str, str]]" = ()) -> None:  # type: ignore[assignment]
+    def __init__(
+        self,
+        values: Iterator[tuple[str, str]] | Sequence[tuple[str, str]] = (),
+        *,
+        programs: Sequence[str] = (),
+    ) -> None:
+        """`programs`: paths that the policy spares."""
+        self._programs = tuple(canonical(Kind.PATH, path) for path in programs)
         self.names: dict[str, str] = {}
         self._origins: list[str] = []
         networks: list[tuple[str, int]] = []
@@ -45,6 +55,14 @@ class Never:
         label = self._networks.touching(at)
         return None if label is None else self._origins[label]
 
+    def program(self, value: str) -> str | None:
+        """Return what a path entry would refuse that no device can do without; None for nothing."""
+        if covered := guarded.covered(value):
+            return guarded.why(covered)
+        matches = pattern(value).fullmatch if is_pattern(value) else value.__eq__
+        spared = next((path for path in self._programs if matches(path)), None)
+        return f"actions.spared.programs of the policy names {spared}" if spared else None
+
     def domain(self, value: str) -> str | None:
         """Return where the protected name comes from that a domain entry covers."""
         name = value.removeprefix("=")
@@ -56,7 +74,8 @@ class Never:
 
 def never(home: Home) -> Never:
     """Return the set of the enterprise `home`; ConfigInvalid when a line of never-block.txt is none."""
-    return Never([*_own(home), *_of_policy(home), *_of_file(home.dir / "never-block.txt")])
+    named = [*_own(home), *_of_policy(home), *_of_file(home.dir / "never-block.txt")]
+    return Never(named, programs=policy.current(home).actions.spared.programs)
 
 
 def _own(home: Home) -> Iterator[tuple[str, str]]:

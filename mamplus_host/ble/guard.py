@@ -9,6 +9,7 @@ Pure: addresses in, addresses out.
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+from mamplus_host.ble import guarded
 from mamplus_host.ble.endpoint import Endpoint, endpoint
 from mamplus_host.ble.entry import Entry, Kind, address_key, canonical, unmapped
 from mamplus_host.errors import ConfigInvalid
@@ -48,6 +49,8 @@ def is_guarded(entry: Entry, never: Iterable[Guard], host: str = "") -> bool:
         return any(_covers(at, address, port) for address, port in never)
     if is_system(entry.kind, entry.value):
         return True
+    if entry.kind is Kind.PATH:
+        return bool(guarded.covered(entry.value))
     if entry.kind is Kind.DOMAIN and host:
         name, value = host.lower().rstrip("."), entry.value
         return name == value.removeprefix("=") or (not value.startswith("=") and name.endswith("." + value))

@@ -11,6 +11,7 @@ import typer
 
 from mamplus_host import __version__
 from mamplus_host.cli import (
+    actions,
     alerts,
     ble,
     check,
@@ -69,6 +70,8 @@ app.command("alerts")(alerts.run)
 app.command("explain")(alerts.explain)
 app.command("check")(check.run)
 app.command("undo")(undo.run)
+app.add_typer(actions.app, name="actions")
+app.add_typer(actions.rules_app, name="rules")
 app.add_typer(ble.app, name="ble")
 app.command("protect")(protect.run)
 app.command("unprotect")(protect.unprotect)

@@ -9,8 +9,10 @@ from mamplus_host.cli.state import CLI, OUT, safe
 
 
 def run(
-    alert_id: Annotated[str, typer.Argument(metavar="ID", help="Of the alert, as `mamplus alerts` shows it.")],
+    alert_id: Annotated[
+        str, typer.Argument(metavar="ID", help="Of the alert (`mamplus alerts`) or the action (`mamplus actions`).")
+    ],
 ) -> None:
-    """Take back what was done about an alert: thaw, or bring back the replaced file."""
+    """Take back what was done about an alert: let a program go on, bring back a file, ..."""
     for outcome in CLI.call("undo", id=alert_id):
         OUT.print(f"{safe(outcome['action'])}: {outcome['state']} {safe(outcome['detail'])}")

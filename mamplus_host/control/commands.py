@@ -35,6 +35,10 @@ class Commands:
             "alerts": self.alerts,
             "explain": self.explain,
             "undo": self.undo,
+            "actions": service.executor.in_force,
+            "actions-verify": self.actions_verify,
+            "rules": service.executor.disarmed.all,
+            "rules-rearm": self.rules_rearm,
             "protect": self.protect,
             "unprotect": self.unprotect,
             "vault-list": self.vault_list,
@@ -74,10 +78,25 @@ class Commands:
         return {**alert, "entry": to_builtins(entry) if entry else None}
 
     def undo(self, id: str) -> Any:
-        alert_id = self._service.alerts.get(id)["id"]
-        outcomes = self._service.executor.undo(alert_id)
+        outcomes = self._service.executor.undo(self._action_id(id))
         self._service.alerts.note_outcomes(outcomes)
         return outcomes
+
+    def actions_verify(self, id: str) -> Any:
+        return self._service.executor.verify(self._action_id(id))
+
+    def rules_rearm(self, key: str) -> Any:
+        rule = self._service.executor.disarmed.rearm(key)
+        self._service.journal.append("note", "", {"what": "a rule was armed again", "rule": key})
+        return rule
+
+    def _action_id(self, name: str) -> str:
+        """Return the id that `name` means: of an alert, whole or a part of it, or of an action that is in force."""
+        alert, dash, kind = name.partition("-")
+        known = {one["alert"] for one in self._service.executor.in_force()}
+        found = [one for one in known if one.startswith(alert.upper()) or one.endswith(alert.upper())] if alert else []
+        whole = found[0] if len(found) == 1 else str(self._service.alerts.get(alert)["id"])
+        return f"{whole}{dash}{kind}"
 
     def protect(self, path: str) -> list[str]:
         kept = self._service.vault.protect(Path(path))

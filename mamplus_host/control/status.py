@@ -49,7 +49,12 @@ def describe(service: "Service") -> dict[str, Any]:
             "unwatched": service.files.unwatched,
         },
         "guarded_paths": msgspec.to_builtins(service.guarding.state()),
-        "held": [{"alert": held.decision_id, "cgroup": held.hold.cgroup} for held in service.executor.held],
+        "held": [{"alert": held.decision_id, "cgroup": held.place} for held in service.executor.held],
+        "actions": {
+            **service.executor.counts,
+            "in_force": len(service.executor.in_force()),
+            "disarmed": [rule.key for rule in service.executor.disarmed.all()],
+        },
         "outbox": msgspec.to_builtins(service.outbox.counters()),
         "uplink": service.uplink.status() if service.uplink else {"state": "not enrolled"},
     }

@@ -1,59 +1,83 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Trait_alert()`: carries out planned actions, undoes them, and answers for what is held.
+"""`Trait_alert()`: carries out planned actions, undoes them, and answers for what is in force.
 
-Journey: plan -> [execute] -> process and vault; outcomes go to outbox and alert log.
+Journey: plan -> [execute] -> runner -> actions/*; outcomes go to outbox and alert log.
 
-Every action is journalled before it begins and after it ended. What a crash interrupted is
-finished by `recover` of the next agent: each action may be done twice with the same result.
-An action that fails is an outcome that says so; it never stops the ones after it.
+What ends an action: a person (`undo`), the enterprise (`resolve_held`: the list says allow, or block), its time
+(`expire`), or the agent's leaving for good (`release_all`). What a crash interrupted is finished or undone by
+`recover` of the next agent, and what a restart of the device took away is put back in force.
 """
 
-import sqlite3
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
-from mamplus_host.clock import Clock
+from mamplus_host.clock import ListClock
 from mamplus_host.config import Config
-from mamplus_host.errors import ActionFailed, MamplusError
+from mamplus_host.errors import ActionFailed
+from mamplus_host.executor import deeds as registry
+from mamplus_host.executor import tasks
+from mamplus_host.executor.actions.freeze import hold_of
+from mamplus_host.executor.actions.kill import NO_INVERSE
+from mamplus_host.executor.disarm import Disarmed
 from mamplus_host.executor.guardset import GuardSet
-from mamplus_host.executor.held import Held, HeldStore
+from mamplus_host.executor.inforce import InForce, InForceStore
 from mamplus_host.executor.journal import Journal, Record
-from mamplus_host.executor.plan import Action
-from mamplus_host.executor.process import Processes
-from mamplus_host.executor.tasks import boot_id
+from mamplus_host.executor.olderstate import adopt_held, finish_old
+from mamplus_host.executor.plan import Action, target_of
+from mamplus_host.executor.process import Hold
+from mamplus_host.executor.runner import FAILURES, Runner, Work, reopened
+from mamplus_host.executor.shape import Deed, Facts, State
+from mamplus_host.executor.steps import step
 from mamplus_host.executor.vault import Vault
+from mamplus_host.ids import new_id
 from mamplus_host.verdicts import ActionKind, Decision, Indicator, Outcome, Verdict
 
-MAX_RESTORES = 60  # of one path in RESTORE_WINDOW_NS; one more, and it waits for an administrator
-RESTORE_WINDOW_NS = 60 * 10**9
-_MAX_WATCHED_PATHS = 4096  # of which recent restorations are remembered
+MAX_BATCH = 256  # actions that share one sync of the journal
+_RETRY_NS = 60 * 10**9  # after a time limit's undoing failed; doubles, up to an hour
+_NS = 1_000_000_000
+_NOBODY = "nobody answered in time"
+_TIME_OVER = "its time is over"
+Planned = tuple[Decision, Sequence[Action]]
 
-Done = tuple[str, dict[str, Any]]  # detail for people, data for the journal
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What `mamplus actions verify` says of one action."""
+
+    id: str
+    action: ActionKind
+    wanted: str  # by the journal: done, undone
+    seen: str  # on the device: done, undone, between; or why nothing can be told
+
+    @property
+    def is_right(self) -> bool:
+        return self.wanted == self.seen
 
 
 class Executor:
     """One thread only."""
 
     def __init__(
-        self, config: Config, *, journal: Journal, vault: Vault, clock: Clock, guarded: frozenset[int] = frozenset()
-    ) -> None:
-        """`guarded`: process ids that nothing acts on; `guard` changes them. Raises ConfigInvalid without a cgroup."""
+        self, config: Config, *, journal: Journal, vault: Vault, clock: ListClock, guarded: GuardSet | None = None,
+        deeds: dict[ActionKind, Deed] | None = None, disarmed: Disarmed | None = None,
+    ) -> None:  # fmt: skip
+        """`guarded`: what nothing acts on. Raises ConfigInvalid without a cgroup."""
+        guarded = guarded or GuardSet()
         self._config, self._journal, self._vault, self._clock = config, journal, vault, clock
-        self._guarded = guarded
-        self._processes = Processes.of(config, GuardSet(lambda: self._guarded))
-        self._boot = boot_id()
-        self._held = HeldStore(config.state / "held.json", boot_id=self._boot)
-        self._restores: dict[str, deque[int]] = {}
-        self.counts: Counter[str] = Counter(done=0, failed=0, undone=0, suspended=0)
-        if self._held.was_damaged:
-            journal.append("note", "", {"damaged": "held.json"})
+        self._boot = tasks.boot_id()
+        self._store = InForceStore(config.state / "actions.json", clock=clock, boot_id=self._boot)
+        known = registry.deeds(config, vault, clock, guarded) if deeds is None else deeds
+        self._runner = Runner(known, journal=journal, store=self._store, clock=clock)
+        self.disarmed = disarmed or Disarmed(config.state / "rules.json", clock=clock)
+        self._later: dict[str, tuple[int, int]] = {}  # what could not be undone in time: how often, and when again
+        if self._store.was_damaged:
+            journal.append("note", "", {"damaged": "actions.json"})
+        adopt_held(config.state / "held.json", self._store, self._boot)
 
-    def guard(self, guarded: frozenset[int]) -> None:
-        """Replace the process ids that nothing acts on: a responder was started anew, say."""
-        self._guarded = guarded
+    @property
+    def counts(self) -> dict[str, int]:
+        return dict(self._runner.counts)
 
     def is_damaged(self, path: str) -> bool:
         """Say whether `path` is protected, not suspended, and no longer as it was kept."""
@@ -64,247 +88,305 @@ class Executor:
     # --- forward -----------------------------------------------------------------------------
 
     def carry_out(self, decision: Decision, actions: Iterable[Action]) -> list[Outcome]:
-        """Do `actions`, in order; return one outcome for each."""
-        return [self._one(decision.id, decision.indicator, action) for action in actions]
+        """Do `actions`, in order; return one outcome for each that was tried."""
+        (outcomes,) = self.carry_out_all([(decision, tuple(actions))])
+        return outcomes
 
-    def _one(self, decision_id: str, indicator: Indicator | None, action: Action) -> Outcome:
-        def do() -> Done:
-            if action.kind is ActionKind.FREEZE:
-                return self._freeze(decision_id, indicator, action)
-            if action.kind is ActionKind.KILL:
-                self._processes.kill(action.tgid, action.boot_ns)
-                return f"killed process {action.tgid}", {}
-            return self._restore(action.path)
+    def carry_out_all(self, batch: Sequence[Planned]) -> list[list[Outcome]]:
+        """Do what answers several decisions, with as few syncs of the journal as may be; outcomes by decision."""
+        made = [[self._work(decision, action) for action in actions] for decision, actions in batch]
+        for together in _apart([work for works in made for work in works]):
+            self._run([work for work, _action in together])
+        return [[outcome for one in works for outcome in self._with_harder(*one)] for works in made]
 
+    def _work(self, decision: Decision, action: Action) -> tuple[Work, Action]:
+        work = Work(
+            id=f"{decision.id}-{action.kind}", decision_id=decision.id, kind=action.kind,
+            target=target_of(decision, action), indicator=decision.indicator, ttl_s=action.ttl_s, on_end=action.on_end,
+            since_ns=action.boot_ns,
+        )  # fmt: skip
+        why = self.disarmed.take(decision, action)
         if action.dry_run:
-            return self._close(decision_id, action.kind, "dry-run", f"would {_words(action)}", {}, action.boot_ns)
-        if action.kind is ActionKind.REFUSED:
-            return self._close(decision_id, action.kind, "done", "refused by the kernel", {}, action.boot_ns)
-        data = {
-            "action": action.kind.value, "boot_ns": action.boot_ns, "tgid": action.tgid, "path": action.path,
-            "indicator": msgspec.to_builtins(indicator), "boot": self._boot,
-        }  # fmt: skip
-        return self._journalled(decision_id, action.kind, "done", data, do, action.boot_ns)
+            self._runner.close(work, "dry-run", f"would {_words(action)}")
+        elif action.kind is ActionKind.REFUSED:
+            self._runner.close(work, "done", "refused by the kernel")
+        elif why:
+            self._runner.close(work, "disarmed", f"{why}; it would {_words(action)}")
+        return work, action
 
-    def _freeze(self, decision_id: str, indicator: Indicator | None, action: Action) -> Done:
-        hold = self._processes.where(action.tgid, action.boot_ns, decision_id)
-        shared = self._held.sharing(hold.cgroup)
-        if shared:  # held for another reason already: whoever lets go last moves it back
-            hold = msgspec.structs.replace(hold, origin=shared[0].hold.origin)
-        deadline_ns = self._clock.boot_ns() + self._config.suspicion.deadline_s * 10**9
-        held = Held(decision_id=decision_id, indicator=indicator, hold=hold, deadline_ns=deadline_ns)
-        self._held.put(held)
-        try:
-            settled = self._processes.freeze(hold)
-        except ActionFailed:
-            self._let_go(held)
-            raise
-        detail = f"froze {hold.cgroup!r} because of process {hold.tgid}"
-        return detail + ("" if settled else "; some of its tasks still wait in the kernel"), {"cgroup": hold.cgroup}
+    def _run(self, works: list[Work]) -> None:
+        for work in works:
+            if work.outcome is None:
+                self._runner.prepare(work)
+        self._runner.run([work for work in works if work.outcome is None])
 
-    def _restore(self, path: str) -> Done:
-        if self._vault.is_suspended(path):
-            raise ActionFailed(f"{path!r} is not restored until an administrator says `mamplus vault restore`")
-        if self._vault.intact(path):
-            return f"{path!r} is as it was kept", {"path": path}
-        self._count_restore(path)
-        restored = self._vault.put_back(path, self._vault.latest(path).id)
-        detail = f"put {path!r} back" + (f"; {restored.note}" if restored.note else "")
-        return detail, {"path": path, "version": restored.version, "replaced": restored.replaced}
+    def _with_harder(self, work: Work, action: Action) -> list[Outcome]:
+        """Return the outcome; where a mild action failed, that of the harder ones that were tried after it."""
+        assert work.outcome is not None
+        outcomes = [work.outcome]
+        for kind in action.otherwise:
+            if outcomes[-1].state != "failed":
+                break
+            harder = Work(id=f"{work.decision_id}-{kind}", decision_id=work.decision_id, kind=kind, target=work.target,
+                          indicator=work.indicator, since_ns=work.since_ns)  # fmt: skip
+            self._run([harder])
+            assert harder.outcome is not None
+            outcomes.append(harder.outcome)
+        return outcomes
 
-    def _count_restore(self, path: str) -> None:
-        """Loop guard: raise ActionFailed when `path` was restored too often of late, and suspend it."""
-        now = self._clock.boot_ns()
-        recent = self._restores.setdefault(path, deque(maxlen=MAX_RESTORES))
-        if len(recent) == MAX_RESTORES and now - recent[0] < RESTORE_WINDOW_NS:
-            self._vault.suspend(path)
-            self.counts["suspended"] += 1
-            raise ActionFailed(
-                f"{path!r} was restored {MAX_RESTORES} times in {RESTORE_WINDOW_NS // 10**9} s and is damaged again:"
-                " something fights for it, so it now waits for an administrator (`mamplus vault restore`)"
-            )
-        recent.append(now)
-        if len(self._restores) > _MAX_WATCHED_PATHS:
-            self._restores.pop(next(iter(self._restores)))
+    def start(self, kind: ActionKind, target: dict[str, Any], *, ttl_s: int = 0, why: str = "") -> Outcome:
+        """Do one action on a person's word; `undo` takes its outcome's `decision_id`. ActionFailed when it fails."""
+        decision_id = new_id(self._clock.wall_s())
+        target = {"alert": decision_id, "reason": why, "boot_ns": self._clock.boot_ns(), **target}
+        work = Work(id=f"{decision_id}-{kind}", decision_id=decision_id, kind=kind, target=target, ttl_s=ttl_s)
+        self._run([work])
+        assert work.outcome is not None
+        if work.outcome.state != "done":
+            raise ActionFailed(work.outcome.detail)
+        return work.outcome
 
     # --- back --------------------------------------------------------------------------------
 
-    def undo(self, decision_id: str) -> list[Outcome]:
-        """Do the inverse of what was done about a decision, last first.
+    def undo(self, name: str) -> list[Outcome]:
+        """Do the inverse of what was done about a decision, last first; or of one action, by its id.
 
-        Thawing for FREEZE; for RESTORE the replaced content comes back and is the golden one from
-        now on, for undoing says that the change was right. Raises ActionFailed when nothing can
-        be undone: killed, refused, undone before, or unknown.
+        Raises ActionFailed when nothing can be undone: killed, refused, undone before, or unknown.
         """
-        done = [record for record in self._journal.of(decision_id) if record.kind == "outcome"]
-        if not done:
+        decision_id, _, kind = name.partition("-")
+        entries = [entry for entry in reversed(self._store.of(decision_id)) if kind in ("", entry.kind)]
+        works = [Work.of(entry) for entry in entries]
+        passing, why = self._undoable(decision_id, kind, {work.kind for work in works})
+        works += passing
+        if not works:
+            raise ActionFailed(f"nothing of {name!r} can be undone: {'; '.join(why) or 'no action succeeded'}")
+        self._runner.undo(works, "somebody here undid it")
+        return [work.outcome for work in works if work.outcome is not None]
+
+    def _undoable(self, decision_id: str, kind: str, in_force: set[ActionKind]) -> tuple[list[Work], list[str]]:
+        """Return what the journal alone knows and can be undone, and why the rest cannot; ActionFailed for nothing."""
+        records = self._journal.of(decision_id)
+        done = [record for record in records if record.kind == "outcome" and record.data.get("state") == "done"]
+        if not in_force and not any(record.kind == "outcome" for record in records):
             raise ActionFailed(f"nothing is known to have been done about {decision_id!r}; `mamplus alerts` lists ids")
-        undone = {record.data["action"] for record in done if record.data["state"] == "undone"}
-        outcomes, why = [], []
+        undone = {record.data["action"] for record in records if record.data.get("state") == "undone"}
+        works, why = list[Work](), list[str]()
         for record in reversed(done):
             action = ActionKind(record.data["action"])
-            if record.data["state"] != "done":
+            if action in in_force or kind not in ("", action) or any(work.kind == action for work in works):
                 continue
-            reason = "it was undone before" if action in undone else self._no_inverse(decision_id, action, record)
-            if reason:
+            facts = _facts_of(records, action) if self._runner.is_passing(action) else None
+            reason = "it was undone before" if action.value in undone else self._no_inverse(action, facts)
+            if reason or facts is None:
                 why.append(f"{action.value}: {reason}")
             else:
-                undone.add(action)
-                outcomes.append(self._undo_one(decision_id, action, record))
-        if not outcomes:
-            raise ActionFailed(f"nothing of {decision_id!r} can be undone: {'; '.join(why) or 'no action succeeded'}")
-        return outcomes
+                works.append(Work(id=f"{decision_id}-{action}", decision_id=decision_id, kind=action, facts=facts))
+        return works, why
 
-    def _no_inverse(self, decision_id: str, action: ActionKind, record: Record) -> str:
-        """Return why an action that was done cannot be undone; "" when it can."""
-        if action is ActionKind.KILL:
-            return "a killed process cannot be brought back; start it again"
+    def _no_inverse(self, action: ActionKind, facts: Facts | None) -> str:
+        """Return why an action that was done and is not in force cannot be undone; "" when it can."""
         if action is ActionKind.REFUSED:
             return "the kernel refused it before it happened; an allow entry on the list lets it pass next time"
-        if action is ActionKind.FREEZE:
-            return "" if self._held.get(decision_id) else "it is no longer held"
-        return "" if record.data.get("replaced") else "nothing of what stood there was kept"
+        if not self._runner.has_inverse(action):
+            is_kill = action in (ActionKind.KILL, ActionKind.KILL_TREE, ActionKind.KILL_CGROUP)
+            return NO_INVERSE if is_kill else "it has no inverse"
+        return "it is no longer in force" if facts is None else ""
 
-    def _undo_one(self, decision_id: str, action: ActionKind, record: Record) -> Outcome:
-        held = self._held.get(decision_id)
-        if action is ActionKind.FREEZE and held is not None:
-            return self._release(held, "an administrator undid it")
-        data = {"action": action.value, "undo": True, "boot": self._boot, **_kept(record, "path", "replaced")}
-        return self._journalled(decision_id, action, "undone", data, lambda: self._unrestore(data))
-
-    def _unrestore(self, data: dict[str, Any]) -> Done:
-        path, version = str(data["path"]), int(data["replaced"])
-        self._vault.put_back(path, version)
-        self._vault.make_golden(path, version)
-        return f"{path!r} has its changed content again, which is the protected one from now on", {"path": path}
-
-    # --- what is held ------------------------------------------------------------------------
+    # --- what is in force --------------------------------------------------------------------
 
     def resolve_held(self, lookup: Callable[[Indicator], Verdict]) -> list[Outcome]:
-        """Ask `lookup` about everything that is held: BLOCK ends it, ALLOW and GUARD let it go on."""
-        outcomes = []
-        for held in self._held.all():
-            verdict = Verdict.NOTHING if held.indicator is None else lookup(held.indicator)
-            if verdict is Verdict.BLOCK:
-                outcomes.append(self._end(held, "the list now says block"))
+        """Ask `lookup` about everything in force: ALLOW and GUARD undo it, BLOCK ends a program that is held."""
+        works = list[Work]()
+        outcomes = list[Outcome]()
+        for entry in self._store.all():
+            verdict = Verdict.NOTHING if entry.indicator is None else lookup(entry.indicator)
+            if verdict is Verdict.BLOCK and entry.kind is ActionKind.FREEZE:
+                outcomes += self._end(entry, "the list now says block")
             elif verdict >= Verdict.ALLOW:
-                outcomes.append(self._release(held, "the list now says allow"))
-        return outcomes
+                works.append(Work.of(entry))
+        self._runner.undo(works, "the list now says allow")
+        return outcomes + [work.outcome for work in works if work.outcome is not None]
 
     def expire(self) -> list[Outcome]:
-        """Give the declared answer for everything that nobody answered in time."""
-        now = self._clock.boot_ns()
-        late = [held for held in self._held.all() if held.deadline_ns <= now]
-        ends = self._config.suspicion.on_deadline == "kill"
-        act, why = (self._end if ends else self._release), "nobody answered in time"
-        return [act(held, why) for held in late]
+        """End everything whose time is over, as was declared for it."""
+        outcomes = list[Outcome]()
+        for entry in self._store.all():
+            if self._store.left_s(entry) == 0 and self._is_due(entry.id):
+                ended = self._end_in_time(entry)
+                self._note_failure(entry.id, ended)
+                outcomes += ended
+        self._store.tick()
+        return outcomes
+
+    def _end_in_time(self, entry: InForce) -> list[Outcome]:
+        if self._store.get(entry.id) is None:
+            return []  # ended with another one
+        if entry.on_end == "kill":
+            return self._end(entry, _NOBODY)
+        return self._undo_now([entry], _NOBODY if entry.kind is ActionKind.FREEZE else _TIME_OVER)
+
+    def _is_due(self, action_id: str) -> bool:
+        _times, not_before_ns = self._later.get(action_id, (0, 0))
+        return self._clock.boot_ns() >= not_before_ns
+
+    def _note_failure(self, action_id: str, outcomes: list[Outcome]) -> None:
+        times, _ = self._later.pop(action_id, (0, 0))
+        if any(outcome.state == "failed" for outcome in outcomes):
+            wait_ns = min(_RETRY_NS << min(times, 6), 3600 * _NS)
+            self._later[action_id] = (times + 1, self._clock.boot_ns() + wait_ns)
 
     def release_all(self, why: str) -> list[Outcome]:
-        """Let go of everything that is held: the agent is taken off this device."""
-        return [self._release(held, why) for held in self._held.all()]
+        """Undo everything in force: the agent is taken off this device."""
+        return self._undo_now(list(reversed(self._store.all())), why)
+
+    def _undo_now(self, entries: Iterable[InForce], why: str) -> list[Outcome]:
+        works = [Work.of(entry) for entry in entries]
+        self._runner.undo(works, why)
+        return [work.outcome for work in works if work.outcome is not None]
+
+    def _end(self, entry: InForce, why: str) -> list[Outcome]:
+        """End everything that a freezing holds."""
+        work = Work(id=f"{entry.decision_id}-{ActionKind.KILL}", decision_id=entry.decision_id, kind=ActionKind.KILL,
+                    target={"hold": entry.facts["hold"], "why": why}, indicator=entry.indicator)  # fmt: skip
+        self._run([work])
+        assert work.outcome is not None
+        if work.outcome.state == "done":
+            self._forget_held(work.facts)
+        return [work.outcome]
+
+    def _forget_held(self, facts: Facts) -> None:
+        place = msgspec.convert(facts["hold"], Hold).cgroup
+        step("forget what was held")
+        self._store.drop(entry.id for entry in self._store.sharing(ActionKind.FREEZE, place))
 
     @property
-    def next_deadline_ns(self) -> int | None:
-        """Return when `expire` has something to do, CLOCK_BOOTTIME; None when nothing is held."""
-        return min((held.deadline_ns for held in self._held.all()), default=None)
+    def held(self) -> list[InForce]:
+        """Everything that stands still because of us."""
+        return [entry for entry in self._store.all() if entry.kind is ActionKind.FREEZE]
 
-    @property
-    def held(self) -> list[Held]:
-        return self._held.all()
+    def in_force(self) -> list[dict[str, Any]]:
+        """Return what `mamplus actions` shows, oldest first."""
+        return [
+            {
+                "id": entry.id, "alert": entry.decision_id, "action": entry.kind.value, "since": entry.since_s,
+                "left_s": self._store.left_s(entry), "on_end": entry.on_end if entry.ttl_s else "", "on": _on(entry),
+            }
+            for entry in self._store.all()
+        ]  # fmt: skip
 
-    def _release(self, held: Held, why: str) -> Outcome:
-        def do() -> Done:
-            self._let_go(held)
-            return f"{held.hold.cgroup!r} goes on: {why}", {}
+    def verify(self, name: str) -> list[Seen]:
+        """Look at the device for every action about a decision, or for one action, by its id; ActionFailed for none."""
+        decision_id, _, kind = name.partition("-")
+        found = {entry.id: (entry.kind, entry.facts, "done") for entry in self._store.of(decision_id)}
+        records = self._journal.of(decision_id)
+        for record in records:
+            if record.kind == "outcome" and record.data.get("state") in ("done", "undone") and record.data.get("id"):
+                action = ActionKind(record.data["action"])
+                facts = _facts_of(records, action)
+                if record.data["id"] not in {entry.id for entry in self._store.of(decision_id)} and facts is not None:
+                    found[record.data["id"]] = (action, facts, record.data["state"])
+        wanted = [(key, one) for key, one in found.items() if kind in ("", one[0])]
+        if not wanted:
+            raise ActionFailed(f"no action of {name!r} can be looked at; `mamplus actions` lists ids")
+        return [self._seen(key, *one) for key, one in wanted]
 
-        data = {"action": ActionKind.FREEZE.value, "undo": True, "boot": self._boot, "why": why}
-        return self._journalled(held.decision_id, ActionKind.FREEZE, "undone", data, do)
-
-    def _end(self, held: Held, why: str) -> Outcome:
-        def do() -> Done:
-            self._processes.kill_held(held.hold)
-            for one in self._held.sharing(held.hold.cgroup):
-                self._held.drop(one.decision_id)
-            return f"ended everything in {held.hold.cgroup!r}: {why}", {}
-
-        data = {"action": ActionKind.KILL.value, "held": True, "boot": self._boot, "why": why}
-        return self._journalled(held.decision_id, ActionKind.KILL, "done", data, do)
-
-    def _let_go(self, held: Held) -> None:
-        """Thaw, unless another decision holds the same cgroup; then take the entry away."""
-        if len(self._held.sharing(held.hold.cgroup)) <= 1:
-            self._processes.thaw(held.hold)
-        self._held.drop(held.decision_id)
+    def _seen(self, action_id: str, kind: ActionKind, facts: Facts, wanted: str) -> Seen:
+        try:
+            state = self._runner.verify(kind, facts).value
+        except FAILURES as error:
+            state = str(error)
+        return Seen(id=action_id, action=kind, wanted=wanted, seen=state)
 
     # --- after a crash -----------------------------------------------------------------------
 
     def recover(self) -> list[Outcome]:
-        """Finish what a crash interrupted; call once, before the first event. Returns what was finished."""
-        return [self._finish_alone(record) for record in self._journal.open_intents()]
+        """Finish or undo what a crash interrupted; call once, before the first event. Returns what was done.
+
+        Then what is in force is looked at: what a restart of the device took away is done again, and what
+        cannot be (a process has ended) is no longer in force.
+        """
+        outcomes = [self._finish_alone(record) for record in self._journal.open_intents()]
+        outcomes += self.expire()
+        return outcomes + [outcome for entry in self._store.all() for outcome in self._reinstate(entry)]
 
     def _finish_alone(self, record: Record) -> Outcome:
         """One action that cannot be finished must not keep the agent from starting: it has failed, and is told."""
+        work = Work(id="", decision_id=record.id, kind=ActionKind(record.data["action"]))
         try:
-            return self._finish(record)
-        except (MamplusError, OSError, ValueError, KeyError, sqlite3.Error) as error:
-            action = ActionKind(record.data["action"])
-            return self._close(record.id, action, "failed", f"it could not be finished: {error}", {})
+            work = reopened(record.data, record.id) if "facts" in record.data else finish_old(record, self._store, work)
+            self._finish(work, is_undo=bool(record.data.get("undo")))
+        except FAILURES as error:
+            self._runner.close(work, "failed", f"it could not be finished: {error}")
+        assert work.outcome is not None
+        return work.outcome
 
-    def _finish(self, record: Record) -> Outcome:
-        data, action = record.data, ActionKind(record.data["action"])
-        held = self._held.get(record.id)
-        if data.get("boot") != self._boot and action is not ActionKind.RESTORE:
-            return self._close(record.id, action, "failed", "the device restarted before it was done", {})
-        if action is ActionKind.RESTORE:
-            self._vault.sweep(str(data["path"]))
-            if data.get("undo"):
-                return self._journalled(record.id, action, "undone", data, lambda: self._unrestore(data))
-        elif data.get("undo") or data.get("held"):
-            if held is None:
-                return self._close(record.id, action, "undone" if data.get("undo") else "done", "nothing is held", {})
-            return self._end(held, str(data["why"])) if data.get("held") else self._release(held, str(data["why"]))
-        planned = Action(kind=action, boot_ns=data["boot_ns"], tgid=data["tgid"], path=data["path"])
-        indicator = msgspec.convert(data["indicator"], Indicator | None)
-        return self._one(record.id, indicator, planned)
+    def _finish(self, work: Work, *, is_undo: bool) -> None:
+        entry = self._store.get(work.id)
+        if work.outcome is not None:
+            return
+        if is_undo:
+            self._runner.undo([work], "as was begun before a restart")
+        elif entry is not None and self._store.left_s(entry) == 0:
+            self._runner.undo([work], _TIME_OVER)
+        else:
+            if not work.facts:
+                self._runner.prepare(work)
+            self._runner.run([work])
+            if work.kind is ActionKind.KILL and "hold" in work.facts and work.outcome is not None:
+                self._forget_held(work.facts)
 
-    # --- journal -----------------------------------------------------------------------------
-
-    def _journalled(
-        self,
-        decision_id: str,
-        action: ActionKind,
-        success: str,
-        data: dict[str, Any],
-        do: Callable[[], Done],
-        since_ns: int = 0,
-    ) -> Outcome:
-        """Write the intent, do it, write the outcome. What cannot be journalled is not done."""
+    def _reinstate(self, entry: InForce) -> list[Outcome]:
+        work = Work.of(entry)
+        if entry.facts.get("boot", self._boot) != self._boot:
+            self._store.drop([entry.id])
+            self._runner.close(work, "undone", "the device restarted, and what was held ended with it")
+            return [work.outcome] if work.outcome else []
         try:
-            self._journal.append("intent", decision_id, data)
-            detail, more = do()
-        except (MamplusError, OSError, ValueError, sqlite3.Error) as error:
-            return self._close(decision_id, action, "failed", str(error), {})
-        return self._close(decision_id, action, success, detail, more, since_ns)
+            if self._runner.verify(entry.kind, entry.facts) is State.DONE:
+                return []
+        except FAILURES:
+            return []  # nothing here can tell, or do it again: it stays noted, and a person may undo it
+        self._runner.run([work])
+        assert work.outcome is not None
+        return [work.outcome]
 
-    def _close(
-        self, decision_id: str, action: ActionKind, state: str, detail: str, more: dict[str, Any], since_ns: int = 0
-    ) -> Outcome:
-        took_ns = max(0, self._clock.boot_ns() - since_ns) if since_ns else 0
-        self.counts[state] += 1
-        data = {"action": action.value, "state": state, "detail": detail, **more}
-        try:
-            self._journal.append("outcome", decision_id, data)
-        except MamplusError as error:  # done is done: say so, and that the line is missing
-            self.counts["unjournalled"] += 1
-            detail = f"{detail}; {error}"
-        return Outcome(decision_id=decision_id, action=action, state=state, detail=detail, took_ns=took_ns)
+
+def _facts_of(records: list[Record], action: ActionKind) -> Facts | None:
+    """Return the facts of the newest intent to do `action`; of what an older release restored, from its outcome."""
+    for record in reversed(records):
+        if record.data.get("action") != action.value:
+            continue
+        if record.kind == "intent" and "facts" in record.data:
+            return dict(record.data["facts"])
+        if record.kind == "outcome" and record.data.get("replaced"):
+            data = record.data
+            return {"path": data["path"], "version": data["version"], "newest": int(data["replaced"]) - 1}
+    return None
+
+
+def _apart(works: list[tuple[Work, Action]]) -> list[list[tuple[Work, Action]]]:
+    """Split into parts in which no two actions have one target: the later one has to see what the earlier one did."""
+    parts = list[list[tuple[Work, Action]]]()
+    seen = set[tuple[str, ...]]()
+    for work, action in works:
+        aim = tuple(str(work.target.get(name, "")) for name in ("tgid", "path", "address"))
+        if not parts or aim in seen or len(parts[-1]) >= MAX_BATCH:
+            parts.append([])
+            seen = set()
+        parts[-1].append((work, action))
+        seen.add(aim)
+    return parts
+
+
+def _on(entry: InForce) -> str:
+    """Say in a word what an action is on."""
+    if entry.kind is ActionKind.FREEZE:
+        return hold_of(entry.facts).cgroup
+    return entry.place or str(
+        next((entry.facts[name] for name in ("path", "address", "device") if name in entry.facts), "")
+    )
 
 
 def _words(action: Action) -> str:
-    if action.kind is ActionKind.RESTORE:
-        return f"put {action.path!r} back"
-    return f"{action.kind.value} process {action.tgid}"
-
-
-def _kept(record: Record, *names: str) -> dict[str, Any]:
-    return {name: record.data[name] for name in names}
+    if action.path:
+        return f"{action.kind.value} {action.path!r}"
+    return f"{action.kind.value} process {action.tgid}" if action.tgid else action.kind.value

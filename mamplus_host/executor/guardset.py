@@ -16,6 +16,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
+from mamplus_host.actionrules import Spared
 from mamplus_host.ble import guarded
 from mamplus_host.ble.entry import unmapped
 from mamplus_host.ble.guard import EVERY_PORT, Guard
@@ -36,10 +37,14 @@ class GuardSet:
         pids: Callable[[], Iterable[int]] = lambda: (),
         *,
         never: Callable[[], Iterable[Guard]] = lambda: (),
+        spared: Callable[[], Spared] = Spared,
         trees: Iterable[Path] = (),
     ) -> None:
-        """`pids`: of the agent and its helpers. `never`: addresses that stay reachable. `trees`: the agent's own."""
-        self._pids, self._never = pids, never
+        """`pids`: of the agent and its helpers. `never`: addresses that stay reachable. `trees`: the agent's own.
+
+        `spared`: what the policy in force adds.
+        """
+        self._pids, self._never, self._spared = pids, never, spared
         self._trees = tuple(trees)
 
     @classmethod
@@ -56,8 +61,20 @@ class GuardSet:
         """Return why nothing acts on a process, "" when something may."""
         if tgid in self.numbers():
             return f"process {tgid} is guarded: nothing acts on it"
-        role = program_role(tgid)
-        return f"process {tgid} is guarded: it is part of {guarded.in_words(role)}" if role else ""
+        if role := program_role(tgid):
+            return f"process {tgid} is guarded: it is part of {guarded.in_words(role)}"
+        return f"process {tgid} is guarded: the policy spares it" if self._is_spared(tgid) else ""
+
+    def _is_spared(self, tgid: int) -> bool:
+        said = self._spared()
+        if said.units and unit_of(cgroup_of(tgid) or "") in said.units:
+            return True
+        link = f"/proc/{tgid}/exe"
+        for path in said.programs:
+            with suppress(OSError):
+                if os.path.samestat(os.stat(link), os.stat(path)):
+                    return True
+        return False
 
     def among(self, tgids: Iterable[int]) -> frozenset[int]:
         """Return those of `tgids` that nothing acts on."""
@@ -72,6 +89,8 @@ class GuardSet:
         """Raise ActionFailed when the device cannot do without the file or directory at `path`, or the agent cannot."""
         real = os.path.realpath(path)
         role = guarded.role_of(merged(real)) or guarded.role_of(merged(path))
+        if real in self._spared().programs:
+            raise ActionFailed(f"{path!r} is guarded: the policy spares it")
         if role:
             raise ActionFailed(f"{path!r} is guarded: it is part of {guarded.in_words(role)}")
         if any(Path(real).is_relative_to(tree) or tree.is_relative_to(real) for tree in self._trees):

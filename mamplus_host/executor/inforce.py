@@ -8,7 +8,8 @@ because of us can be found and taken back. The journal tells the story, this fil
 
 How long an action has been in force is measured by CLOCK_BOOTTIME, which counts suspend, while the device runs.
 Across a restart it is the time by which entries of the list end (clock.py: the clock's, bounded by what was
-signed), and at least the time since the device started: so no clock that is set back holds anything for ever.
+signed), and at least the time since the device started: so no clock that is set back holds anything for ever. What
+had passed is written down every ten minutes, and such a clock can take no more than that off it.
 """
 
 import json
@@ -25,6 +26,7 @@ from mamplus_host.files import write_whole
 from mamplus_host.verdicts import ActionKind, Indicator
 
 MAX_IN_FORCE = 1024
+NOTE_EVERY_S = 600
 _NS = 1_000_000_000
 
 
@@ -117,6 +119,13 @@ class InForceStore:
 
     def left_s(self, entry: InForce) -> float | None:
         return left_s(entry, self._clock, self._boot_id)
+
+    def tick(self) -> None:
+        """Write down, seldom, how long each has been in force: a restart with a wrong clock loses no more than that."""
+        now_ns = self._clock.boot_ns()
+        if any(entry.ttl_s and now_ns - entry.boot_ns >= NOTE_EVERY_S * _NS for entry in self._entries.values()):
+            changed = [self._now(entry, elapsed_s(entry, self._clock, self._boot_id)) for entry in self.all()]
+            self._write({entry.id: entry for entry in changed})
 
     def _rebased(self, entry: InForce) -> InForce:
         """Measure an entry of an earlier boot from now on by this one's clock."""

@@ -6,16 +6,25 @@ Journey: analyzer -> [plan] -> execute -> outbox.
 Promises that no action ever aims at a guarded process, at pid 0 or at pid 1, and that
 monitor mode plans the same actions, marked `dry_run`.
 
+The mildest set that holds: what the kernel refused needs nothing more but telling. Of several ways to stop a
+process (freeze, kill, its tree, its whole app) only the mildest that the policy names is planned; a harder one follows
+when that fails. Everything else that the policy names is planned, mild to hard.
+
 This module touches no process and no file, and asks no clock.
 """
 
+from typing import Any, Literal
+
 import msgspec
 
+from mamplus_host.actionrules import OF_FILES, STOPPING, TELLING, About, ActionRules
 from mamplus_host.config import Config
-from mamplus_host.events import DnsQuery, Event, Exec, FileAccess, FileChange, Packet
+from mamplus_host.events import Connect, DnsQuery, Event, Exec, Exit, FileAccess, FileChange, Fork, Packet
 from mamplus_host.verdicts import ActionKind, Decision, Finding
 
 NEVER = frozenset({0, 1})  # "nobody", and the process whose end is the device's end
+_ORDER = tuple(ActionKind)
+_BUILT_IN = ActionRules()
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,27 +33,30 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     kind: ActionKind
     dry_run: bool = False  # monitor mode: journalled, not done
     boot_ns: int = 0  # of the event: the target process is older than this, or it is another one
-    tgid: int = 0  # FREEZE, KILL
+    tgid: int = 0  # of whom the event is
     path: str = ""  # RESTORE
+    ttl_s: int = 0  # then it is undone by itself; 0: never
+    on_end: Literal["undo", "kill"] = "undo"
+    otherwise: tuple[ActionKind, ...] = ()  # what is tried next, mild to hard, should this fail
 
 
-def plan(decision: Decision, config: Config, guarded: frozenset[int] = frozenset()) -> tuple[Action, ...]:
+def plan(
+    decision: Decision, config: Config, guarded: frozenset[int] = frozenset(), rules: ActionRules = _BUILT_IN
+) -> tuple[Action, ...]:
     """Return the actions that answer `decision`, in the order in which they are carried out.
 
     `guarded` holds the process ids that nothing may act on: the agent, its responder, and what
     the guard set names.
     """
-    dry_run = config.agent.mode == "monitor"
-    kind = _kind(decision, config)
-    if kind is None:
-        return ()
-    if kind is ActionKind.RESTORE:
-        assert isinstance(decision.event, FileChange)
-        return (Action(kind=kind, dry_run=dry_run, boot_ns=decision.event.boot_ns, path=decision.event.path),)
-    tgid = _task(decision.event)
-    if kind is not ActionKind.REFUSED and tgid in guarded | NEVER:
-        return ()
-    return (Action(kind=kind, dry_run=dry_run, boot_ns=boot_ns(decision.event), tgid=tgid),)
+    event, tgid = decision.event, _task(decision.event)
+    may_stop = tgid not in guarded | NEVER
+    kinds = _kinds(decision, config, rules)
+    stopping = [kind for kind in STOPPING if kind in kinds and may_stop]
+    wanted = [kind for kind in kinds if kind not in STOPPING] + stopping[:1]
+    return tuple(
+        _action(kind, event, tgid, config, rules, tuple(stopping[1:]) if kind in STOPPING else ())
+        for kind in sorted(wanted, key=_ORDER.index)
+    )
 
 
 def boot_ns(event: Event) -> int:
@@ -52,22 +64,66 @@ def boot_ns(event: Event) -> int:
     return event.boot_ns if isinstance(event, FileChange) else event.head.boot_ns
 
 
-def _kind(decision: Decision, config: Config) -> ActionKind | None:
-    if decision.finding is Finding.NOTHING:
-        return None
-    if isinstance(decision.event, FileChange):
-        return ActionKind.RESTORE
+def target_of(decision: Decision, action: Action) -> dict[str, Any]:
+    """Return what a deed is told of its target (see `shape`): everything that the event says."""
+    event = decision.event
+    found: dict[str, Any] = {
+        "alert": decision.id, "reason": decision.reason, "tgid": action.tgid, "boot_ns": action.boot_ns,
+        "rule": decision.rule, "severity": int(decision.severity), "indicator": msgspec.to_builtins(decision.indicator),
+    }  # fmt: skip
+    if not isinstance(event, FileChange):
+        found |= {"uid": event.head.uid, "comm": event.head.comm}
+    if isinstance(event, Exec | FileAccess | FileChange):
+        found["path"] = event.path
+    if isinstance(event, Exec | FileAccess):
+        found["sha256"] = event.sha256
+    if isinstance(event, Connect):
+        found |= {"address": str(event.address), "port": event.port, "protocol": event.protocol}
+    if isinstance(event, Packet):
+        found |= {"address": _peer(decision, event), "protocol": event.protocol}
+    return found
+
+
+def _peer(decision: Decision, event: Packet) -> str:
+    named = decision.indicator
+    return named.value if named is not None and named.kind == "ip" else str(event.destination)
+
+
+def _action(
+    kind: ActionKind, event: Event, tgid: int, config: Config, rules: ActionRules, harder: tuple[ActionKind, ...]
+) -> Action:
+    is_watched = config.agent.mode == "monitor"
+    if isinstance(event, FileChange) and kind in OF_FILES:
+        return Action(kind=kind, dry_run=is_watched, boot_ns=event.boot_ns, path=event.path)
+    ends = kind is ActionKind.FREEZE and config.suspicion.on_deadline == "kill"
+    return Action(
+        kind=kind, dry_run=is_watched, boot_ns=boot_ns(event), tgid=tgid, on_end="kill" if ends else "undo",
+        ttl_s=rules.time_limit_s(kind, config.suspicion), otherwise=harder,
+    )  # fmt: skip
+
+
+def _kinds(decision: Decision, config: Config, rules: ActionRules) -> tuple[ActionKind, ...]:
+    about = _about(decision.event)
+    if decision.finding is Finding.NOTHING or about is None:
+        return ()
+    answers = rules.answers(decision.finding, about, config.suspicion)
     if decision.in_kernel:
-        return ActionKind.REFUSED
-    if decision.finding is Finding.CONFIRMED:
-        return ActionKind.KILL if _runs(decision.event) else None
-    holds = _runs(decision.event) and config.suspicion.hold == "freeze"
-    return ActionKind.FREEZE if holds else None
+        return (ActionKind.REFUSED, *(kind for kind in answers if kind in TELLING))
+    return answers
 
 
-def _runs(event: Event) -> bool:
-    """Say whether what the event is about is code that its process has begun to run."""
-    return isinstance(event, Exec) or (isinstance(event, FileAccess) and event.op == "map-exec")
+def _about(event: Event) -> About | None:
+    """Return what the policy calls the event; a library is code that a process has begun to run."""
+    if isinstance(event, Fork | Exit):
+        return None
+    if isinstance(event, FileAccess):
+        return "library" if event.op == "map-exec" else "access"
+    if isinstance(event, Connect):
+        return "sendmsg" if event.unconnected else "connect"
+    names: dict[str, About] = {
+        "Exec": "exec", "Packet": "packet", "DnsQuery": "dns", "FileChange": "file", "Tamper": "tamper",
+    }  # fmt: skip
+    return names[type(event).__name__]
 
 
 def _task(event: Event) -> int:

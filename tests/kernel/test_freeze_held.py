@@ -19,6 +19,7 @@ from mamplus_host.errors import ActionFailed
 from mamplus_host.events import Exec, File, Head
 from mamplus_host.executor.evidence import collect
 from mamplus_host.executor.execute import Executor
+from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.journal import Journal, verify
 from mamplus_host.executor.plan import plan
 from mamplus_host.executor.process import HOLD_PREFIX
@@ -53,7 +54,7 @@ class Agent:
         self.journal = Journal(config.state / "journal", max_bytes=config.limits.journal_bytes, clock=self.clock)
         self.vault = Vault(config.state / "vault", limits=config.limits, clock=self.clock)
         self.executor = Executor(
-            config, journal=self.journal, vault=self.vault, clock=self.clock, guarded=frozenset({os.getpid()})
+            config, journal=self.journal, vault=self.vault, clock=self.clock, guarded=GuardSet.of_pids({os.getpid()})
         )
 
     def treat(self, pid: int, finding: Finding, decision_id: str = SUSPECT_ID) -> list[tuple[str, str]]:
@@ -240,14 +241,14 @@ def test_an_agent_killed_at_any_moment_leaves_nothing_that_the_next_one_cannot_l
             assert verify(state / "journal") is None
 
 
-def test_a_damaged_held_file_is_kept_aside_and_noted(agent: Agent) -> None:
-    (agent.config.state / "held.json").write_text("{ torn")
+def test_a_damaged_file_of_what_is_in_force_is_kept_aside_and_noted(agent: Agent) -> None:
+    (agent.config.state / "actions.json").write_text("{ torn")
     agent.close()
 
     agent.open()
 
-    assert (agent.config.state / "held.json.damaged").read_text() == "{ torn"
-    assert [record.data for record in agent.journal.records()] == [{"damaged": "held.json"}]
+    assert (agent.config.state / "actions.json.damaged").read_text() == "{ torn"
+    assert [record.data for record in agent.journal.records()] == [{"damaged": "actions.json"}]
 
 
 def test_evidence_names_the_program_its_ancestors_sockets_and_file_as_plain_json(scope: Path) -> None:

@@ -13,7 +13,8 @@ from mamplus_host.collector.files import FileWatch
 from mamplus_host.config import Config
 from mamplus_host.errors import ActionFailed, ConfigInvalid
 from mamplus_host.events import FileChange
-from mamplus_host.executor.execute import MAX_RESTORES, RESTORE_WINDOW_NS, Executor
+from mamplus_host.executor.actions.restore import MAX_RESTORES, RESTORE_WINDOW_NS
+from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.plan import plan
 from mamplus_host.verdicts import ActionKind, Decision, Finding, Outcome
 from tests.kernel import acts
@@ -95,7 +96,7 @@ def test_a_file_that_is_fought_for_is_left_alone_and_reported_until_an_administr
 
     assert outcome.state == "failed"
     assert "waits for an administrator" in outcome.detail
-    assert agent.executor.counts["suspended"] == 1
+    assert agent.vault.is_suspended(str(file))
     assert file.read_text() == "evil again"
     assert not agent.executor.is_damaged(str(file))
     agent.vault.restore(file)

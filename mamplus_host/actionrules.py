@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the signed policy says of actions: which answer what, for how long, and when a rule disarms itself.
+
+Journey: enterprise -> policy -> [actionrules] -> plan, executor, guard set. docs/policy.md, field `actions`.
+
+What a policy leaves out is as it is built in. `check` refuses what no device should follow.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from mamplus_host.config import SuspicionPolicy
+from mamplus_host.errors import ConfigInvalid
+from mamplus_host.verdicts import ActionKind, Finding
+
+Name = Literal[
+    "notify", "evidence", "freeze", "cut", "refuse", "kill", "kill-tree", "kill-cgroup", "restore", "quarantine",
+    "lock", "isolate", "container-lock",
+]  # fmt: skip
+About = Literal["exec", "library", "access", "connect", "sendmsg", "packet", "dns", "file", "tamper"]
+STOPPING = (ActionKind.FREEZE, ActionKind.KILL, ActionKind.KILL_TREE, ActionKind.KILL_CGROUP)  # mild to hard
+TELLING = (ActionKind.NOTIFY, ActionKind.EVIDENCE)  # they stop nothing, so the kernel's refusal makes none needless
+OF_FILES: tuple[ActionKind, ...] = (ActionKind.RESTORE,)
+_KEEPS_NO_TIME = (
+    "notify", "evidence", "cut", "kill", "kill-tree", "kill-cgroup", "restore",
+)  # fmt: skip
+MAX_SPARED = 64
+_Answers = dict[About, tuple[Name, ...]]
+_DAY_S = 86_400
+_BUILT_IN: dict[Finding, _Answers] = {
+    Finding.CONFIRMED: {"exec": ("kill",), "library": ("kill",), "file": ("restore",)},
+    Finding.SUSPECTED: {"exec": ("freeze",), "library": ("freeze",), "file": ("restore",)},
+}
+_TTL_S: dict[str, int] = {"refuse": _DAY_S, "isolate": _DAY_S}
+
+
+class Disarm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A rule that acts on more than `programs` different programs within `within_s` acts on none any more."""
+
+    programs: Annotated[int, msgspec.Meta(ge=3, le=1000)] = 20
+    within_s: Annotated[int, msgspec.Meta(ge=10, le=_DAY_S)] = 60
+
+
+class Spared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What nothing acts on besides the device's own: programs by their path, system units by their name."""
+
+    programs: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+
+
+class ActionRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The field `actions` of the policy."""
+
+    confirmed: _Answers = {}
+    suspected: _Answers = {}
+    ttl_s: dict[Name, Annotated[int, msgspec.Meta(ge=60, le=365 * _DAY_S)]] = {}
+    disarm: Disarm = Disarm()
+    spared: Spared = Spared()
+
+    def answers(self, finding: Finding, about: About, suspicion: SuspicionPolicy) -> tuple[ActionKind, ...]:
+        """Return what answers a finding about `about`, as the policy orders it."""
+        said = self.confirmed if finding is Finding.CONFIRMED else self.suspected
+        names = said.get(about)
+        if names is None:
+            names = _BUILT_IN[finding].get(about, ())
+            if finding is Finding.SUSPECTED and suspicion.hold == "watch":
+                names = tuple(name for name in names if name != "freeze")
+        return tuple(ActionKind(name) for name in names)
+
+    def time_limit_s(self, kind: ActionKind, suspicion: SuspicionPolicy) -> int:
+        """Return after how many seconds an action is undone by itself; 0: never."""
+        built_in = suspicion.deadline_s if kind is ActionKind.FREEZE else _TTL_S.get(kind.value, 0)
+        return {str(name): limit for name, limit in self.ttl_s.items()}.get(kind.value, built_in)
+
+
+def check(rules: ActionRules) -> None:
+    """Raise ConfigInvalid, naming the first rule that no device should follow."""
+    for finding, answers in (("confirmed", rules.confirmed), ("suspected", rules.suspected)):
+        for about, names in answers.items():
+            _check_answer(f"actions.{finding}.{about}", about, names)
+    endless = next((name for name in rules.ttl_s if name in _KEEPS_NO_TIME), None)
+    if endless is not None:
+        raise ConfigInvalid(f"actions.ttl_s.{endless}: {endless} holds nothing that could end; leave it out")
+    _check_spared(rules.spared)
+
+
+def _check_answer(where: str, about: str, names: tuple[str, ...]) -> None:
+    if len(set(names)) < len(names):
+        raise ConfigInvalid(f"{where} names one twice: {', '.join(names)}")
+    wrong = next((name for name in names if (name == "restore") != (about == "file") and name in ("restore",)), None)
+    if wrong is not None:
+        raise ConfigInvalid(f"{where}: {wrong} puts protected files back; want it under file only")
+    if about in ("packet", "dns", "file"):
+        aimed = next((name for name in names if ActionKind(name) in STOPPING), None)
+        if aimed is not None:
+            raise ConfigInvalid(f"{where}: {aimed} is aimed at a process, and whose {about} it is is no evidence there")
+
+
+def _check_spared(spared: Spared) -> None:
+    for name, values in (("programs", spared.programs), ("units", spared.units)):
+        if len(values) > MAX_SPARED:
+            raise ConfigInvalid(f"actions.spared.{name} has {len(values)} of them, want at most {MAX_SPARED}")
+    for path in spared.programs:
+        if not path.startswith("/") or "\0" in path or "/../" in path or path.endswith("/"):
+            raise ConfigInvalid(f"actions.spared.programs: {path!r}; want the absolute path of a program")
+    for unit in spared.units:
+        if "/" in unit or not unit.endswith(".service") or len(unit) > 255:
+            raise ConfigInvalid(f"actions.spared.units: {unit!r}; want a system unit's name, like till.service")
