@@ -13,14 +13,13 @@ import os
 import queue
 import select
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mamplus_host import __version__, memory
+from mamplus_host import __version__, memory, systemd
 from mamplus_host.actionrules import ActionRules
 from mamplus_host.ble.guard import Guard
 from mamplus_host.ble.stack import Stack
@@ -171,7 +170,7 @@ class Service:
 
     def stop(self) -> None:
         """Close what is open. Hooks, rules and responder stay: enforcement outlives the agent (`mamplus detach`)."""
-        _notify("STOPPING=1")
+        systemd.notify("STOPPING=1")
         self._alone(self._drain)  # who sent us away is told before we go
         self.tamper.close()
         self.guarding.close()
@@ -313,7 +312,7 @@ class Service:
             self.pipeline.publish = self._publish if follows else None
 
     def _tick(self) -> None:
-        _notify("WATCHDOG=1")
+        systemd.watchdog()
         self._alone(self.control.expire)
         self._alone(self.maintenance.look)
         self._alone(self._look_at_ourselves)
@@ -531,14 +530,6 @@ def _make_directories(config: Config) -> None:
             ) from None
 
 
-def _notify(message: str) -> None:
-    """Tell systemd (sd_notify(3)), where there is one that listens."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if address:
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.sendto(message.encode(), address.replace("@", "\0", 1) if address.startswith("@") else address)
-
-
 def main() -> int:
     """Run the agent in the foreground: `mamplus run` becomes this program."""
     memory.keep_small()
@@ -562,7 +553,7 @@ def main() -> int:
     print(
         f"ready mamplus {__version__} {config.agent.mode} {service.cgroup} generation {generation} ({how})", flush=True
     )
-    _notify("READY=1")
+    systemd.notify("READY=1")
     try:
         service.run()
     finally:

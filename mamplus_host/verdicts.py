@@ -69,7 +69,7 @@ class ActionKind(StrEnum):
 
     REFUSED = "refused"  # already done by the kernel; nothing to undo
     NOTIFY = "notify"  # tells the user why, and how to ask for an exception
-    EVIDENCE = "evidence"  # a snapshot, kept
+    EVIDENCE = "evidence"  # a snapshot, sealed; inverse: deleted
     FREEZE = "freeze"  # inverse: thaw
     CUT = "cut"  # open connections; no inverse
     REFUSE = "refuse"  # an app, a host, or all but the enterprise; inverse: let through again
@@ -78,12 +78,12 @@ class ActionKind(StrEnum):
     KILL_CGROUP = "kill-cgroup"  # the whole app; no inverse
     RESTORE = "restore"  # inverse: the replaced content, kept in the vault as a version
     QUARANTINE = "quarantine"  # inverse: the file is back, bit for bit
-    LOCK = "lock"  # sessions; inverse: unlock
+    LOCK = "lock"  # sessions; no inverse: the password opens them
     RADIO = "radio"  # off; inverse: as it was
     USB = "usb"  # a device's authorization; inverse: as it was
     MOUNT = "mount"  # a file system's options; inverse: as they were
     ISOLATE = "isolate"  # from all but the lifeline; inverse: back on the network
-    CONTAINER_LOCK = "container-lock"  # the professional container; inverse: unlock
+    CONTAINER_LOCK = "container-lock"  # the professional container; no inverse: its passphrase opens it
     WIPE = "wipe"  # of professional data; no inverse
 
 
