@@ -5,6 +5,7 @@ Unknown keys are errors that name the nearest known key. Every bound of a buffer
 queue or spool stands here, with its unit in its name.
 """
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,8 @@ import msgspec
 from mamplus_host.errors import ConfigInvalid
 
 DEFAULT_CONFIG = Path("/etc/mamplus/agent.toml")
+OF_SYSTEM = ("/home", "/root", "/srv", "/opt", "/var/lib", "/var/log", "/usr/local")  # never wiped as a whole
+OF_SYSTEM_BELOW = ("bin", "boot", "dev", "etc", "lib", "lib64", "proc", "run", "sbin", "sys", "usr")  # nor below these
 CGROUP2_MOUNTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 
 
@@ -64,10 +67,24 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outbox_bytes: int = 64 << 20  # above: the oldest of the lowest severity go first, counted
     journal_bytes: int = 64 << 20
     vault_bytes: int = 1 << 30
+    quarantine_bytes: int = 1 << 30  # encrypted files in quarantine, all together
+    evidence_bytes: int = 64 << 20  # sealed snapshots; above: the oldest go
     protected_file_bytes: int = 256 << 20  # one file; larger ones are refused by `protect`
     recent_events: int = 1000  # kept in memory for `mamplus events` and `alerts`
     lineage_tasks: int = 4096  # processes remembered, least recently seen first out
     pending_analyses: int = 4096  # events between collector and analyzer (Request_analysis)
+
+
+class Container(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The professional container: what may be locked, and what an order of the enterprise may wipe; nothing else."""
+
+    luks: tuple[str, ...] = ()  # block devices or images with a LUKS2 header: /dev/disk/by-partuuid/...
+    fscrypt: tuple[str, ...] = ()  # directories that are encrypted with fscrypt
+    paths: tuple[str, ...] = ()  # directories whose content is deleted
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.luks or self.fscrypt or self.paths)
 
 
 class Uplink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,6 +102,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     suspicion: SuspicionPolicy = SuspicionPolicy()
     limits: Limits = Limits()
     uplink: Uplink = Uplink()
+    container: Container = Container()
 
     @property
     def state(self) -> Path:
@@ -122,9 +140,27 @@ def parse(raw: dict[str, Any], *, where: str = "configuration") -> Config:
     """Return the configuration in `raw`, the tables of a TOML file."""
     _refuse_unknown_keys(raw, Config, where)
     try:
-        return msgspec.convert(raw, Config)
+        config = msgspec.convert(raw, Config)
     except msgspec.ValidationError as error:
         raise ConfigInvalid(f"{where}: {error}") from None
+    _check_container(config, where)
+    return config
+
+
+def _check_container(config: Config, where: str) -> None:
+    """Raise ConfigInvalid for a container that would take the system or the agent along."""
+    container = config.container
+    own = (config.paths.state, config.paths.run, config.paths.bpffs)
+    for path in (*container.luks, *container.fscrypt, *container.paths):
+        if not path.startswith("/") or os.path.normpath(path) != path:
+            raise ConfigInvalid(f"{where}: [container]: {path!r}; want a whole path without . and ..")
+    for path in (*container.fscrypt, *container.paths):
+        parts = path.strip("/").split("/")
+        if path in OF_SYSTEM or parts[0] in OF_SYSTEM_BELOW or len(parts) < 2:
+            raise ConfigInvalid(f"{where}: [container]: {path!r} is the system's own; want a folder of work alone")
+        taken = [one for one in own if one == path or one.startswith(path + "/") or path.startswith(one + "/")]
+        if taken:
+            raise ConfigInvalid(f"{where}: [container]: {path!r} holds the agent's {taken[0]!r}; want another folder")
 
 
 def _refuse_unknown_keys(raw: dict[str, Any], model: Any, where: str) -> None:
