@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is mounted, as mountinfo has it, and changes to it through a short-lived helper.
+
+Journey: mount, wipe -> [mounts] -> /proc/PID/mountinfo, mount_helper.
+"""
+
+import errno
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from mamplus_host.errors import ActionFailed
+
+INIT = Path("/proc/1")  # whose mounts are meant
+HELPER_S = 30.0
+FLAGS = {"ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024, "nodiratime": 2048, "relatime": 1 << 21}
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+
+
+class Mount(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of mountinfo."""
+
+    id: int
+    device: str  # major:minor
+    root: str  # within the file system
+    point: str
+    options: tuple[str, ...]  # of this mount
+    kind: str  # ext4, vfat, ...
+    source: str  # /dev/sda1
+    super_options: str  # of the file system
+
+    @property
+    def flags(self) -> int:
+        """The options of this mount as mount(2) takes them."""
+        return sum(FLAGS.get(word, 0) for word in self.options)
+
+
+def mounted(process: Path = INIT) -> list[Mount]:
+    """Return what is mounted where `process` (its directory in /proc) lives, in the order of mounting."""
+    text = (process / "mountinfo").read_bytes().decode(errors="surrogateescape")
+    return [_parse(line) for line in text.splitlines()]
+
+
+def at(point: str, process: Path = INIT) -> Mount | None:
+    """Return what is mounted on top at `point`."""
+    return next((one for one in reversed(mounted(process)) if one.point == point), None)
+
+
+def set_flags(mount: Mount, flags: int, process: Path = INIT) -> None:
+    """Give this mount alone these flags; ActionFailed says why the kernel does not."""
+    _run(process, f"change the mount at {mount.point!r}", "flags", mount.point, str(flags))
+
+
+def unmount(point: str, process: Path = INIT, *, is_lazy: bool = False) -> None:
+    _run(process, f"unmount {point!r}", "unmount", point, *(["lazy"] if is_lazy else []))
+
+
+def mount_again(mount: Mount, process: Path = INIT) -> None:
+    """Mount what was at `mount.point` again, as it was."""
+    read_only = FLAGS["ro"] if mount.super_options.split(",")[0] == "ro" else 0
+    options = ",".join(word for word in mount.super_options.split(",") if word not in ("ro", "rw", "seclabel"))
+    words = (mount.source, mount.point, mount.kind, str((mount.flags & ~FLAGS["ro"]) | read_only), options)
+    _run(process, f"mount {mount.source!r} at {mount.point!r}", "mount", *words)
+
+
+def _run(process: Path, what: str, *words: str) -> None:
+    call = [sys.executable, "-P", "-m", "mamplus_host.executor.mount_helper", str(process / "ns/mnt"), *words]
+    try:
+        done = subprocess.run(call, capture_output=True, timeout=HELPER_S, check=False, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        raise ActionFailed(f"cannot {what}: the kernel did not answer within {HELPER_S:g} s") from None
+    if done.returncode:
+        said = done.stderr.decode(errors="backslashreplace").strip().splitlines()
+        number, _, text = (said[-1] if said else "0 unknown").partition(" ")
+        hint = "; a program has a file open there: close it" if number == str(errno.EBUSY) else ""
+        raise ActionFailed(f"cannot {what}: {text}{hint}")
+
+
+def _parse(line: str) -> Mount:
+    before, _, after = line.partition(" - ")
+    fields, more = before.split(" "), after.split(" ")
+    return Mount(
+        id=int(fields[0]), device=fields[2], root=_plain(fields[3]), point=_plain(fields[4]),
+        options=tuple(fields[5].split(",")), kind=more[0], source=_plain(more[1]), super_options=more[2],
+    )  # fmt: skip
+
+
+def _plain(word: str) -> str:
+    """Return a word of mountinfo without its octal escapes."""
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)), word)

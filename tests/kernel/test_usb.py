@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""USB devices lose their authorization and get it back: in a tree like sysfs, and behind dummy_hcd in the VM."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mamplus_host.errors import ActionFailed
+from mamplus_host.executor import roads
+from mamplus_host.executor.actions.usb import Usb
+from mamplus_host.executor.shape import State
+from tests.kernel.buses import wait_for
+from tests.kernel.cut import each_cut
+
+pytestmark = pytest.mark.kernel
+ID = "01JD0000000000000000000000-usb"
+DEVICES = Path("/sys/bus/usb/devices")
+
+
+class Tree:
+    """A sysfs with two buses, and a stick at 1-2 with one partition that is a file system."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.devices, self.mounts = root, root / "bus/usb/devices", root / "mountinfo"
+        for name in ("usb1", "usb2"):
+            self._write(self.devices / name, authorized="1", authorized_default="1")
+        self.stick = root / "devices/pci/usb1/1-2"
+        self._write(self.stick, authorized="1", idVendor="0781", idProduct="5567", serial="S1", devnum="4")
+        (self.devices / "1-2").symlink_to(self.stick)
+        disk = self.stick / "host/block/sdb/sdb1"
+        disk.mkdir(parents=True)
+        (root / "dev/block").mkdir(parents=True)
+        (root / "dev/block/8:17").symlink_to(disk)
+        self.mount("/media/stick")
+
+    def _write(self, place: Path, **files: str) -> None:
+        place.mkdir(parents=True)
+        for name, text in files.items():
+            (place / name).write_text(text + "\n")
+
+    def mount(self, point: str, device: str = "8:17") -> None:
+        self.mounts.write_text(f"36 35 {device} / {point} rw - ext4 /dev/sdb1 rw\n")
+
+    def now(self, name: str = "1-2", file: str = "authorized") -> str:
+        return (self.devices / name / file).read_text().strip()
+
+    def deed(self) -> Usb:
+        return Usb(lambda: [], sys_root=self.root, mounts=self.mounts)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(tmp_path)
+
+
+def test_a_device_is_not_authorized_any_more_and_undo_brings_its_old_state_back(tree: Tree) -> None:
+    deed = tree.deed()
+    facts = deed.prepare(ID, {"device": "1-2"})
+    assert deed.verify(facts) is State.UNDONE
+
+    assert "0781:5567:S1" in deed.do(facts)
+    assert tree.now() == "0"
+    assert deed.verify(facts) is State.DONE
+
+    deed.undo(facts)
+    assert tree.now() == "1"
+    assert deed.verify(facts) is State.UNDONE
+
+
+def test_new_devices_are_refused_on_every_bus_and_each_bus_gets_its_own_default_back(tree: Tree) -> None:
+    (tree.devices / "usb2/authorized_default").write_text("2\n")
+    deed = tree.deed()
+    facts = deed.prepare(ID, {"new": True})
+    deed.do(facts)
+    assert [tree.now(name, "authorized_default") for name in ("usb1", "usb2")] == ["0", "0"]
+    deed.undo(facts)
+    assert [tree.now(name, "authorized_default") for name in ("usb1", "usb2")] == ["1", "2"]
+
+
+@pytest.mark.parametrize("way", ["do", "undo"])
+def test_a_power_cut_between_two_buses_can_be_finished_and_undone(tree: Tree, way: str) -> None:
+    deed = tree.deed()
+    facts = deed.prepare(ID, {"new": True})
+
+    def ready() -> Callable[[], object]:
+        deed.undo(facts) if way == "do" else deed.do(facts)
+        return lambda: deed.do(facts) if way == "do" else deed.undo(facts)
+
+    states = []
+    for _at in each_cut(ready):
+        states.append(deed.verify(facts))
+        deed.do(facts)
+        assert deed.verify(facts) is State.DONE
+        deed.undo(facts)
+        assert deed.verify(facts) is State.UNDONE
+    assert State.BETWEEN in states
+
+
+def test_what_the_system_lies_on_stays(tree: Tree) -> None:
+    tree.mount("/var")
+    with pytest.raises(ActionFailed, match="'/var' lies on USB device '1-2'"):
+        tree.deed().prepare(ID, {"device": "1-2"})
+
+
+def test_what_the_system_lies_on_stays_also_through_luks(tree: Tree) -> None:
+    mapped = tree.root / "devices/virtual/block/dm-0"
+    (mapped / "slaves").mkdir(parents=True)
+    (mapped / "slaves/sdb1").symlink_to(tree.stick / "host/block/sdb/sdb1")
+    (tree.root / "dev/block/254:0").symlink_to(mapped)
+    tree.mount("/", "254:0")
+    with pytest.raises(ActionFailed, match="'/' lies on"):
+        tree.deed().prepare(ID, {"device": "1-2"})
+
+
+def test_the_only_road_to_the_enterprise_stays(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    interface = tree.stick / "net/usb0"
+    interface.mkdir(parents=True)
+    (interface / "operstate").write_text("up\n")
+    (tree.root / "class/net").mkdir(parents=True)
+    (tree.root / "class/net/usb0").symlink_to(interface)
+    monkeypatch.setattr(roads, "_devices", lambda *_words: {"usb0"})
+    with pytest.raises(ActionFailed, match="only road"):
+        tree.deed().prepare(ID, {"device": "1-2"})
+
+
+@pytest.mark.parametrize("name", ["", "1-3", "usb1", "../1-2", "1-2/authorized"])
+def test_what_is_no_device_is_refused(tree: Tree, name: str) -> None:
+    with pytest.raises(ActionFailed):
+        tree.deed().prepare(ID, {"device": name})
+
+
+def test_another_device_that_was_plugged_in_there_is_left_alone(tree: Tree) -> None:
+    deed = tree.deed()
+    facts = deed.prepare(ID, {"device": "1-2"})
+    deed.do(facts)
+    (tree.stick / "serial").write_text("S2\n")
+    deed.undo(facts)
+    assert tree.now() == "0"
+
+
+@pytest.fixture
+def gadget() -> Iterator[str]:
+    """A real USB device of the kernel's own making: a mass storage gadget behind dummy_hcd, in the VM alone."""
+    if "MAMPLUS_VM" not in os.environ:
+        pytest.skip("this machine's own kernel gets no simulated USB devices: make vm")
+    Path("/run/stick.img").write_bytes(bytes(1 << 20))
+    subprocess.run(["modprobe", "dummy_hcd"], check=True)
+    subprocess.run(["modprobe", "g_mass_storage", "file=/run/stick.img", "removable=1"], check=True)
+    wait_for(lambda: list(DEVICES.glob("*-1/idVendor")))
+    yield next(DEVICES.glob("*-1/idVendor")).parent.name
+    subprocess.run(["rmmod", "g_mass_storage", "dummy_hcd"], check=False)
+
+
+def test_a_real_device_loses_its_drivers_and_gets_them_back(gadget: str) -> None:
+    place = DEVICES / gadget
+    wait_for(lambda: list(place.glob("*:*")))
+    deed = Usb(lambda: [])
+    facts = deed.prepare(ID, {"device": gadget})
+
+    deed.do(facts)
+    assert list(place.glob("*:*")) == [], "its interfaces are still there"
+    assert deed.verify(facts) is State.DONE
+
+    deed.undo(facts)
+    wait_for(lambda: list(place.glob("*:*")))
+    assert deed.verify(facts) is State.UNDONE
