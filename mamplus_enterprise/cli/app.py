@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from mamplus_enterprise.cli import alerts, ble, devices, init, keys, maintenance, policy, root, serve, token, upgrade
+from mamplus_enterprise.cli import (
+    alerts,
+    ble,
+    devices,
+    init,
+    keys,
+    maintenance,
+    policy,
+    root,
+    serve,
+    token,
+    upgrade,
+    wipe,
+)
 from mamplus_enterprise.cli.shared import Where
 from mamplus_host import __version__
 
@@ -53,6 +66,8 @@ app.command("upgrade")(upgrade.upgrade)
 app.command("renew")(root.renew)
 app.add_typer(devices.commands, name="devices")
 app.command("maintenance")(maintenance.maintenance)
+app.command("wipe")(wipe.wipe)
+app.command("unseal")(wipe.unseal)
 app.add_typer(ble.commands, name="ble")
 app.add_typer(alerts.commands, name="alerts")
 app.add_typer(policy.commands, name="policy")

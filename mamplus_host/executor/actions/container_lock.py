@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Container lock: the keys of the professional container leave the kernel's memory; the passphrase opens it again.
+
+Journey: execute -> [container lock] -> luks, fscrypt, mounts.
+
+A LUKS container is unmounted and closed. Where a program holds it, its mapping is suspended: the key is gone from
+memory and whoever reads there waits until `cryptsetup luksResume`. The key of an encrypted directory is removed for
+all users; files that are open stay readable until they are closed, and are reported. There is no inverse: only the
+person knows the passphrase.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from mamplus_host.config import Container
+from mamplus_host.errors import ActionFailed
+from mamplus_host.executor import fscrypt, luks, mounts
+from mamplus_host.executor.mounts import INIT
+from mamplus_host.executor.shape import Facts, State
+from mamplus_host.executor.steps import step
+from mamplus_host.verdicts import ActionKind
+
+
+class ContainerLock:
+    """The deed."""
+
+    kind = ActionKind.CONTAINER_LOCK
+    has_inverse = False
+
+    def __init__(self, container: Container, *, sys_root: Path = Path("/sys"), process: Path = INIT) -> None:
+        self._container, self._sys, self._process = container, sys_root, process
+
+    def prepare(self, action_id: str, target: dict[str, Any]) -> Facts:
+        """`target` says nothing: what is locked stands in the configuration."""
+        if not (self._container.luks or self._container.fscrypt):
+            raise ActionFailed("no professional container is configured that could be locked; see [container]")
+        return {"id": action_id, "because": str(target.get("reason", "")), **look(self._container)}
+
+    def do(self, facts: Facts) -> str:
+        said = []
+        for one in facts["luks"]:
+            for name in luks.mappings(one["uuid"], self._sys):
+                step("container.close")
+                said.append(shut(name, self._process, self._sys))
+        for one in facts["fscrypt"]:
+            step("container.key")
+            if fscrypt.remove(one["path"], one["key"]) is fscrypt.Key.BEING_REMOVED:
+                said.append(f"files below {one['path']!r} are open and readable until they are closed")
+        return "; ".join(["the professional container is locked", *said])
+
+    def undo(self, facts: Facts) -> str:
+        where = [one["path"] for one in (*facts["luks"], *facts["fscrypt"])]
+        raise ActionFailed(f"only the passphrase opens {', '.join(where)} again: cryptsetup open, fscrypt unlock")
+
+    def verify(self, facts: Facts) -> State:
+        shut_ones = [_is_shut(one, self._sys) for one in facts["luks"]]
+        shut_ones += [fscrypt.status(one["path"], one["key"]) is fscrypt.Key.ABSENT for one in facts["fscrypt"]]
+        if all(shut_ones):
+            return State.DONE
+        return State.BETWEEN if any(shut_ones) else State.UNDONE
+
+
+def look(container: Container) -> dict[str, Any]:
+    """Return what the container is made of, by names that outlive a boot; ActionFailed: it is not as configured."""
+    return {
+        "luks": [{"path": path, "uuid": luks.uuid_of(path)} for path in container.luks],
+        "fscrypt": [{"path": path, "key": fscrypt.key_of(path)} for path in container.fscrypt],
+    }
+
+
+def shut(name: str, process: Path, sys_root: Path) -> str:
+    """Unmount and close a mapping, or suspend it where it is held; return words."""
+    if luks.is_suspended(name, sys_root):
+        return f"{name!r} is suspended"
+    for one in reversed(mounts.mounted(process)):
+        if one.source == f"/dev/mapper/{name}":
+            try:
+                mounts.unmount(one.point, process)
+            except ActionFailed:
+                break  # held: suspending needs no unmount
+    if luks.close(name):
+        return f"{name!r} is closed"
+    luks.suspend(name)
+    return f"{name!r} was in use: suspended, its programs wait"
+
+
+def _is_shut(one: dict[str, str], sys_root: Path) -> bool:
+    return all(luks.is_suspended(name, sys_root) for name in luks.mappings(one["uuid"], sys_root))

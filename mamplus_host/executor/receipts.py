@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Receipts of what was wiped, signed with the device's key: `state/receipts/ID.json`, and each is told once.
+
+Journey: wipe -> [receipts] -> service -> outbox.
+"""
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mamplus_host.files import write_whole
+
+Sign = Callable[[bytes], bytes]
+
+
+class Receipts:
+    """One directory of receipts."""
+
+    def __init__(self, directory: Path, sign: Callable[[], Sign]) -> None:
+        """`sign` returns what signs, once one is needed: the device's key is not loaded before."""
+        self._directory, self._sign = directory, sign
+
+    def write(self, action_id: str, facts: dict[str, Any]) -> None:
+        """Keep what was done, signed: the bytes in `receipt` are what `signature` is over."""
+        said = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+        signature = base64.b64encode(self._sign()(b"mamplus-receipt\n" + said.encode())).decode()
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._keep(action_id, {"receipt": said, "signature": signature, "told": False})
+
+    def has(self, action_id: str) -> bool:
+        return (self._directory / f"{action_id}.json").exists()
+
+    def untold(self) -> dict[str, dict[str, Any]]:
+        """Return the receipts that the enterprise was not told of, by the id of their action."""
+        found = {path.stem: json.loads(path.read_bytes()) for path in sorted(self._directory.glob("*.json"))}
+        return {action_id: kept for action_id, kept in found.items() if not kept["told"]}
+
+    def told(self, action_id: str) -> None:
+        """Note that a receipt is in the outbox."""
+        kept = json.loads((self._directory / f"{action_id}.json").read_bytes())
+        self._keep(action_id, {**kept, "told": True})
+
+    def _keep(self, action_id: str, kept: dict[str, Any]) -> None:
+        write_whole(self._directory / f"{action_id}.json", json.dumps(kept).encode("ascii"))
