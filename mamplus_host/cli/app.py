@@ -19,9 +19,11 @@ from mamplus_host.cli import (
     doctor,
     enroll,
     events,
+    evidence,
     maintenance,
     outbox,
     protect,
+    quarantine,
     status,
     undo,
     vault,
@@ -76,6 +78,8 @@ app.add_typer(ble.app, name="ble")
 app.command("protect")(protect.run)
 app.command("unprotect")(protect.unprotect)
 app.add_typer(vault.app, name="vault")
+app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(evidence.app, name="evidence")
 app.command("restore")(vault.restore)
 app.add_typer(outbox.app, name="outbox")
 app.command("enroll")(enroll.run)

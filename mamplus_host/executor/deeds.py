@@ -4,19 +4,35 @@
 Journey: service -> [deeds] -> execute.
 """
 
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 
+from mamplus_host import systemd
+from mamplus_host.ble.trust_memory import seal_key
 from mamplus_host.clock import Clock
 from mamplus_host.config import Config
+from mamplus_host.executor.actions.container_lock import ContainerLock
+from mamplus_host.executor.actions.evidence import Evidence
 from mamplus_host.executor.actions.freeze import Freeze
 from mamplus_host.executor.actions.kill import Kill
 from mamplus_host.executor.actions.kill_cgroup import KillCgroup
 from mamplus_host.executor.actions.kill_tree import KillTree
+from mamplus_host.executor.actions.lock import Lock
+from mamplus_host.executor.actions.mount import MountControl
+from mamplus_host.executor.actions.notify import Notify
+from mamplus_host.executor.actions.quarantine import Quarantine
+from mamplus_host.executor.actions.radio import Radio
 from mamplus_host.executor.actions.restore import Restore
+from mamplus_host.executor.actions.usb import Usb
+from mamplus_host.executor.actions.wipe import Wipe
+from mamplus_host.executor.boxes import Boxes
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.process import Processes
+from mamplus_host.executor.receipts import Receipts, Sign
 from mamplus_host.executor.shape import Deed
 from mamplus_host.executor.vault import Vault
+from mamplus_host.maintenance.order import Orders
 from mamplus_host.verdicts import ActionKind
 
 
@@ -29,5 +45,44 @@ def deeds(config: Config, vault: Vault, clock: Clock, guarded: GuardSet) -> dict
         KillCgroup(processes),
         Freeze(processes),
         Restore(vault, clock),
+        *_on_the_device(config, clock, guarded),
     )
     return {deed.kind: deed for deed in found}
+
+
+def _on_the_device(config: Config, clock: Clock, guarded: GuardSet) -> Iterable[Deed]:
+    """Return what is done to files, sessions, radios, media and the professional container."""
+    state, limits = config.state, config.limits
+    own = (state, config.run, Path(sys.prefix), Path(__file__))
+
+    def roads() -> list[str]:
+        return [str(address) for address, _port in guarded.never()]
+
+    yield Quarantine(Boxes(state / "quarantine", max_bytes=limits.quarantine_bytes), guarded, clock=clock)
+    yield Notify(state / "notices")
+    yield Lock()
+    yield Radio(roads)
+    yield Usb(roads)
+    yield MountControl(agent=own)
+    yield Evidence(
+        state / "evidence", max_bytes=limits.evidence_bytes, clock=clock, key=lambda: _key_of_enterprise(state)
+    )
+    yield ContainerLock(config.container)
+    yield Wipe(
+        config.container, Orders(state, getattr(clock, "list_s", clock.wall_s)),
+        Receipts(state / "receipts", lambda: _signature_of(state)), clock=clock, alive=systemd.watchdog,
+    )  # fmt: skip
+
+
+def _key_of_enterprise(state: Path) -> bytes | None:
+    """Return the key to seal for, None before enrolment."""
+    try:
+        return seal_key(state)
+    except OSError:
+        return None
+
+
+def _signature_of(state: Path) -> Sign:
+    from mamplus_host.outbox.identity import Identity  # libcrypto: only a wipe needs it here
+
+    return Identity.load(state).sign
