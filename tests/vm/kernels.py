@@ -31,6 +31,11 @@ class StockKernel:
     def image(self) -> Path:
         return self.directory / "boot" / f"vmlinuz-{self.release}"
 
+    @property
+    def headers(self) -> Path:
+        """What bcc compiles against; not there for every series."""
+        return self.directory / "headers" / f"linux-headers-{self.release}"
+
 
 def find(series: str, cache: Path = CACHE) -> StockKernel:
     """Return the unpacked kernel of `series`; NoKernel says how to get it."""

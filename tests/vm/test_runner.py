@@ -60,14 +60,35 @@ def test_the_newest_kernel_of_the_series_is_fetched(tmp_path: Path) -> None:
     assert not list((tmp_path / "kernels").iterdir())  # nothing half done is left
 
 
-def test_a_kernel_that_is_there_is_not_fetched_again(tmp_path: Path) -> None:
+def _unpacked_kernel(tmp_path: Path) -> Path:
+    """Return the directory of an old 6.1 that is there already."""
     image = tmp_path / "kernels" / "6.1" / "boot" / "vmlinuz-6.1.0-1-amd64"
     image.parent.mkdir(parents=True)
     image.touch()
+    return tmp_path / "kernels" / "6.1"
+
+
+def test_a_kernel_that_is_there_is_not_fetched_again(tmp_path: Path) -> None:
+    (_unpacked_kernel(tmp_path) / "headers").mkdir()
 
     done = _fetch(tmp_path, "6.1", names="linux-image-6.1.0-56-amd64")
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_headers_are_fetched_for_the_release_that_is_there(tmp_path: Path) -> None:
+    kernel = _unpacked_kernel(tmp_path)
+    download = 'for name; do :; done; mkdir -p "d/usr/src/$name" d/DEBIAN; printf "Package: x\\nVersion: 1\\n'
+    download += 'Architecture: all\\nMaintainer: x\\nDescription: x\\n" >d/DEBIAN/control; '
+    download += 'dpkg-deb -b d "${name}_1.deb" >/dev/null; rm -r d'
+
+    done = _fetch(tmp_path, "6.1", names="linux-image-6.1.0-56-amd64", download=download)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fetch-kernel: headers of 6.1.0-1-amd64\n", "")
+    assert sorted(path.name for path in (kernel / "headers").iterdir()) == [
+        "linux-headers-6.1.0-1-amd64",
+        "linux-headers-6.1.0-1-common",
+    ]
 
 
 def test_an_unknown_series_is_refused_by_name(tmp_path: Path) -> None:
