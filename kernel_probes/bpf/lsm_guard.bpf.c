@@ -303,16 +303,22 @@ static __always_inline bool claims(struct mamplus_guard_state *state)
 	return true;
 }
 
-/* The inner tables of the BLE come and go, so they are known by their name: "mamplus_table". */
-static __always_inline bool is_own_map(struct bpf_map___guard *map, __u32 id)
+/*
+ * The inner tables of the BLE come and go, so they are known by their name, which no other agent's have: there may be
+ * one beside us, and be it that of `mamplus doctor`.
+ */
+static __always_inline bool is_own_map(struct bpf_map___guard *map, __u32 id, const struct mamplus_guard_state *state)
 {
-	char name[16] = {};
+	const __u64 *wanted;
+	__u64 name[2] = {};
 
 	if (own_object(MAMPLUS_OBJECT_MAP, 0, id))
 		return true;
+	if (!state)
+		return false;
+	wanted = (const __u64 *)state->table_name;
 	bpf_probe_read_kernel(name, sizeof(name), &map->name);
-	return name[0] == 'm' && name[1] == 'a' && name[2] == 'm' && name[3] == 'p' && name[4] == 'l' &&
-	       name[5] == 'u' && name[6] == 's' && name[7] == '_';
+	return wanted[0] && name[0] == wanted[0] && name[1] == wanted[1];
 }
 
 /* Whatever the mode of the descriptor: a program that is loaded with one writes the map all the same. */
@@ -322,7 +328,7 @@ int BPF_PROG(mamplus_guard_map, struct bpf_map___guard *map)
 	struct mamplus_guard_state *state = state_now();
 	__u32 id = BPF_CORE_READ(map, id);
 
-	if (!is_own_map(map, id) || may())
+	if (!is_own_map(map, id, state) || may())
 		return 0;
 	if (state && id == state->own_map && claims(state))
 		return 0;

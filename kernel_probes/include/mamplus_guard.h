@@ -40,9 +40,10 @@ struct mamplus_guard_state {
 	unsigned long long exe_ino;
 	unsigned int agent_tgid;	/* 0: there is no agent, and one may come */
 	unsigned int own_map;		/* id of `own`: who opens it while there is no agent, claims to be the next */
+	char table_name[16];		/* of the list's tables, padded with zeros: they come and go with each generation */
 };
 
 _Static_assert(sizeof(struct mamplus_own) == 8, "hole in mamplus_own");
 _Static_assert(sizeof(struct mamplus_object_key) == 16, "hole in mamplus_object_key");
-_Static_assert(sizeof(struct mamplus_guard_state) == 32, "hole in mamplus_guard_state");
+_Static_assert(sizeof(struct mamplus_guard_state) == 48, "hole in mamplus_guard_state");
 #endif

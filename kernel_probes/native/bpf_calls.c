@@ -150,7 +150,8 @@ int mamplus_run(int prog_fd, const void *context, uint32_t size, uint32_t *resul
 	return error;
 }
 
-int mamplus_map_create(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries, uint32_t flags)
+int mamplus_map_create(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries, uint32_t flags,
+		       const char *name)
 {
 	union bpf_attr attr;
 
@@ -160,7 +161,7 @@ int mamplus_map_create(uint32_t type, uint32_t key_size, uint32_t value_size, ui
 	attr.value_size = value_size;
 	attr.max_entries = max_entries;
 	attr.map_flags = flags;
-	memcpy(attr.map_name, "mamplus_table", sizeof("mamplus_table"));	/* lsm_guard.bpf.c knows it by that */
+	strncpy(attr.map_name, name, sizeof(attr.map_name) - 1);
 	return call(BPF_MAP_CREATE, &attr);
 }
 

@@ -31,7 +31,8 @@ int mamplus_map_value_size(int map_fd);
 int mamplus_program_id(int prog_fd);
 int mamplus_run(int prog_fd, const void *context, uint32_t size, uint32_t *result);
 
-int mamplus_map_create(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries, uint32_t flags);
+int mamplus_map_create(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries, uint32_t flags,
+		       const char *name);
 int mamplus_map_lookup(int map_fd, const void *key, void *value);
 int mamplus_map_update(int map_fd, const void *key, const void *value);
 int mamplus_map_replace(int map_fd, const void *key, const void *value);	/* -ENOENT (2): the key is not there */

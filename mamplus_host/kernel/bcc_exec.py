@@ -47,7 +47,7 @@ def _source() -> str:
 def _maps(directory: Path) -> dict[str, Fd]:
     """Return all maps of `directory` by name, and one that no other program shares."""
     found = {path.name: Fd.open(path) for path in directory.iterdir() if not path.name.startswith(("prog_", "link_"))}
-    found["scratch"] = Map.create(_PERCPU_ARRAY, 4, layout.HELD.size, _SCRATCH_SLOTS, 0, "scratch")
+    found["scratch"] = Map.create(_PERCPU_ARRAY, 4, layout.HELD.size, _SCRATCH_SLOTS, 0, "scratch", label="scratch")
     return found
 
 

@@ -64,8 +64,11 @@ class Map(Fd):
         return cls(number, key_size, value_size, path.name)
 
     @classmethod
-    def create(cls, kind: int, key_size: int, value_size: int, entries: int, flags: int, name: str) -> "Map":
-        number = lib.mamplus_map_create(kind, key_size, value_size, entries, flags)
+    def create(
+        cls, kind: int, key_size: int, value_size: int, entries: int, flags: int, name: str, *, label: str
+    ) -> "Map":  # fmt: skip
+        """`label`: what the kernel calls it, at most 15 letters; `name`: what we do."""
+        number = lib.mamplus_map_create(kind, key_size, value_size, entries, flags, label.encode("ascii"))
         return cls(checked(number, f"create a map of {entries} entries for {name}"), key_size, value_size, name)
 
     def get(self, key: bytes) -> bytes | None:

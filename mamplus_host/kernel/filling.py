@@ -71,6 +71,7 @@ class Filled:
     blocks: int
     block_buckets: int
     mask_bits: int
+    label: str  # what the kernel calls its map
     stashed: int = 0
     words: int = 0
     added: int = 0  # since it was filled
@@ -94,8 +95,8 @@ class Filled:
         return [pair for pair, count in enumerate(self.probes6) if count]
 
 
-def room(table: Table, count: int, attempt: int = 0) -> Filled:
-    """Return an empty table for `count` entries. KernelRefused without memory."""
+def room(table: Table, count: int, attempt: int = 0, *, label: str = "mamplus_table") -> Filled:
+    """Return an empty table for `count` entries, in a map of that label. KernelRefused without memory."""
     buckets = max(math.ceil(count / _WORDS_A_BUCKET * _ROOMIER**attempt), 1) + attempt
     blocks = math.ceil(buckets / layout.BLOCK_BUCKETS)
     block_buckets = math.ceil(buckets / blocks)
@@ -103,12 +104,12 @@ def room(table: Table, count: int, attempt: int = 0) -> Filled:
     if Section.NET in table.sections:
         most = int(count * _MASK_BYTES_AN_ENTRY) // 8
         mask_bits = min(max(most.bit_length() - 1, _MASK_BITS[0]), _MASK_BITS[1])
-    return _empty(table, blocks if count else 0, block_buckets, mask_bits)
+    return _empty(table, blocks if count else 0, block_buckets, mask_bits, label)
 
 
 def empty_like(old: Filled) -> Filled:
     """Return an empty table as large as `old`. KernelRefused without memory."""
-    return _empty(old.table, old.blocks, old.block_buckets, old.mask_bits)
+    return _empty(old.table, old.blocks, old.block_buckets, old.mask_bits, old.label)
 
 
 def count_in(table: Table, parts: Iterable[Part], names: Sequence[str] = ()) -> int:
@@ -144,7 +145,7 @@ def fill(empty: Filled, stack: Stack, parts: Sequence[Part], names: Sequence[str
                 return filled
             skip6 = too_many
             unprobed = sum(counted for counted, is_left_out in zip(filled.probes6, skip6, strict=True) if is_left_out)
-        filled = room(filled.table, count, attempt)
+        filled = room(filled.table, count, attempt, label=filled.label)
     return filled
 
 
@@ -208,9 +209,9 @@ def _build(table: Filled, salt: bytes, now_s: int, skip6: bytes) -> Iterator["ff
 
 def _made(table: Filled, build: "ffi.CData") -> Filled:
     return Filled(
-        table.table, table.map, table.blocks, table.block_buckets, table.mask_bits, build.stashed, build.entries,
-        build.added, build.expired, build.over_budget, next_end_s=build.next_end_s, probes4=list(build.probes4),
-        probes6=list(build.probes6), ports=list(build.ports), skip6=bytes(build.skip6),
+        table.table, table.map, table.blocks, table.block_buckets, table.mask_bits, table.label, build.stashed,
+        build.entries, build.added, build.expired, build.over_budget, next_end_s=build.next_end_s,
+        probes4=list(build.probes4), probes6=list(build.probes6), ports=list(build.ports), skip6=bytes(build.skip6),
     )  # fmt: skip
 
 
@@ -273,10 +274,11 @@ def _too_many(filled: Filled) -> bytes:
     return bytes(marks)
 
 
-def _empty(table: Table, blocks: int, block_buckets: int, mask_bits: int) -> Filled:
+def _empty(table: Table, blocks: int, block_buckets: int, mask_bits: int, label: str) -> Filled:
     lines = _lines(blocks, block_buckets, mask_bits)
-    inner = Map.create(_ARRAY, 4, layout.BUCKET.size, lines, _INNER_FLAGS, f"the table {table.name}")
-    return Filled(table, inner, blocks, block_buckets, mask_bits)
+    name = f"the table {table.name}"
+    inner = Map.create(_ARRAY, 4, layout.BUCKET.size, lines, _INNER_FLAGS, name, label=label)
+    return Filled(table, inner, blocks, block_buckets, mask_bits, label)
 
 
 def _lines(blocks: int, block_buckets: int, mask_bits: int) -> int:

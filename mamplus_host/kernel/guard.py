@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from mamplus_host.config import CGROUP2_MOUNTS, Config
 from mamplus_host.errors import KernelRefused, NotPossible
@@ -87,12 +88,13 @@ class Guard:
         for one in (self._own, self._objects, self._state):
             one.close()
 
-    def _now(self) -> dict[str, int]:
+    def _now(self) -> dict[str, Any]:
         value = self._state.get(_FIRST) or bytes(layout.GUARD_STATE.size)
         return dict(zip(layout.GUARD_STATE_FIELDS, layout.GUARD_STATE.unpack(value), strict=True))
 
     def _write_state(self, *, exe: tuple[int, int] | None = None, until_ns: int | None = None) -> None:
-        now = self._now() | {"agent_tgid": os.getpid(), "own_map": map_id(self._own)}
+        label = pins.table_label(self._directory).encode("ascii")
+        now = self._now() | {"agent_tgid": os.getpid(), "own_map": map_id(self._own), "table_name": label}
         if exe is not None:
             now["exe_dev"], now["exe_ino"] = exe
         if until_ns is not None:

@@ -647,13 +647,14 @@ OBJECT_KEY_FIELDS = (
     "id",
 )
 
-GUARD_STATE = Struct("=QQQII")  # 32 bytes
+GUARD_STATE = Struct("=QQQII16s")  # 48 bytes
 GUARD_STATE_FIELDS = (
     "window_until_ns",
     "exe_dev",
     "exe_ino",
     "agent_tgid",
     "own_map",
+    "table_name",
 )
 
 GUARDED = Struct("=QQQII")  # 32 bytes

@@ -98,6 +98,7 @@ OPTIONAL_MAPS = ("file_rules", "guards", "guard_names", "guard_writers")  # made
 
 _STAMPED = re.compile(r"[0-9a-f]{16}-[0-9a-f]+")
 _BPF_FS_MAGIC = "bpf"
+_LABEL_MASK = (1 << 28) - 1  # seven of the fifteen letters that a map's name may have
 
 
 def has_btf() -> bool:
@@ -140,6 +141,15 @@ def stamp() -> str:
 def directory_for(config: Config, cgroup: Path) -> Path:
     """Return where this agent's pins lie, whether they are there or not."""
     return config.bpffs / f"{stamp()}-{cgroup.stat().st_ino:x}"
+
+
+def table_label(directory: Path) -> str:
+    """Return what the kernel calls the tables of the list that the agent of `directory` fills.
+
+    By its cgroup, which no two agents share and an upgrade keeps: they come and go with each generation, and
+    lsm_guard.bpf.c knows its own by this name.
+    """
+    return f"mamplus_{int(directory.name.rpartition('-')[2], 16) & _LABEL_MASK:07x}"
 
 
 def directories(config: Config) -> list[Path]:

@@ -23,7 +23,7 @@ from mamplus_host.ble.stack import Stack
 from mamplus_host.config import Config
 from mamplus_host.errors import KernelRefused
 from mamplus_host.events import File
-from mamplus_host.kernel import layout
+from mamplus_host.kernel import layout, pins
 from mamplus_host.kernel.bpf import Map
 from mamplus_host.kernel.budget import BYTES_AN_ENTRY, Rules, rules
 from mamplus_host.kernel.filling import (
@@ -122,6 +122,7 @@ class Tables:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._label = pins.table_label(directory)
         self._loaded: _Loaded | None = None  # None: an agent before this one loaded it
         self._written_posture = b""  # b"": not by this process
         self._written_guards: set[bytes] | None = None
@@ -129,7 +130,7 @@ class Tables:
         self._posture = self._map("posture", 4, layout.POSTURE.size)
         self._guard = self._map("guard", layout.GUARD_KEY.size, 4)
         self._known = self._map("known", layout.FILE_KEY.size, layout.KNOWN.size)
-        self._counters = self._map("counters", 4, 8 * _possible_cpus())
+        self._counters = self._map("counters", 4, 8 * possible_cpus())
 
     def generation(self) -> int:
         """Return the number of the generation that the kernel asks; 0: none."""
@@ -148,7 +149,7 @@ class Tables:
         started_ns, salt, names = time.monotonic_ns(), os.urandom(16), tuple(guarded_names)
         stack = Stack.of(source) if isinstance(source, Generation) else source
         parts = _parts(stack, int(now_s), budget_bytes)
-        empty = [room(table, count_in(table, parts, names)) for table in TABLES]
+        empty = [room(table, count_in(table, parts, names), label=self._label) for table in TABLES]
         with self._sides.installing(empty) as side:
             made = [fill(table, stack, parts, names, salt, int(now_s)) for table in empty]
         self._sides.replace(side, empty, made)
@@ -316,7 +317,7 @@ def renewed(
     except NoRoom:
         pass
     whole = _parts(stack, now_s, budget_bytes=0)
-    empty = room(old.table, count_in(old.table, whole, names))
+    empty = room(old.table, count_in(old.table, whole, names), label=old.label)
     return fill(empty, stack, whole, names, salt, now_s)
 
 
@@ -363,7 +364,7 @@ def _idle(stack: Stack) -> dict[str, int]:
     return found
 
 
-def _possible_cpus() -> int:
+def possible_cpus() -> int:
     """Return how many values a per-CPU map has: possible CPUs, not those that are on."""
     last = Path("/sys/devices/system/cpu/possible").read_text().strip().split(",")[-1]
     return int(last.split("-")[-1]) + 1

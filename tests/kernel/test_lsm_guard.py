@@ -21,7 +21,7 @@ from mamplus_host.kernel._native import ffi, lib
 from mamplus_host.config import CGROUP2_MOUNTS, Config, parse
 from mamplus_host.errors import KernelRefused
 from mamplus_host.kernel import guard, layout, pins, responder
-from mamplus_host.kernel.bpf import Fd
+from mamplus_host.kernel.bpf import Fd, Map
 from mamplus_host.kernel.features import YES, probe
 from mamplus_host.kernel.objects import Kernel
 
@@ -31,6 +31,7 @@ pytestmark = pytest.mark.kernel
 LIBC = ctypes.CDLL(None, use_errno=True)
 BPF = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), 321)
 MAP_GET_NEXT_ID, MAP_GET_FD_BY_ID, PROG_GET_FD_BY_ID, LINK_GET_FD_BY_ID = 12, 14, 13, 30
+ARRAY = 2  # BPF_MAP_TYPE_ARRAY
 PTRACE_ATTACH, PTRACE_SEIZE, MNT_DETACH = 16, 0x4206, 2
 
 AGENT = """
@@ -186,6 +187,11 @@ def bpf(command: int, *fields: int) -> int:
     return result if result >= 0 else -ctypes.get_errno()
 
 
+def make_table(label: str) -> Map:
+    """Make a map that the kernel calls so, as an agent makes the tables of its list."""
+    return Map.create(ARRAY, 4, 64, 1, 0, "a table", label=label)
+
+
 def ids(get_next: int) -> list[int]:
     found, last = list[int](), 0
     while True:
@@ -241,14 +247,21 @@ def test_nobody_traces_reads_or_takes_descriptors(guarded: Guarded) -> None:
 
 
 def test_no_map_of_ours_can_be_opened_by_pin_or_by_number(guarded: Guarded) -> None:
-    file_maps = [name for name in pins.OPTIONAL_MAPS if (guarded.directory / name).exists()]
-    for name in (*pins.MAPS, *pins.GUARD_MAPS, *file_maps):
+    for name in (*pins.MAPS, *pins.GUARD_MAPS, *pins.OPTIONAL_MAPS):
         assert refused(lambda name=name: Fd.open(guarded.directory / name)), name  # type: ignore[misc]
     kept = [number for number in ids(MAP_GET_NEXT_ID) if bpf(MAP_GET_FD_BY_ID, number) == -1]
 
     assert len(kept) >= len(pins.MAPS) + len(pins.GUARD_MAPS) + layout.T_MAX  # the tables of the list, too
     assert refused(lambda: Fd.open(pins.program_pin(guarded.directory, "mamplus_answer")))
     assert ops(guarded) == {(layout.TAMPER_MAP, True), (layout.TAMPER_PROGRAM, True)}
+
+
+def test_tables_of_the_list_are_known_from_those_of_another_agent(guarded: Guarded) -> None:
+    label = pins.table_label(guarded.directory)
+    others = pins.table_label(guarded.directory.with_name(f"{'0' * 16}-1"))
+
+    make_table(others).close()
+    assert refused(lambda: make_table(label))
 
 
 @pytest.mark.parametrize("hook", ["mamplus_connect4", pins.LAST_FILE_HOOK])
