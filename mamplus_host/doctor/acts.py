@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A program that does what a control should refuse; what it meets goes to stdout, one line an act.
 
-    python acts.py '[["open", "/path"], ["connect", "127.0.0.1"]]'
+    python acts.py '[["open", "/path"], ["connect", "127.0.0.1"]]' [PARENT]
 
 Each line is 0 for "done" or the errno. It imports only what an act needs, and nothing of ours: it stands
 for any program. The acts are harmless where nothing refuses them.
@@ -152,6 +152,14 @@ def memory(pid: str) -> None:
     os.close(os.open(f"/proc/{pid}/mem", os.O_RDWR))
 
 
+def orphaned() -> None:
+    """Wait until who started us, the process of the second argument, is gone: what descends from an agent may more."""
+    import time
+
+    while os.getppid() == int(sys.argv[2]):
+        time.sleep(0.005)
+
+
 def stay(seconds: str) -> None:
     import time
 
@@ -162,7 +170,7 @@ ACTS: dict[str, Callable[..., None]] = {
     "open": open_, "map-exec": map_exec, "load": load, "map-write": map_write, "write": write, "truncate": truncate,
     "chmod": chmod, "unlink": unlink, "rename": rename, "rename-over": rename_over, "link": link, "connect": connect,
     "send": send, "ask-name": ask_name, "alone": alone, "end": end, "trace": trace, "memory": memory,
-    "stay": stay,
+    "orphaned": orphaned, "stay": stay,
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts the process that tries the controls, and reads what it says."""
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from mamplus_host.errors import NotPossible
 
 HELPER = "mamplus_host.doctor.helper"
 TOTAL_S = 300.0  # of all trials together, on a slow and busy device
+_ENDED_S = 15.0
 
 
 def examine(config: Config | None, *, kernel: bool, agent: bool) -> Iterator[Trial]:
@@ -75,13 +77,18 @@ def _require(code: int, process: subprocess.Popen[bytes], remarks: bytes = b"") 
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End it if it still runs, and let it clean up first."""
+    """End it if it still runs, and let it clean up first.
+
+    Where it tries its self-protection at this moment, that refuses our signals: it ends without them, soon.
+    """
     if process.poll() is None:
-        process.terminate()
+        with contextlib.suppress(PermissionError):
+            process.terminate()
         try:
-            process.wait(15)
+            process.wait(_ENDED_S)
         except subprocess.TimeoutExpired:
-            process.kill()  # the next one removes what this one leaves
+            with contextlib.suppress(PermissionError):
+                process.kill()  # the next one removes what this one leaves
             process.wait()
     for stream in (process.stdout, process.stderr):
         if stream is not None:

@@ -70,7 +70,8 @@ class Place:
         self.config = Config(
             scope=Scope(cgroup=str(self.cgroup)),
             paths=Paths(state=str(self.home / "state"), run=str(self.home / "run"), bpffs=str(bpffs / "pins")),
-            agent=Agent(mode="enforce", self_protection=False),  # who started the trials must be able to end them
+            # Who started the trials must be able to end them: it stands for its own trials alone (`defended`).
+            agent=Agent(mode="enforce", self_protection=False),
         )
         self.kernel: Kernel | None = None
         self._stack = stack
@@ -168,8 +169,13 @@ class Place:
         self.kernel.settle_guard(pid)
         return pid
 
+    def defended(self) -> contextlib.AbstractContextManager[bool]:
+        """Have the self-protection stand meanwhile, where the kernel takes it; `attach` comes before."""
+        assert self.kernel is not None
+        return self.kernel.defended()
+
     def act_outside(self, *todo: Sequence[str], meanwhile: Callable[[], object] = lambda: None) -> list[int]:
-        """As `act`, by a program that is no child of this process."""
+        """As `act`, by a program that does not descend from this process."""
         return act_outside(self.cgroup, *todo, meanwhile=meanwhile)
 
     def for_us_alone(self, path: Path) -> Path:
@@ -268,8 +274,8 @@ def act_in(cgroup: Path, *todo: Sequence[str]) -> list[int]:
 
 def act_outside(cgroup: Path, *todo: Sequence[str], meanwhile: Callable[[], object]) -> list[int]:
     """Run `acts` as a child of init, or of who stands for it; `meanwhile` is called again and again until it ends."""
-    with _acting(cgroup, ["/bin/sh", "-c", '"$@" & :', "sh", *_command(todo)]) as process:
-        met = [int(line) for line in _read_all(process, meanwhile).split()]
+    with _acting(cgroup, ["/bin/sh", "-c", '"$@" $$ & :', "sh", *_command([["orphaned"], *todo])]) as process:
+        met = [int(line) for line in _read_all(process, meanwhile).split()][1:]
     return met + [KILLED] * (len(todo) - len(met))
 
 

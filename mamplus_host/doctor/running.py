@@ -55,6 +55,7 @@ class _Here:
             raise NotPossible("no agent's probes are attached here; start one: mamplus run")
         self.tables = Tables(self.directory)
         self.cgroup = make_cgroup(self.scope / f"{PREFIX}{secrets.token_hex(4)}", stack)
+        self.exec_tier = "lsm" if pins.link_pin(self.directory, "mamplus_bprm").exists() else "signal"
         self._canaries: dict[Kind, list[str]] | None = None
 
     def canaries(self, kind: Kind) -> list[str]:
@@ -84,7 +85,7 @@ def examine(config: Config) -> Iterator[Trial]:
             return
         yield tried(GROUP, LINKS, partial(_links, here))
         for control, tier, trial in _TRIALS:
-            yield tried(GROUP, control, partial(_or_untried, trial, here, tier))
+            yield tried(GROUP, control, partial(_or_untried, trial, here, tier or here.exec_tier))
 
 
 def all_as(trial: Callable[[], Found]) -> Iterator[Trial]:
@@ -182,7 +183,7 @@ def _program(here: _Here) -> Found:
             finally:
                 here.tables.forget(key.dev, key.ino)
             if not marker.exists() and codes[-1] in (KILLED, REFUSED):
-                tier = "lsm" if codes[-1] == REFUSED else "signal"
+                tier = here.exec_tier if codes[-1] == REFUSED else "signal"
                 return Found(tier, f"a hash of the list did not run in the agent's scope: {digest[:16]}...")
     raise NotEnforced(f"programs with hashes of the list ran in the agent's scope (exit {codes})", RESTART)
 
@@ -205,7 +206,7 @@ def _unknown(here: _Here) -> Found:
             raise NotEnforced("a new program ran in the agent's scope without being hashed", RESTART)
         if seen not in ("", digest):
             raise NotEnforced(f"the kernel remembers {seen} of a new program, want {digest}")
-    return Found("signal", "a new program waited for its hash in the agent's scope, then ran")
+    return Found(here.exec_tier, "a new program waited for its hash in the agent's scope, then ran")
 
 
 def _packets(here: _Here) -> Found:
@@ -223,9 +224,9 @@ def _new_program() -> Iterator[Path]:
         yield new_program(make_folder(stack))
 
 
-_TRIALS: tuple[tuple[str, str, Callable[[_Here], Found]], ...] = (
-    ("agent: listed program", "signal", _program),
-    ("agent: unknown program", "signal", _unknown),
+_TRIALS: tuple[tuple[str, str, Callable[[_Here], Found]], ...] = (  # tier "": that of starts
+    ("agent: listed program", "", _program),
+    ("agent: unknown program", "", _unknown),
     ("agent: connect, send", "cgroup", _address),
     ("agent: DNS", "cgroup", _name),
     ("agent: packets", "iptables", _packets),

@@ -25,6 +25,8 @@ _TRIALS: tuple[tuple[str, str, Callable[[Place], Found]], ...] = (
     ("files", "data folder", files.data_folder),
     ("files", "protected file", files.protected),
     ("suspects", "hold a suspect", holding.freezer),
+)
+_OF_ITSELF: tuple[tuple[str, str, Callable[[Place], Found]], ...] = (
     ("agent itself", "signals to the agent", itself.signals),
     ("agent itself", "ptrace, memory of the agent", itself.tracing),
     ("agent itself", "pins", itself.pinned),
@@ -39,11 +41,13 @@ def kernel_trials(config: Config | None) -> Iterator[Trial]:
             place.beside(config)
         attached = tried("probes", "probes", partial(_attach, place, stack))
         yield attached
+        is_attached = attached.state != STATES[-1]
         for group, control, trial in _TRIALS:
-            if attached.state != STATES[-1] or trial in _NEEDS_NO_PROBES:
-                yield tried(group, control, partial(trial, place))
-            else:
-                yield tried(group, control, _without_probes)
+            is_possible = is_attached or trial in _NEEDS_NO_PROBES
+            yield tried(group, control, partial(trial, place) if is_possible else _without_probes)
+        with place.defended() if is_attached else contextlib.nullcontext():
+            for group, control, trial in _OF_ITSELF:
+                yield tried(group, control, partial(trial, place) if is_attached else _without_probes)
 
 
 def agent_trials(config: Config) -> Iterator[Trial]:

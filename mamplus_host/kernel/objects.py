@@ -17,8 +17,10 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import msgspec
 
 from mamplus_host.config import Config
 from mamplus_host.errors import KernelRefused, NotPossible
@@ -96,6 +98,23 @@ class Kernel:
         """Tell the guard, where one stands, which processes are ours now."""
         if self.guard is not None:
             self.guard.settle(responder_pid, self.watching.keeper)
+
+    @contextlib.contextmanager
+    def defended(self) -> Iterator[bool]:
+        """Have the self-protection stand meanwhile, whatever the configuration says; False where the kernel lacks it.
+
+        For trials: as long as it stands, also who started this process cannot end it.
+        """
+        wanted = msgspec.structs.replace(self._config.agent, self_protection=True)
+        self.guard = _stand_guard(msgspec.structs.replace(self._config, agent=wanted), self._directory)
+        self.settle_guard(self._responder_pid)
+        try:
+            yield self.guard is not None
+        finally:
+            guard.withdraw(self._directory)
+            if self.guard is not None:
+                self.guard.close()
+                self.guard = None
 
     def stand_file_hooks(self) -> None:
         """Have the LSM hooks of guarded paths attached, where the kernel takes them: some seconds on a slow device.

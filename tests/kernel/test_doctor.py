@@ -23,6 +23,7 @@ from mamplus_host.doctor.place import PREFIX, Place, remove_left
 from mamplus_host.doctor.trial import Trial
 from mamplus_host.kernel import pins
 from mamplus_host.kernel.bpf import Fd, checked
+from mamplus_host.kernel.features import YES, probe
 from mamplus_host.verdicts import Verdict
 from story.stage import wait_for
 from tests.journey.offers import whole
@@ -32,6 +33,11 @@ from .conftest import Agent
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(240)]
 ENFORCED_EVERYWHERE = {  # tiers that every kernel gives on which the agent starts
     "probes", "exec: unknown program", "connect, send", "DNS", "packets of open sockets", "hold a suspect",
+}  # fmt: skip
+BY_LSM = {  # controls that a kernel with BPF LSM gives their best tier
+    "exec: listed program", "exec: unknown program", "exec: library", "exec: ld.so FILE", "exec: script",
+    "open of a listed file", "guarded path", "data folder", "signals to the agent", "ptrace, memory of the agent",
+    "pins",
 }  # fmt: skip
 LISTED = ((Kind.IP, "203.0.113.9"), (Kind.DOMAIN, "bad.example"), (Kind.SHA256, "ab" * 32))
 
@@ -82,6 +88,18 @@ def test_a_control_that_is_not_possible_gives_its_reason_and_the_way_out(found: 
     assert (found["exec: listed program"].state == "enforcing") == (found["exec: listed program"].tier == "lsm")
 
 
+def not_by_lsm(found: dict[str, Trial]) -> dict[str, Trial]:
+    """Return those of BY_LSM that something else enforces, or nothing."""
+    return {name: found[name] for name in BY_LSM if (found[name].state, found[name].tier) != ("enforcing", "lsm")}
+
+
+def test_with_bpf_lsm_each_control_that_it_can_enforce_is_enforced_by_it(found: dict[str, Trial]) -> None:
+    if probe().lsm != YES:
+        pytest.skip(f"BPF LSM: {probe().lsm}")
+
+    assert not_by_lsm(found) == {}
+
+
 def test_nothing_stays_of_trials_that_ended(ended: tuple[int, list[Trial]]) -> None:
     wait_for("the responder's end", lambda: not left(ended[0]))
 
@@ -114,10 +132,8 @@ def test_an_agent_whose_scope_covers_the_trials_does_not_spoil_them(agent: Agent
     assert agent.count("held") == 0
 
 
-@pytest.fixture
-def listing(agent: Agent) -> Agent:
-    """An agent that enforces a list which it also has on disk."""
-    state = agent.config.state
+def install_list(state: Path) -> None:
+    """Put a list with LISTED below `state`, as a genuine one."""
     state.mkdir(parents=True, exist_ok=True)
     entries = [
         Entry(id=number, kind=kind, value=canonical(kind, value), verdict=Verdict.BLOCK)
@@ -127,6 +143,12 @@ def listing(agent: Agent) -> Agent:
     staged.write_bytes(encode(entries, generation=1, created_s=int(time.time())))
     store = BleStore(state)
     store.install(store.prepare([whole(staged)], None, source="network", enterprise_id=""))
+
+
+@pytest.fixture
+def listing(agent: Agent) -> Agent:
+    """An agent that enforces a list which it also has on disk."""
+    install_list(agent.config.state)
     agent.publish(*((kind, value, Verdict.BLOCK) for kind, value in LISTED), generation=1)
     return agent
 
