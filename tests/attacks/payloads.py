@@ -13,8 +13,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.kernel.conftest import GCC
-from tests.kernel.conftest import PROGRAMS as KERNEL_PROGRAMS
+from tests.kernel.compiled import GCC
+from tests.kernel.compiled import PROGRAMS as KERNEL_PROGRAMS
 
 PROGRAMS = Path(__file__).parent / "programs"
 TAIL_BYTES = 16

@@ -41,12 +41,13 @@ def own_cgroup() -> Iterator[Path]:
     finally:
         for directory in sorted([path, *path.rglob("*/")], key=lambda one: len(one.parts), reverse=True):
             (directory / "cgroup.freeze").write_text("0")
-            (directory / "cgroup.kill").write_text("1")
-            _await_empty(directory)
+            empty(directory)
             directory.rmdir()
 
 
-def _await_empty(cgroup: Path) -> None:
+def empty(cgroup: Path) -> None:
+    """Kill what runs in a cgroup, and wait until it is gone."""
+    (cgroup / "cgroup.kill").write_text("1")
     deadline = time.monotonic() + 10
     while "populated 1" in (cgroup / "cgroup.events").read_text():
         assert time.monotonic() < deadline, f"{cgroup} is not empty"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from mamplus_host.ble.encode import encode
@@ -25,25 +26,11 @@ from mamplus_host.kernel.objects import Kernel
 from mamplus_host.kernel.tables import LoadReport, file_of
 from mamplus_host.verdicts import Verdict
 
-PROGRAMS = Path(__file__).parent / "programs"
-GCC = ("gcc", "-O2", "-Wall", "-Wextra", "-Werror")
-BUILD: dict[str, list[str]] = {
-    "as_pid": [],
-    "enter": [],
-    "opener": [],
-    "mark": ["-static", "-nostdlib", "-fno-stack-protector"],
-    "talk": [],
-    "burst": [],
-    "crowd": [],
-    "hammer": [],
-    "lookups": [],
-    "traced": [],
-    "waker": [],
-    "tracer": [],
-    "wants": ["-pthread"],
-    "filetry": [],
-}
-DEADLINE_S = 20.0
+from . import acts, compiled
+from .compiled import BUILD
+from .reused import as_new
+
+DEADLINE_S = 120.0 if "MAMPLUS_VM" in os.environ else 20.0  # an emulated machine is slow
 REFUSED = (
     -signal.SIGKILL,
     126,
@@ -155,6 +142,12 @@ class Agent:
         """Load a generation that blocks the content of `programs`."""
         self.publish(*((Kind.SHA256, sha256(path), Verdict.BLOCK) for path in programs), generation=generation)
 
+    def know_tools(self) -> None:
+        """Make the tests' own programs known: they do not wait."""
+        for name in BUILD:
+            with (self.programs / name).open("rb") as file:
+                self.kernel.tables.remember(file_of(file.fileno()), sha256(self.programs / name))
+
     def make_known(self, program: Path, *arguments: str | Path) -> None:
         """Run `program` until the kernel remembers its content: not before its ctime is a few clock ticks old."""
         end = time.monotonic() + DEADLINE_S
@@ -189,11 +182,7 @@ class Agent:
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small C programs, compiled."""
-    out = tmp_path_factory.mktemp("programs")
-    for name, flags in BUILD.items():
-        command: list[str | Path] = [*GCC, *flags, "-o", out / name, PROGRAMS / f"{name}.c"]
-        subprocess.run(command, check=True)
-    return out
+    return compiled.put(tmp_path_factory.mktemp("programs"))
 
 
 @pytest.fixture
@@ -243,9 +232,7 @@ def attach(configure: Callable[..., Config], cgroup: Path, programs: Path) -> It
     def attach_one(**sections: dict[str, Any]) -> Agent:
         config = configure(**sections)
         attached.append(Agent(config, cgroup, programs, Kernel.attach(config, cgroup_dir(config))))
-        for name in BUILD:  # the tests' own tools do not wait
-            with (programs / name).open("rb") as file:
-                attached[-1].kernel.tables.remember(file_of(file.fileno()), sha256(programs / name))
+        attached[-1].know_tools()
         return attached[-1]
 
     yield attach_one
@@ -257,6 +244,52 @@ def attach(configure: Callable[..., Config], cgroup: Path, programs: Path) -> It
 def agent(attach: Callable[..., Agent]) -> Agent:
     """An agent as configured by default: it enforces."""
     return attach()
+
+
+@pytest.fixture(scope="module")
+def reused_config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
+    """For probes that the tests of a file share: to attach them takes longer than most tests."""
+    home = tmp_path_factory.mktemp("agent")
+    with acts.own_cgroup() as cgroup:
+        paths = {"bpffs": f"/sys/fs/bpf/mptest-{secrets.token_hex(4)}", "run": str(home), "state": str(home / "state")}
+        made = parse({"scope": {"cgroup": str(cgroup)}, "paths": paths, "agent": {"self_protection": False}})
+        yield made
+        responder.stop(made)
+        Kernel.detach(made)
+
+
+@pytest.fixture
+def reused_agent(reused_config: Config, programs: Path, tmp_path: Path) -> Iterator[Agent]:
+    """As `agent`, with the probes of the test before it, as if they were new; its state is its own."""
+    paths = msgspec.structs.replace(reused_config.paths, state=str(tmp_path / "state"))
+    config = msgspec.structs.replace(reused_config, paths=paths)
+    cgroup = cgroup_dir(config)
+    kernel = Kernel.attach(config, cgroup)
+    as_new(kernel)
+    made = Agent(config, cgroup, programs, kernel)
+    made.know_tools()
+    yield made
+    acts.empty(cgroup)
+    kernel.close()
+
+
+@pytest.fixture
+def tmpfs() -> Iterator[Path]:
+    """Where a write through a mapping leaves no trace."""
+    with acts.own_tmpfs() as path:
+        yield path
+
+
+@pytest.fixture
+def overlay(tmp_path: Path) -> Iterator[Path]:
+    """Where stat(2) and the kernel's inode tell different devices: lower, upper and merged, in a directory."""
+    parts = {name: tmp_path / name for name in ("lower", "upper", "work", "merged")}
+    for path in parts.values():
+        path.mkdir()
+    options = f"lowerdir={parts['lower']},upperdir={parts['upper']},workdir={parts['work']}"
+    subprocess.run(["mount", "-t", "overlay", "-o", options, "mptest", parts["merged"]], check=True)
+    yield tmp_path
+    subprocess.run(["umount", "-l", parts["merged"]], check=True)
 
 
 @pytest.fixture

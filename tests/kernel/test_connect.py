@@ -27,6 +27,11 @@ BLOCKED = [
 ]
 
 
+@pytest.fixture
+def agent(reused_agent: Agent) -> Agent:
+    return reused_agent
+
+
 @pytest.mark.parametrize(("how", "address", "listed", "kind"), BLOCKED)
 def test_a_listed_address_is_refused(agent: Agent, how: str, address: str, listed: str, kind: str) -> None:
     agent.publish((Kind.IP, "192.0.2.1", Verdict.BLOCK), (Kind.IP, listed, Verdict.BLOCK), generation=3)

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,11 @@ MARK_EXIT = 7  # of mark.c, when it was let run
 COPIES = 200
 SLOW_BYTES = 1 << 28
 OLD_S = 0.1  # a younger file is hashed at every start, wherever it lies
+
+
+@pytest.fixture
+def agent(reused_agent: Agent) -> Agent:
+    return reused_agent
 
 
 def test_a_listed_program_copied_to_a_new_name_runs_no_instruction(
@@ -125,27 +130,6 @@ def test_a_file_that_may_change_without_a_trace_waits_every_time(
     for number in range(1, 4):
         assert agent.run(program, tmp_path / "mark") == MARK_EXIT
         assert agent.kernel.tables.counters()["held"] == number
-
-
-@pytest.fixture
-def tmpfs(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "tmpfs"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "mptest", path], check=True)
-    yield path
-    subprocess.run(["umount", "-l", path], check=True)
-
-
-@pytest.fixture
-def overlay(tmp_path: Path) -> Iterator[Path]:
-    """Where stat(2) and the kernel's inode tell different devices."""
-    parts = {name: tmp_path / name for name in ("lower", "upper", "work", "merged")}
-    for path in parts.values():
-        path.mkdir()
-    options = f"lowerdir={parts['lower']},upperdir={parts['upper']},workdir={parts['work']}"
-    subprocess.run(["mount", "-t", "overlay", "-o", options, "mptest", parts["merged"]], check=True)
-    yield tmp_path
-    subprocess.run(["umount", "-l", parts["merged"]], check=True)
 
 
 @pytest.mark.parametrize("layer", ["lower", "merged"])

@@ -39,27 +39,8 @@ def lsm() -> None:
 
 
 @pytest.fixture
-def tmpfs(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "tmpfs"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "mptest", path], check=True)
-    yield path
-    subprocess.run(["umount", "-l", path], check=True)
-
-
-@pytest.fixture
-def overlay(tmp_path: Path) -> Iterator[Path]:
-    parts = {name: tmp_path / name for name in ("lower", "upper", "work", "merged")}
-    below = tmp_path / "below"
-    below.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "mptest", below], check=True)
-    for name in parts:
-        (below / name).mkdir()
-    options = f"lowerdir={below}/lower,upperdir={below}/upper,workdir={below}/work"
-    subprocess.run(["mount", "-t", "overlay", "-o", options, "mptest", below / "merged"], check=True)
-    yield below
-    subprocess.run(["umount", "-l", below / "merged"], check=True)
-    subprocess.run(["umount", "-l", below], check=True)
+def agent(reused_agent: Agent) -> Agent:
+    return reused_agent
 
 
 def wants(agent: Agent, how: str, file: Path) -> int:

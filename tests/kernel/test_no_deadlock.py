@@ -116,12 +116,6 @@ class Logger(threading.Thread):
 
 
 @pytest.fixture
-def tmpfs() -> Iterator[Path]:
-    with acts.own_tmpfs() as path:
-        yield path
-
-
-@pytest.fixture
 def watched(attach: Callable[..., Agent], tmpfs: Path) -> Agent:
     agent = attach(
         exec={

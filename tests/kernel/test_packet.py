@@ -25,6 +25,11 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 PEER = {4: "127.66.0.9", 6: "::1"}
 
 
+@pytest.fixture
+def agent(reused_agent: Agent) -> Agent:
+    return reused_agent
+
+
 @pytest.mark.parametrize("server", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
 @pytest.mark.parametrize(
     ("name", "expected"),

@@ -21,6 +21,11 @@ REFUSES = Standing(exec=ExecStanding(agent_down="refuse-unknown", agent_down_s=3
 CUTS_OFF = Standing(connect=ConnectStanding(agent_down="guarded-only", agent_down_s=30))
 
 
+@pytest.fixture
+def agent(reused_agent: Agent) -> Agent:
+    return reused_agent
+
+
 def silent_for(agent: Agent, seconds: int) -> None:
     """Make the agent look as if it had not lived for so long."""
     beat = Map.pinned(agent.kernel.directory / "heartbeat", 4, layout.HEARTBEAT.size)

@@ -24,6 +24,11 @@ from .test_exec_path import Stages
 pytestmark = pytest.mark.kernel
 
 
+@pytest.fixture
+def agent(reused_agent: Agent) -> Agent:
+    return reused_agent
+
+
 class Swept(Stages):
     """A pipeline with a sweep beside it, whose loop is the test."""
 

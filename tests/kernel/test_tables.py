@@ -21,6 +21,11 @@ pytestmark = pytest.mark.kernel
 PORT = "9"
 
 
+@pytest.fixture
+def agent(reused_agent: Agent) -> Agent:
+    return reused_agent
+
+
 def _talk(agent: Agent, address: str) -> int:
     return agent.run(agent.programs / "talk", "tcp", address, PORT)
 

@@ -28,6 +28,11 @@ pytestmark = pytest.mark.kernel
 BLOCKED, OTHER = "127.66.0.1", "127.66.0.2"
 
 
+@pytest.fixture
+def agent(reused_agent: Agent) -> Agent:
+    return reused_agent
+
+
 def _ip(value: str, verdict: Verdict = Verdict.BLOCK) -> Entry:
     return Entry(id=1, kind=Kind.IP, value=value, verdict=verdict)
 

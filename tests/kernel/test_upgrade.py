@@ -4,7 +4,6 @@
 import errno
 import itertools
 import shutil
-import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -15,9 +14,10 @@ import pytest
 
 from mamplus_host.ble.entry import Kind
 from mamplus_host.kernel import pins, responder
+from mamplus_host.kernel.features import YES, probe
 from mamplus_host.verdicts import Verdict
 
-from .conftest import DEADLINE_S, Agent, sha256
+from .conftest import DEADLINE_S, REFUSED, Agent, sha256
 
 pytestmark = pytest.mark.kernel
 LISTED = "127.66.0.1"
@@ -84,7 +84,7 @@ def test_what_is_listed_is_refused_at_every_moment_of_a_hand_over(
 
     assert not new.kernel.adopted
     assert set(connects) == {errno.EPERM}
-    assert set(starts) == {-signal.SIGKILL}
+    assert set(starts) <= set(REFUSED)
     assert set(good) == {7}
     assert not (tmp_path / "mark").exists()
     assert not before.exists()
@@ -109,6 +109,27 @@ def test_hashes_move_over_and_the_old_responder_goes(
     status = Path(f"/proc/{before}/status")
     assert not status.exists() or "State:\tZ" in status.read_text()
     assert responder.ensure_running(new.config).pid != before
+
+
+def test_hooks_of_guarded_paths_that_stand_before_the_old_ones_go_are_whole_after_it(
+    attach: Callable[..., Agent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = attach()
+    old.kernel.stand_file_hooks()
+    as_another_release(monkeypatch)
+    new = attach()
+    new.kernel.stand_file_hooks()  # as an agent does whose policy guards paths
+    standing = pins.of_file_hooks(new.kernel.directory)
+    if not standing:
+        answer = probe().optional["lsm_files"]
+        assert answer != YES
+        pytest.skip(f"lsm_files: {answer}")
+
+    new.kernel.retire_predecessors()
+
+    assert pins.of_file_hooks(new.kernel.directory) == standing
+    assert pins.is_complete(new.kernel.directory)
+    assert not old.kernel.directory.exists()
 
 
 def test_a_start_that_waits_for_the_old_responder_is_answered(

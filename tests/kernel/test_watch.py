@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,6 @@ from mamplus_host.kernel import layout, responder
 from mamplus_host.kernel.tables import file_of
 from mamplus_host.verdicts import Verdict
 
-from . import acts
 from .conftest import DEADLINE_S, Agent, sha256
 
 pytestmark = pytest.mark.kernel
@@ -47,12 +46,6 @@ def await_count(agent: Agent, name: str, value: int) -> None:
     while count(agent, name) < value:
         assert time.monotonic() < end, f"{name} is {count(agent, name)}, want {value}"
         time.sleep(0.002)
-
-
-@pytest.fixture
-def tmpfs() -> Iterator[Path]:
-    with acts.own_tmpfs() as path:
-        yield path
 
 
 @pytest.fixture
