@@ -12,6 +12,7 @@ TESTS ?=
 RUN ?=
 VM_TIMEOUT ?= 900
 STOCK_KERNELS := tests/vm/test_stock_kernels.py
+EACH_KERNEL := -n 2 --dist loadgroup
 WHOLE_MACHINES := tests/vm/test_no_deadlock.py
 
 .DEFAULT_GOAL := help
@@ -29,13 +30,13 @@ run: build ## play the story of one attack on this machine; ONCE=1 ends after th
 
 test: lint vm-kernels ## all checks: lint, every test, and the kernel tests and attacks on stock kernels
 	@$(PYTHON) -m pytest -n $(TEST_JOBS) --ignore $(STOCK_KERNELS) --ignore $(WHOLE_MACHINES)
-	@$(PYTHON) -m pytest $(STOCK_KERNELS)
+	@$(PYTHON) -m pytest $(EACH_KERNEL) $(STOCK_KERNELS)
 
 test-quick: build ## the tests that need no kernel and no browser
 	@$(PYTHON) -m pytest -q -n $(TEST_JOBS) tests/pure
 
 vm: vm-kernels ## kernel tests and attacks on stock 6.1 and 6.12 with BPF LSM; KERNEL=6.12 TESTS="tests/kernel/test_exec.py -x" or RUN="command"
-	@$(PYTHON) -m $(if $(KERNEL)$(TESTS)$(RUN),tests.vm $(if $(KERNEL),--kernel $(KERNEL)) --timeout $(VM_TIMEOUT) $(if $(RUN),-- sh -c '$(RUN)',--tests -- $(TESTS)),pytest $(STOCK_KERNELS))
+	@$(PYTHON) -m $(if $(KERNEL)$(TESTS)$(RUN),tests.vm $(if $(KERNEL),--kernel $(KERNEL)) --timeout $(VM_TIMEOUT) $(if $(RUN),-- sh -c '$(RUN)',--tests -- $(TESTS)),pytest $(EACH_KERNEL) $(STOCK_KERNELS))
 
 vm-kernels: build ## fetch the stock kernels 6.1 and 6.12 by package name, once, into build/vm
 	@packaging/fetch-kernel 6.1 6.12

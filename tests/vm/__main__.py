@@ -39,7 +39,8 @@ def _run_on(series: str, arguments: argparse.Namespace) -> bool:
     if arguments.console or ran.trouble or not ran.outcomes:
         print(ran.output + ran.trouble)
     print(f"{series}:", ", ".join(f"{count} {outcome}" for outcome, count in selection.summary(ran).items()))
-    return bool(ran.outcomes) and not ran.trouble and all(said.outcome != "failed" for said in ran.outcomes.values())
+    faults = [selection.fault(name, said) for name, said in ran.outcomes.items()]
+    return bool(ran.outcomes) and not ran.trouble and not any(faults)
 
 
 def main() -> int:

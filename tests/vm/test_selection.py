@@ -59,6 +59,15 @@ def test_a_line_that_was_cut_off_is_no_outcome() -> None:
     assert told == {"a": selection.Outcome("passed", "")}
 
 
+def test_a_skip_is_a_fault_unless_a_stock_kernel_lacks_what_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "MAY_SKIP", {"*::test_new[[]*": "came with 6.13"})
+    skipped = selection.Outcome("skipped", "no such hook")
+
+    assert "no such hook" in selection.fault("a.py::test_old", skipped)
+    assert selection.fault("a.py::test_new[x]", skipped) == ""
+    assert selection.fault("a.py::test_new[x]", selection.Outcome("failed", "why")) == "why"
+
+
 def test_what_would_run_is_known_before_a_machine_boots() -> None:
     collected = selection.collected("tests/vm/test_selection.py")
 
