@@ -18,8 +18,7 @@ from tests.vm.kernels import ROOT, StockKernel
 # attaches an agent of its own, so what is decided in user space (the vault, the table builder, exports) is left to the
 # machine's own kernel.
 _WANTED = (
-    "features", "verifier", "lsm_exec", "file_guard", "lsm_guard", "doctor_lsm", "doctor", "adoption", "upgrade",
-    "sweep", "exec", "tables", "standing", "watch",
+    "features", "verifier", "lsm_exec", "file_guard", "lsm_guard",
 )  # fmt: skip
 PLACES = tuple(f"tests/kernel/test_{name}.py" for name in _WANTED)
 # Both kernels have what these files need, so a test that skips there hides something; but for these, and why.
