@@ -120,6 +120,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def control_socket(self) -> Path:
         return self.run / "control.sock"
 
+    @property
+    def ask_socket(self) -> Path:
+        """Where everybody may ask for an exception."""
+        return self.run / "ask.sock"
+
 
 def load(path: Path) -> Config:
     """Return the configuration in `path`; ConfigInvalid says what was seen, wanted, and the way out."""

@@ -21,6 +21,7 @@ from typing import Any
 
 from mamplus_host import __version__, memory, systemd
 from mamplus_host.actionrules import ActionRules
+from mamplus_host.appeals import Appeals
 from mamplus_host.ble.guard import Guard
 from mamplus_host.ble.stack import Stack
 from mamplus_host.ble.store import BleStore
@@ -43,6 +44,7 @@ from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.journal import Journal
 from mamplus_host.executor.netfilter_keeper import NetfilterKeeper
+from mamplus_host.executor.receipts import Receipts, signature_of, told_of
 from mamplus_host.executor.vault import Vault
 from mamplus_host.generations import Generations
 from mamplus_host.guarding import Guarding
@@ -125,6 +127,7 @@ class Service:
             config, journal=self.journal, vault=self.vault, clock=self.clock, guarded=self.guard_set,
             disarmed=Disarmed(config.state / "rules.json", clock=self.clock, rules=self.action_rules),
         )  # fmt: skip
+        self.receipts = Receipts(config.state / "receipts", lambda: signature_of(config.state))
         self.pipeline = self._make_pipeline()
         self.sweep = self._make_sweep()
         self.maintenance = self._make_keeper()
@@ -137,6 +140,8 @@ class Service:
         self.netfilter.apply(NETFILTER_START_S)
         self.files = FileWatch.open(self.vault.paths())
         self.control = ControlServer(config.control_socket, self._epoll, Commands(self))
+        appeals = Appeals(self.clock, self.alerts.get, self.pipeline.tell)
+        self.asks = ControlServer(config.ask_socket, self._epoll, appeals, for_all=True)
         self._epoll.register(self._wake, select.EPOLLIN)
         self._epoll.register(self.kernel.ring.fileno(), select.EPOLLIN)
         self._epoll.register(self.files.fileno(), select.EPOLLIN)
@@ -177,6 +182,7 @@ class Service:
         if self.uplink is not None:
             self.uplink.stop()
         self.control.close()
+        self.asks.close()
         for part in (self.files, self.outbox, self.alerts, self.journal, self.vault, self.clock):
             part.close()
         self.pins_lock.release()
@@ -264,8 +270,15 @@ class Service:
             "alert_log": self.alerts.lost,
             "escalations": self.pipeline.counts["escalations_failed"],
             "control_clients": self.control.refused,
+            "ask_clients": self.asks.refused,
             **self.kernel.watching.losses(),
         }
+
+    def tell_receipts(self) -> None:
+        """Tell the enterprise of every wipe that it was not told of."""
+        for action_id, kept in self.receipts.untold().items():
+            self.pipeline.tell(told_of(action_id, kept, self.clock))
+            self.receipts.told(action_id)
 
     def own_tasks(self) -> frozenset[int]:
         """The processes that no action may ever touch."""
@@ -306,6 +319,8 @@ class Service:
         elif fd == self.guarding.fileno():
             self._drain()  # likewise
             self.pipeline.take(self._decoded([(layout.KIND_FILE, 1, data) for data in self.guarding.read()]))
+        elif self.asks.owns(fd):
+            self.asks.on_ready(fd, mask)
         elif self.control.owns(fd):
             self.control.on_ready(fd, mask)
             follows = self.control.has_followers
@@ -314,6 +329,8 @@ class Service:
     def _tick(self) -> None:
         systemd.watchdog()
         self._alone(self.control.expire)
+        self._alone(self.asks.expire)
+        self._alone(self.tell_receipts)
         self._alone(self.maintenance.look)
         self._alone(self._look_at_ourselves)
         self._alone(lambda: self.kernel.beat(self.clock.boot_ns()))
@@ -521,9 +538,9 @@ class Service:
 
 
 def _make_directories(config: Config) -> None:
-    for path in (config.state, config.run):
+    for path, mode in ((config.state, 0o700), (config.run, 0o711)):  # everybody may ask, in `run`
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.mkdir(mode=mode, parents=True, exist_ok=True)
         except OSError as error:
             raise NotPossible(
                 f"cannot make {str(path)!r}: {error.strerror}; make it, or name another in [paths]"

@@ -12,7 +12,9 @@ import typer
 from mamplus_host import __version__
 from mamplus_host.cli import (
     actions,
+    acts,
     alerts,
+    ask,
     ble,
     check,
     detach,
@@ -80,6 +82,12 @@ app.command("unprotect")(protect.unprotect)
 app.add_typer(vault.app, name="vault")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(evidence.app, name="evidence")
+app.command("lock")(acts.lock)
+app.add_typer(acts.radio_app, name="radio")
+app.add_typer(acts.usb_app, name="usb")
+app.command("mount")(acts.mount)
+app.command("wipe")(acts.wipe)
+app.command("ask")(ask.run)
 app.command("restore")(vault.restore)
 app.add_typer(outbox.app, name="outbox")
 app.command("enroll")(enroll.run)

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """`mamplus evidence`: sealed snapshots; looked for, and carried to the enterprise."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mamplus_host.cli import acts
 from mamplus_host.cli.alerts import when
 from mamplus_host.cli.state import CLI, OUT, print_json, safe
 from mamplus_host.cli.table import print_table
@@ -19,6 +21,16 @@ app = typer.Typer(no_args_is_help=True, help="Look for sealed snapshots, and car
 @app.callback()
 def group() -> None:
     """Look for sealed snapshots, and carry them to the enterprise."""
+
+
+@app.command("take")
+def take(
+    paths: Annotated[list[Path] | None, typer.Argument(metavar="[PATH]...", help="Files, at most 8.")] = None,
+    pid: Annotated[int, typer.Option("--pid", metavar="PID", help="A process, with all below it.")] = 0,
+    as_json: acts.Json = False,
+) -> None:
+    """Take a snapshot of a process, of files, or both, sealed for the enterprise."""
+    acts.act("evidence", {"tgid": pid, "paths": [os.path.abspath(path) for path in paths or []]}, as_json=as_json)
 
 
 @app.command("list")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mamplus_host.cli import acts
 from mamplus_host.cli.alerts import when
 from mamplus_host.cli.sealing import write_sealed
 from mamplus_host.cli.state import CLI, OUT, print_json, safe
@@ -23,6 +24,16 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="As `mamplus quarantine li
 @app.callback()
 def group() -> None:
     """Look at files in quarantine, bring them back, or carry them on."""
+
+
+@app.command("add")
+def add(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file.")],
+    for_: acts.For = "",
+    as_json: acts.Json = False,
+) -> None:
+    """Take a file out of reach: it leaves all of its names, and is kept encrypted."""
+    acts.act("quarantine", {"path": os.path.abspath(path)}, for_=for_, as_json=as_json)
 
 
 @app.command("list")

@@ -13,11 +13,17 @@ from mamplus_host.errors import ControlMalformed
 from mamplus_host.jsonlines import to_builtins
 from mamplus_host.kernel import fileguards
 from mamplus_host.pipeline import event_kind
+from mamplus_host.verdicts import ActionKind
 
 if TYPE_CHECKING:
     from mamplus_host.service import Service
 
 MAX_LIST = 10_000
+ID_LENGTH = 26  # of an alert's id
+BY_PERSONS = {  # what a command starts, and whether it can be undone
+    "quarantine": True, "evidence": True, "lock": False, "container-lock": False, "radio": True, "usb": True,
+    "mount": True, "wipe": False,
+}  # fmt: skip
 
 
 class Commands:
@@ -35,6 +41,7 @@ class Commands:
             "alerts": self.alerts,
             "explain": self.explain,
             "undo": self.undo,
+            "act": self.act,
             "actions": service.executor.in_force,
             "actions-verify": self.actions_verify,
             "rules": service.executor.disarmed.all,
@@ -82,6 +89,18 @@ class Commands:
         self._service.alerts.note_outcomes(outcomes)
         return outcomes
 
+    def act(self, kind: str, target: dict[str, Any], ttl_s: int = 0) -> dict[str, str]:
+        """Do one action on a person's word; ActionFailed says why it could not be done."""
+        if kind not in BY_PERSONS:
+            raise ControlMalformed(f"no person starts {kind!r}; want one of {', '.join(sorted(BY_PERSONS))}")
+        done = self._service.executor.start(
+            ActionKind(kind), {**target, "ttl_s": ttl_s}, ttl_s=ttl_s, why="somebody on this device wanted it"
+        )
+        self._service.tell_receipts()
+        action_id = f"{done.decision_id}-{kind}"
+        undo = action_id if BY_PERSONS[kind] else ""
+        return {"id": action_id, "alert": done.decision_id, "action": kind, "detail": done.detail, "undo": undo}
+
     def actions_verify(self, id: str) -> Any:
         return self._service.executor.verify(self._action_id(id))
 
@@ -95,7 +114,8 @@ class Commands:
         alert, dash, kind = name.partition("-")
         known = {one["alert"] for one in self._service.executor.in_force()}
         found = [one for one in known if one.startswith(alert.upper()) or one.endswith(alert.upper())] if alert else []
-        whole = found[0] if len(found) == 1 else str(self._service.alerts.get(alert)["id"])
+        is_whole = dash and len(alert) == ID_LENGTH  # what the journal alone knows: it has no alert, or is undone
+        whole = alert if is_whole else found[0] if len(found) == 1 else str(self._service.alerts.get(alert)["id"])
         return f"{whole}{dash}{kind}"
 
     def protect(self, path: str) -> list[str]:

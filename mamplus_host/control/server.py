@@ -75,16 +75,19 @@ class _Client:
 
 
 class ControlServer:
-    """Listens at `path` (mode 0600) and answers through `handler`; `epoll` is the service's."""
+    """Listens at `path` (mode 0600) and answers through `handler`; `epoll` is the service's.
 
-    def __init__(self, path: Path, epoll: select.epoll, handler: Handler) -> None:
-        self._path, self._epoll, self._handler = path, epoll, handler
+    `for_all`: everybody may connect (mode 0666); the handler is told who did.
+    """
+
+    def __init__(self, path: Path, epoll: select.epoll, handler: Handler, *, for_all: bool = False) -> None:
+        self._path, self._epoll, self._handler, self._for_all = path, epoll, handler, for_all
         self._clients: dict[int, _Client] = {}
         self.refused = 0  # clients turned away or let go
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        before = os.umask(0o177)
+        before = os.umask(0o111 if for_all else 0o177)
         try:
             with short_address(path) as address:
                 self._listener.bind(address)
@@ -138,7 +141,8 @@ class ControlServer:
     def _accept(self) -> None:
         with contextlib.suppress(BlockingIOError):
             sock, _ = self._listener.accept()
-            if len(self._clients) >= MAX_CLIENTS or _credentials(sock)[1] not in (0, os.geteuid()):
+            may = self._for_all or _credentials(sock)[1] in (0, os.geteuid())
+            if len(self._clients) >= MAX_CLIENTS or not may:
                 self.refused += 1
                 sock.close()
                 return

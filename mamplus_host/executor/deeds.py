@@ -29,7 +29,7 @@ from mamplus_host.executor.actions.wipe import Wipe
 from mamplus_host.executor.boxes import Boxes
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.process import Processes
-from mamplus_host.executor.receipts import Receipts, Sign
+from mamplus_host.executor.receipts import Receipts, signature_of
 from mamplus_host.executor.shape import Deed
 from mamplus_host.executor.vault import Vault
 from mamplus_host.maintenance.order import Orders
@@ -70,7 +70,7 @@ def _on_the_device(config: Config, clock: Clock, guarded: GuardSet) -> Iterable[
     yield ContainerLock(config.container)
     yield Wipe(
         config.container, Orders(state, getattr(clock, "list_s", clock.wall_s)),
-        Receipts(state / "receipts", lambda: _signature_of(state)), clock=clock, alive=systemd.watchdog,
+        Receipts(state / "receipts", lambda: signature_of(state)), clock=clock, alive=systemd.watchdog,
     )  # fmt: skip
 
 
@@ -80,9 +80,3 @@ def _key_of_enterprise(state: Path) -> bytes | None:
         return seal_key(state)
     except OSError:
         return None
-
-
-def _signature_of(state: Path) -> Sign:
-    from mamplus_host.outbox.identity import Identity  # libcrypto: only a wipe needs it here
-
-    return Identity.load(state).sign

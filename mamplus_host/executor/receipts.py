@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mamplus_host.clock import Clock
 from mamplus_host.files import write_whole
+from mamplus_host.verdicts import Escalation, Finding, Severity
 
 Sign = Callable[[bytes], bytes]
 
@@ -44,3 +46,21 @@ class Receipts:
 
     def _keep(self, action_id: str, kept: dict[str, Any]) -> None:
         write_whole(self._directory / f"{action_id}.json", json.dumps(kept).encode("ascii"))
+
+
+def signature_of(state: Path) -> Sign:
+    """Return what signs with the device's key; EnrollRefused when there is none."""
+    from mamplus_host.outbox.identity import Identity  # libcrypto: only a wipe needs it here
+
+    return Identity.load(state).sign
+
+
+def told_of(action_id: str, kept: dict[str, Any], clock: Clock) -> Escalation:
+    """Return what the enterprise is told of a receipt; the same one twice has the same id."""
+    order = json.loads(kept["receipt"])["order"]
+    return Escalation(
+        id=action_id.partition("-")[0], kind="wipe", finding=Finding.CONFIRMED, severity=Severity.HIGH,
+        at=clock.wall_s(), boot_ns=clock.boot_ns(), generation=0, rule="order",
+        summary=f"the professional container was wiped by order {order}",
+        evidence={"receipt": kept["receipt"], "signature": kept["signature"]},
+    )  # fmt: skip

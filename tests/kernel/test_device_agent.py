@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person has a running agent do to the device, and undo: by the commands, as people type them."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mamplus_host.config import Config
+from tests.kernel.buses import Login
+
+pytestmark = pytest.mark.kernel
+BIN = Path(sys.executable).parent
+DEADLINE_S = 60
+
+
+class Running:
+    """An agent as a process of its own, and commands for it."""
+
+    def __init__(self, config: Config, file: Path) -> None:
+        self.config, self._file = config, file
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mamplus_host.service", "--config", self._file], stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout
+        assert self._process.stdout.readline().startswith("ready")
+
+    def stop(self, *, by_power_cut: bool = False) -> None:
+        self._process.kill() if by_power_cut else self._process.terminate()
+        self._process.wait(DEADLINE_S)
+        assert self._process.stdout
+        self._process.stdout.close()
+
+    def attempt(self, *words: str | Path, user: int = 0) -> "subprocess.CompletedProcess[str]":
+        command = [BIN / "mamplus", *words, "--config", self._file]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, user=user or None,
+            extra_groups=[] if user else None, cwd="/",
+        )  # fmt: skip
+
+    def run(self, *words: str | Path) -> str:
+        done = self.attempt(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def act(self, *words: str | Path) -> dict[str, Any]:
+        said: dict[str, Any] = json.loads(self.run(*words, "--json"))
+        return said
+
+    def verified(self, name: str) -> str:
+        return str(json.loads(self.run("actions", "verify", name, "--json"))["seen"])
+
+
+@pytest.fixture
+def login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Login]:
+    made = Login(tmp_path)
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", made.address)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def running(configure: Callable[..., Config], tmp_path: Path, login: Login) -> Iterator[Running]:
+    config, netns = configure(), f"mptest-{secrets.token_hex(3)}"
+    run = Path(f"/run/mptest-{secrets.token_hex(3)}")
+    file, work = run / "agent.toml", tmp_path / "work"
+    (work / "deep").mkdir(parents=True)
+    run.mkdir(mode=0o755)
+    file.write_text(
+        f'[scope]\ncgroup = "{config.scope.cgroup}"\nnetns = ["{netns}"]\n[agent]\nself_protection = false\n'
+        f'[paths]\nstate = "{config.paths.state}"\nrun = "{run}/run"\nbpffs = "{config.paths.bpffs}"\n'
+        f'[container]\npaths = ["{work}"]\n'
+    )
+    subprocess.run(["ip", "netns", "add", netns], check=True)
+    made = Running(config, file)
+    login.sit_down("1", 1000, "ada")
+    made.start()
+    yield made
+    made.stop()
+    subprocess.run(["ip", "netns", "delete", netns], check=True)
+    subprocess.run(["rm", "-r", run], check=True)
+
+
+def test_a_file_goes_into_quarantine_and_comes_back(running: Running, tmp_path: Path) -> None:
+    path = tmp_path / "tool"
+    path.write_bytes(b"payload")
+    done = running.act("quarantine", "add", path)
+    assert not path.exists()
+    assert running.verified(done["id"]) == "done"
+    (listed,) = [json.loads(line) for line in running.run("quarantine", "list", "--json").splitlines()]
+    assert (listed["path"], listed["id"]) == (str(path), done["id"])
+
+    running.run("quarantine", "restore", listed["id"])
+
+    assert path.read_bytes() == b"payload"
+    assert running.run("quarantine", "list") == "Nothing is in quarantine.\n"
+
+
+def test_a_quarantined_file_stays_so_when_the_agent_dies_and_can_still_be_undone(
+    running: Running, tmp_path: Path
+) -> None:
+    path = tmp_path / "tool"
+    path.write_bytes(b"payload")
+    done = running.act("quarantine", "add", path)
+    running.stop(by_power_cut=True)
+    running.start()
+    assert not path.exists()
+    running.run("undo", done["undo"])
+    assert path.read_bytes() == b"payload"
+
+
+def test_screens_are_locked_and_it_says_that_only_the_password_opens_them(running: Running, login: Login) -> None:
+    done = running.act("lock")
+    assert login.is_locked("1")
+    assert done["undo"] == ""
+    assert running.attempt("undo", done["alert"]).returncode == 1
+
+
+def test_what_fails_says_why_and_exits_1(running: Running, tmp_path: Path) -> None:
+    for words, why in (
+        (("quarantine", "add", tmp_path / "missing"), "cannot quarantine"),
+        (("mount", "/", "read-only"), "not touched"),
+        (("usb", "off", "99-9"), "no USB device"),
+        (("evidence", "take", "--pid", "1"), "no key of the enterprise"),
+        (("lock", "--container"), "no professional container"),
+    ):
+        done = running.attempt(*words)
+        assert (done.returncode, why in done.stderr) == (1, True), done.stderr
+    assert running.attempt("radio", "off", "--for", "long").returncode == 2
+    assert running.attempt("wipe", "-").returncode == 2
+
+
+def test_without_an_order_nothing_is_wiped(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "work" / "deep" / "plan").write_bytes(b"secret")
+    (tmp_path / "order").write_text("wipe it")
+    done = running.attempt("wipe", tmp_path / "order", "--yes")
+    assert done.returncode == 1
+    assert "no order" in done.stderr
+    assert (tmp_path / "work" / "deep" / "plan").exists()
+
+
+def test_a_user_without_rights_asks_and_the_enterprise_gets_it(running: Running, tmp_path: Path) -> None:
+    alert = running.act("quarantine", "add", _file(tmp_path))["alert"]
+    assert running.attempt("status", user=65534).returncode == 1, "the control socket is open to all"
+
+    refused = running.attempt("ask", "01JDNOSUCHALERT", "please", user=65534)
+
+    assert refused.returncode == 1
+    assert "no alert" in refused.stderr
+    assert alert
+
+
+def _file(directory: Path) -> Path:
+    path = directory / "tool"
+    path.write_bytes(os.urandom(16))
+    return path
