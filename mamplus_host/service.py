@@ -39,11 +39,13 @@ from mamplus_host.enterprise import load_enterprise
 from mamplus_host.errors import EventMalformed, MamplusError, NotPossible
 from mamplus_host.events import Event, FileChange, Tamper
 from mamplus_host.executor.alertlog import AlertLog
+from mamplus_host.executor.deeds import deeds
 from mamplus_host.executor.disarm import Disarmed
 from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.journal import Journal
 from mamplus_host.executor.netfilter_keeper import NetfilterKeeper
+from mamplus_host.executor.network import Network
 from mamplus_host.executor.receipts import Receipts, signature_of, told_of
 from mamplus_host.executor.vault import Vault
 from mamplus_host.generations import Generations
@@ -118,6 +120,8 @@ class Service:
         self.pins_lock = StateLock(config.bpffs)  # two agents with other states must not share one set of pins
         self.kernel = Kernel.attach(config, self.cgroup)
         self.kernel.beat(self.clock.boot_ns())
+        self.network = Network(config, self.clock)
+        self._alone(self.network.enforce)  # what actions refuse: before these hooks stand alone
         if not self.kernel.adopted:
             self.examiner.attached_anew()
         self.guarding = self._make_guarding()
@@ -125,6 +129,7 @@ class Service:
         self.guard_set = self._make_guard_set()
         self.executor = Executor(
             config, journal=self.journal, vault=self.vault, clock=self.clock, guarded=self.guard_set,
+            deeds=deeds(config, self.vault, self.clock, self.guard_set, network=self.network),
             disarmed=Disarmed(config.state / "rules.json", clock=self.clock, rules=self.action_rules),
         )  # fmt: skip
         self.receipts = Receipts(config.state / "receipts", lambda: signature_of(config.state))
@@ -138,6 +143,7 @@ class Service:
         self._alone(lambda: self.guarding.follow(self.generations.policy.files))
         self.kernel.retire_predecessors()
         self.netfilter.apply(NETFILTER_START_S)
+        self.network.second.begin(lambda: self._soon(self._look_at_ourselves))
         self.files = FileWatch.open(self.vault.paths())
         self.control = ControlServer(config.control_socket, self._epoll, Commands(self))
         appeals = Appeals(self.clock, self.alerts.get, self.pipeline.tell)
@@ -179,6 +185,7 @@ class Service:
         self._alone(self._drain)  # who sent us away is told before we go
         self.tamper.close()
         self.guarding.close()
+        self.network.second.stop()
         if self.uplink is not None:
             self.uplink.stop()
         self.control.close()
@@ -338,6 +345,7 @@ class Service:
         self._alone(lambda: self.alerts.note_outcomes(self.executor.expire()))
         self._alone(lambda: self.executor.disarmed.hand_on(lambda told: self.pipeline.tell(escalation(told))))
         self._alone(self.pipeline.flush)
+        self._alone(self.network.tick)
         if self._responder_fd < 0:
             self._alone(self._renew_responder)
         self._alone(self._give_back)

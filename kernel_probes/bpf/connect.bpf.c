@@ -4,7 +4,8 @@
  *
  * Hooks:   cgroup/connect4, connect6, sendmsg4, sendmsg6, in the caller's context, before any packet.
  * Emits:   struct mamplus_connect for what is refused or suspected; for the rest only when the
- *          posture asks for it, and what is refused because there is no agent (standing.h).
+ *          posture asks for it, and what is refused because there is no agent (standing.h), or because
+ *          an action is in force (refused.h).
  * Returns: 1 lets the call go on; 0 makes it fail with EPERM.
  * Missing: no entry means allow. No ring space means a counted loss, and the same verdict.
  *
@@ -12,6 +13,7 @@
  */
 #include "ble.h"
 #include "record.h"
+#include "refused.h"
 #include "standing.h"
 
 #define MAMPLUS_AF_INET 2
@@ -20,16 +22,6 @@
 static __always_inline bool is_noteworthy(const struct mamplus_head *judged)
 {
 	return judged->verdict == MAMPLUS_SUSPECT || judged->verdict == MAMPLUS_BLOCK;
-}
-
-static __always_inline bool is_loopback(const unsigned char *addr)
-{
-	__u32 part[4];
-
-	__builtin_memcpy(part, addr, sizeof(part));
-	if (part[0] || part[1])
-		return false;
-	return part[2] ? part[2] == bpf_htonl(0xffff) && addr[12] == 127 : part[3] == bpf_htonl(1);
 }
 
 /* The agent has been gone for so long that the policy leaves only the way to the enterprise. */
@@ -46,18 +38,61 @@ static __always_inline bool refuse_declared(struct mamplus_head *judged)
 	return judged->flags & MAMPLUS_F_REFUSED;
 }
 
+/* The task's cgroup, or one above it, is an app that may not use the network. */
+static __always_inline bool is_app_refused(__u64 at_ns)
+{
+	for (int level = 1; level <= MAMPLUS_LEVELS; level++) {
+		__u64 id = bpf_get_current_ancestor_cgroup_id(level);
+
+		if (!id)
+			return false;
+		if (is_refused_app(id, at_ns))
+			return true;
+	}
+	return false;
+}
+
+/* A function of its own: verified once, not behind every answer of the list. */
+__noinline int is_acted_on(struct bpf_sock_addr *ctx, __u32 first, __u32 second, __u32 third, __u32 fourth)
+{
+	__u32 addr[4] = { first, second, third, fourth };
+	struct mamplus_refusing *now = refusing_now();
+	struct talk talk = { .port_be = ctx->user_port, .protocol = ctx->protocol, .uid = bpf_get_current_uid_gid() };
+	__u64 at_ns;
+
+	talk.addr = (const unsigned char *)addr;
+	if (!now || is_loopback(talk.addr))
+		return 0;
+	at_ns = bpf_ktime_get_boot_ns();
+	return is_refused(now, &talk, at_ns) || (now->apps && is_app_refused(at_ns));
+}
+
+static __always_inline bool refuse_acted(struct mamplus_head *judged)
+{
+	judged->flags |= MAMPLUS_F_ACTED | (is_monitor() ? MAMPLUS_F_MONITOR : MAMPLUS_F_REFUSED);
+	if (!(judged->flags & MAMPLUS_F_REFUSED))
+		return false;
+	count(MAMPLUS_C_ACTED);
+	return true;
+}
+
 /* Most connections are nobody's business: the record's head, the dearest part, is made only when there is one. */
 static __always_inline int judge(struct bpf_sock_addr *ctx, struct mamplus_connect *event, __u16 kind, __u8 family)
 {
 	struct mamplus_head judged = { .slot = MAMPLUS_NO_SLOT };
 	struct mamplus_posture *now = posture_now();
-	bool refused, cut_off;
+	bool refused, cut_off, acted;
+	__u32 addr[4];
 
 	ble_address(&judged, event->addr, ctx->user_port, ctx->protocol);
 	cut_off = is_cut_off(now, &judged, event->addr);
-	if (!is_noteworthy(&judged) && !cut_off && !(now && now->report_allowed))
+	__builtin_memcpy(addr, event->addr, sizeof(addr));
+	acted = judged.verdict != MAMPLUS_GUARD && is_acted_on(ctx, addr[0], addr[1], addr[2], addr[3]);
+	if (!is_noteworthy(&judged) && !cut_off && !acted && !(now && now->report_allowed))
 		return 1;
 	refused = refuse_blocked(&judged);
+	if (!refused && acted)
+		refused = refuse_acted(&judged);
 	if (!refused && cut_off)
 		refused = refuse_declared(&judged);
 	if (refused)

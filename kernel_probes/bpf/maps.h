@@ -114,7 +114,16 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } guard SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAMPLUS_REFUSED_MAX);
+	__type(key, struct mamplus_refused_key);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} refused SEC(".maps");
+
 MAMPLUS_SINGLE(active, struct mamplus_active, 0);
+MAMPLUS_SINGLE(refusing, struct mamplus_refusing, 0);
 MAMPLUS_SINGLE(posture, struct mamplus_posture, 0);
 MAMPLUS_SINGLE(heartbeat, struct mamplus_heartbeat, BPF_F_MMAPABLE);
 MAMPLUS_SINGLE(waiting, struct mamplus_waiting, BPF_F_MMAPABLE);

@@ -4,90 +4,25 @@
  *
  * Hooks:   mamplus_packet_in and _out: socket filters that an iptables rule runs by their pin
  *          (`-m bpf --object-pinned`). mamplus_dns: cgroup_skb/egress.
- * Emits:   struct mamplus_packet, struct mamplus_dns for what is refused.
+ * Emits:   struct mamplus_packet, struct mamplus_dns for what the list refuses. What an action refuses
+ *          (refused.h) is counted: refuse.bpf.c sees it again, and the socket hooks told who began it.
  * Returns: packet: 1 matches, and the rule drops; 0 does not. dns: 0 drops (sendto fails with
  *          EPERM), 1 lets go on.
  * Missing: what cannot be parsed is let go on: the socket hooks judged its address before. No ring
  *          space means a counted loss, and the same verdict.
  */
-#include <linux/ip.h>
-#include <linux/ipv6.h>
 #include <linux/udp.h>
 
 #include "ble.h"
+#include "packet.h"
 #include "record.h"
+#include "refused_packet.h"
 
-#define MAMPLUS_TCP 6
 #define MAMPLUS_ETH_P_IP 0x0800
-#define MAMPLUS_UDP 17
-#define MAMPLUS_FRAGMENT_OFFSET 0x1fff
 #define MAMPLUS_DNS_PORT 53
 #define MAMPLUS_DNS_HEADER 12
 #define MAMPLUS_DNS_QR 0x80	/* third byte of the header: an answer */
 #define MAMPLUS_LABEL_MAX 63
-
-struct packet {
-	unsigned char saddr[MAMPLUS_ADDR_LEN];
-	unsigned char daddr[MAMPLUS_ADDR_LEN];
-	__u32 payload;		/* offset of the transport header from the network header */
-	__u16 sport_be;
-	__u16 dport_be;
-	__u8 protocol;
-	bool is_later;		/* a fragment after the first: what follows its header are no ports */
-};
-
-/* In netfilter offset 0 of a socket filter is the network header, in cgroup_skb too; say so, rather than know it. */
-static __always_inline bool load(struct __sk_buff *skb, __u32 at, void *to, __u32 size)
-{
-	return bpf_skb_load_bytes_relative(skb, at, to, size, BPF_HDR_START_NET) == 0;
-}
-
-static __always_inline bool parse4(struct __sk_buff *skb, struct packet *out)
-{
-	struct iphdr ip;
-	__u32 mapped[4] = { 0, 0, bpf_htonl(0xffff), 0 };
-
-	if (!load(skb, 0, &ip, sizeof(ip)))
-		return false;
-	mapped[3] = ip.saddr;
-	__builtin_memcpy(out->saddr, mapped, sizeof(mapped));
-	mapped[3] = ip.daddr;
-	__builtin_memcpy(out->daddr, mapped, sizeof(mapped));
-	out->protocol = ip.protocol;
-	out->payload = ip.ihl * 4;
-	out->is_later = ip.frag_off & bpf_htons(MAMPLUS_FRAGMENT_OFFSET);
-	return true;
-}
-
-/* Extension headers are not walked: the ports stay 0 then, the addresses are judged all the same. */
-static __always_inline bool parse6(struct __sk_buff *skb, struct packet *out)
-{
-	struct ipv6hdr ip;
-
-	if (!load(skb, 0, &ip, sizeof(ip)))
-		return false;
-	__builtin_memcpy(out->saddr, &ip.saddr, MAMPLUS_ADDR_LEN);
-	__builtin_memcpy(out->daddr, &ip.daddr, MAMPLUS_ADDR_LEN);
-	out->protocol = ip.nexthdr;
-	out->payload = sizeof(ip);
-	return true;
-}
-
-static __always_inline bool parse(struct __sk_buff *skb, struct packet *out)
-{
-	__u16 ports[2] = { 0, 0 };
-	__u8 version = 0;
-
-	if (!load(skb, 0, &version, sizeof(version)))
-		return false;
-	if (!(version >> 4 == 4 ? parse4(skb, out) : parse6(skb, out)))
-		return false;
-	if (!out->is_later && (out->protocol == MAMPLUS_TCP || out->protocol == MAMPLUS_UDP))
-		load(skb, out->payload, ports, sizeof(ports));
-	out->sport_be = ports[0];
-	out->dport_be = ports[1];
-	return true;
-}
 
 static __always_inline int match(struct __sk_buff *skb, bool is_inwards)
 {
@@ -96,6 +31,11 @@ static __always_inline int match(struct __sk_buff *skb, bool is_inwards)
 
 	if (!parse(skb, &packet))
 		return 0;
+	if (is_packet_refused(skb, &packet, is_inwards)) {
+		count(MAMPLUS_C_REFUSED);
+		count(MAMPLUS_C_ACTED);
+		return 1;
+	}
 	fill_head_no_task(&event.head, MAMPLUS_KIND_PACKET, sizeof(event));
 	ble_address(&event.head, is_inwards ? packet.saddr : packet.daddr, is_inwards ? packet.sport_be : packet.dport_be,
 		    packet.protocol);

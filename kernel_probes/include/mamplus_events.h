@@ -65,6 +65,7 @@ enum mamplus_op {
 #define MAMPLUS_F_DECLARED 0x20		/* the policy's declared answer was used (see mamplus_posture) */
 #define MAMPLUS_F_INGRESS 0x40		/* packet: towards the device */
 #define MAMPLUS_F_DELETED 0x80		/* exec: the file has no link left (memfd, unlinked) */
+#define MAMPLUS_F_ACTED 0x100		/* connect, sendmsg: an action is in force (isolation, a refused app or host) */
 
 /* First member of every event. Times are CLOCK_BOOTTIME, so suspend counts. */
 struct mamplus_head {

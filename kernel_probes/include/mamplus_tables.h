@@ -20,6 +20,7 @@
 #define MAMPLUS_PATTERN_LEN 128		/* bytes, NUL included */
 #define MAMPLUS_EVENTS_BYTES (1 << 20)	/* the events ring */
 #define MAMPLUS_HOLDS_BYTES (1 << 19)	/* the holds ring: as many as may wait, each with a path */
+#define MAMPLUS_REFUSED_MAX 1024	/* apps and hosts that actions refuse */
 
 /* Key of `known`: which file. Its value is compared with the file before it is believed. */
 struct mamplus_file_key {
@@ -104,6 +105,37 @@ struct mamplus_guard_key {
 	unsigned char addr[MAMPLUS_ADDR_LEN];
 	unsigned short port_be;
 	unsigned short pad;
+};
+
+/*
+ * What actions refuse, beside the list and below the guard. Each ends by itself, with nobody there: times are
+ * CLOCK_BOOTTIME, and the one with all bits set never comes.
+ */
+enum mamplus_refused_kind {
+	MAMPLUS_REFUSED_APP = 1,	/* what: the id of its cgroup, and zeros; those below it are meant, too */
+	MAMPLUS_REFUSED_HOST = 2,	/* what: an address, as in struct mamplus_guard_key */
+};
+
+/* Key of `refused`. Its value is until when, in nanoseconds. */
+struct mamplus_refused_key {
+	unsigned int kind;		/* enum mamplus_refused_kind */
+	unsigned int pad;
+	unsigned char what[MAMPLUS_ADDR_LEN];
+};
+
+/* What stays open to the system's own programs while the device is isolated. */
+#define MAMPLUS_LIFELINE_DNS 0x1	/* UDP and TCP port 53 */
+#define MAMPLUS_LIFELINE_DHCP 0x2	/* UDP port 67, with IPv6 547 */
+#define MAMPLUS_LIFELINE_NTP 0x4	/* UDP port 123 */
+
+/* The one element of `refusing`. */
+struct mamplus_refusing {
+	unsigned long long isolated_until_ns;	/* from all but the guarded, loopback and the lifeline; 0: not isolated */
+	unsigned long long alone_until_ns;	/* from all but the guarded and loopback */
+	unsigned int apps;		/* how many of them `refused` has; 0 saves the lookup */
+	unsigned int hosts;
+	unsigned int lifeline;		/* MAMPLUS_LIFELINE_ */
+	unsigned int system_uids;	/* users below are the system's own; an app's user gets no lifeline */
 };
 
 /* The one element of `active`. */
@@ -201,7 +233,8 @@ enum mamplus_counter {
 	MAMPLUS_C_HELD = 3,		/* starts that waited */
 	MAMPLUS_C_HOLD_LOST = 4,	/* starts that could not wait: the declared answer was used */
 	MAMPLUS_C_DECLARED = 5,		/* declared answers given */
-	MAMPLUS_C_MAX = 6,
+	MAMPLUS_C_ACTED = 6,		/* of REFUSED: by an action (`refused`, `refusing`), not by the list */
+	MAMPLUS_C_MAX = 7,
 };
 
 /* Context of the raw_tp program `mamplus_answer`, run by the responder through BPF_PROG_TEST_RUN. */
@@ -220,6 +253,8 @@ _Static_assert(sizeof(struct mamplus_known) == 56, "hole in mamplus_known");
 _Static_assert(sizeof(struct mamplus_bucket) == 64, "a bucket is one cache line");
 _Static_assert(sizeof(struct mamplus_shape) == 856, "hole in mamplus_shape");
 _Static_assert(sizeof(struct mamplus_guard_key) == 20, "hole in mamplus_guard_key");
+_Static_assert(sizeof(struct mamplus_refused_key) == 24, "hole in mamplus_refused_key");
+_Static_assert(sizeof(struct mamplus_refusing) == 32, "hole in mamplus_refusing");
 _Static_assert(sizeof(struct mamplus_wait) == 64, "hole in mamplus_wait");
 _Static_assert(sizeof(struct mamplus_opened) == 88, "hole in mamplus_opened");
 _Static_assert(sizeof(struct mamplus_held) == 504, "hole in mamplus_held");

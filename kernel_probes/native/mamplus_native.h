@@ -42,7 +42,7 @@ int mamplus_map_next(int map_fd, const void *key, void *next);
 int mamplus_map_update_batch(int map_fd, const void *keys, const void *values, uint32_t count);
 int mamplus_map_delete_batch(int map_fd, const void *keys, uint32_t count);
 
-/* rules_about.c. `netns`: a path, or "" for the caller's own. family: AF_INET or AF_INET6. */
+/* rules_about.c. `netns`: a path, or "" for the caller's own. family: AF_INET or AF_INET6; AF_NETLINK: news of nftables. */
 int mamplus_rules_socket(const char *netns, int family);
 int mamplus_rules_about(int socket_fd, int family, uint32_t *entries, uint32_t *bytes);
 

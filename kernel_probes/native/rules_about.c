@@ -15,12 +15,14 @@
 
 #include <linux/netfilter_ipv4/ip_tables.h>
 #include <linux/netfilter_ipv6/ip6_tables.h>
+#include <linux/netlink.h>
 
 #include "mamplus_native.h"
 
 static int raw_socket(int family)
 {
-	int fd = socket(family, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW);
+	int protocol = family == AF_NETLINK ? NETLINK_NETFILTER : IPPROTO_RAW;
+	int fd = socket(family, SOCK_RAW | SOCK_CLOEXEC, protocol);
 
 	return fd < 0 ? -errno : fd;
 }

@@ -16,6 +16,7 @@ _FLAGS = {
     layout.F_DECLARED: "declared-answer",
     layout.F_INGRESS: "inwards",
     layout.F_DELETED: "deleted-file",
+    layout.F_ACTED: "action-in-force",
 }
 
 

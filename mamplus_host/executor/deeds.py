@@ -10,11 +10,13 @@ from pathlib import Path
 
 from mamplus_host import systemd
 from mamplus_host.ble.trust_memory import seal_key
-from mamplus_host.clock import Clock
+from mamplus_host.clock import ListClock
 from mamplus_host.config import Config
 from mamplus_host.executor.actions.container_lock import ContainerLock
+from mamplus_host.executor.actions.cut import Cut
 from mamplus_host.executor.actions.evidence import Evidence
 from mamplus_host.executor.actions.freeze import Freeze
+from mamplus_host.executor.actions.isolate import Isolate
 from mamplus_host.executor.actions.kill import Kill
 from mamplus_host.executor.actions.kill_cgroup import KillCgroup
 from mamplus_host.executor.actions.kill_tree import KillTree
@@ -23,11 +25,13 @@ from mamplus_host.executor.actions.mount import MountControl
 from mamplus_host.executor.actions.notify import Notify
 from mamplus_host.executor.actions.quarantine import Quarantine
 from mamplus_host.executor.actions.radio import Radio
+from mamplus_host.executor.actions.refuse import Refuse
 from mamplus_host.executor.actions.restore import Restore
 from mamplus_host.executor.actions.usb import Usb
 from mamplus_host.executor.actions.wipe import Wipe
 from mamplus_host.executor.boxes import Boxes
 from mamplus_host.executor.guardset import GuardSet
+from mamplus_host.executor.network import Network
 from mamplus_host.executor.process import Processes
 from mamplus_host.executor.receipts import Receipts, signature_of
 from mamplus_host.executor.shape import Deed
@@ -36,9 +40,12 @@ from mamplus_host.maintenance.order import Orders
 from mamplus_host.verdicts import ActionKind
 
 
-def deeds(config: Config, vault: Vault, clock: Clock, guarded: GuardSet) -> dict[ActionKind, Deed]:
-    """Return the deeds by their kind; ConfigInvalid when the scope has no cgroup."""
+def deeds(
+    config: Config, vault: Vault, clock: ListClock, guarded: GuardSet, *, network: Network | None = None
+) -> dict[ActionKind, Deed]:
+    """Return the deeds by their kind; ConfigInvalid when the scope has no cgroup. `network`: the service's own."""
     processes = Processes.of(config, guarded)
+    network = network or Network(config, clock)
     found: Iterable[Deed] = (
         Kill(processes),
         KillTree(processes),
@@ -46,11 +53,14 @@ def deeds(config: Config, vault: Vault, clock: Clock, guarded: GuardSet) -> dict
         Freeze(processes),
         Restore(vault, clock),
         *_on_the_device(config, clock, guarded),
+        Cut(processes, guarded, config.scope.netns),
+        Refuse(network, processes, guarded),
+        Isolate(network),
     )
     return {deed.kind: deed for deed in found}
 
 
-def _on_the_device(config: Config, clock: Clock, guarded: GuardSet) -> Iterable[Deed]:
+def _on_the_device(config: Config, clock: ListClock, guarded: GuardSet) -> Iterable[Deed]:
     """Return what is done to files, sessions, radios, media and the professional container."""
     state, limits = config.state, config.limits
     own = (state, config.run, Path(sys.prefix), Path(__file__))

@@ -47,7 +47,7 @@ def apply(pins: dict[str, str], *, renew: bool = False) -> None:
     `renew`: there are other programs behind the same paths, so the rules are written anew, in one commit.
     """
     for family, rule_type, _name in _FAMILIES:
-        with _table(family) as table:
+        with table_of(family) as table:
             for hook, chain_name in CHAINS.items():
                 chain = iptc.Chain(table, chain_name)
                 if not table.is_chain(chain_name):
@@ -61,9 +61,9 @@ def apply(pins: dict[str, str], *, renew: bool = False) -> None:
 def remove() -> None:
     """Leave nothing of ours."""
     for family, _rule_type, _name in _FAMILIES:
-        with _table(family) as table:
+        with table_of(family) as table:
             for hook, chain_name in CHAINS.items():
-                _delete_jumps(iptc.Chain(table, hook), chain_name)
+                delete_jumps(iptc.Chain(table, hook), chain_name)
                 if table.is_chain(chain_name):
                     table.flush_entries(chain_name)
                     table.delete_chain(chain_name)
@@ -73,19 +73,19 @@ def missing(pins: dict[str, str]) -> list[str]:
     """Return what `apply` would change, in words."""
     found = []
     for family, _rule_type, name in _FAMILIES:
-        with _table(family, commits=False) as table:
+        with table_of(family, commits=False) as table:
             for hook, chain_name in CHAINS.items():
                 if not table.is_chain(chain_name):
                     found.append(f"{name}: chain {chain_name}")
                 elif _pins_of(iptc.Chain(table, chain_name)) != [pins[chain_name]]:
                     found.append(f"{name}: the one rule of {chain_name}")
-                if _jumps(iptc.Chain(table, hook), chain_name) != [0]:
+                if jumps(iptc.Chain(table, hook), chain_name) != [0]:
                     found.append(f"{name}: first jump of {hook} to {chain_name}")
     return found
 
 
 @contextmanager
-def _table(family: Callable[[str], "iptc.Table"], *, commits: bool = True) -> Iterator["iptc.Table"]:
+def table_of(family: Callable[[str], "iptc.Table"], *, commits: bool = True) -> Iterator["iptc.Table"]:
     """Yield the filter table; what was changed is committed at once at the end, under the lock of iptables."""
     with open(XTABLES_LOCK, "a") as lock:
         _lock(lock.fileno())
@@ -139,22 +139,22 @@ def _pin_of(rule: "iptc.Rule") -> str | None:
     return values[0] if values else None
 
 
-def _jumps(chain: "iptc.Chain", target: str) -> list[int]:
+def jumps(chain: "iptc.Chain", target: str) -> list[int]:
     """Return the positions, from 0, of the rules of `chain` that jump to `target`."""
     return [at for at, rule in enumerate(chain.rules) if rule.target is not None and rule.target.name == target]
 
 
 def _jump_first(rule_type: Callable[[], "iptc.Rule"], chain: "iptc.Chain", target: str) -> None:
-    if _jumps(chain, target) == [0]:
+    if jumps(chain, target) == [0]:
         return
-    _delete_jumps(chain, target)
+    delete_jumps(chain, target)
     rule = rule_type()
     rule.create_target(target)
     chain.insert_rule(rule, position=0)
 
 
-def _delete_jumps(chain: "iptc.Chain", target: str) -> None:
-    for at in reversed(_jumps(chain, target)):
+def delete_jumps(chain: "iptc.Chain", target: str) -> None:
+    for at in reversed(jumps(chain, target)):
         chain.delete_rule(chain.rules[at])
 
 

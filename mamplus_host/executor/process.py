@@ -215,6 +215,13 @@ class Processes:
         self._refuse_guarded(own)
         return own
 
+    def start_of(self, tgid: int, boot_ns: int) -> int:
+        """Return when a process that may be acted on began, as tasks.Task has it; ActionFailed when it may not."""
+        with self._claimed(tgid, boot_ns):
+            self._cgroup(tgid)
+            found = task(tgid)
+        return found.start_ns if found else 0
+
     def kill_app(self, cgroup: Path) -> None:
         """End everything in a cgroup below the scope; ActionFailed when something guarded is in it."""
         inside = self._inside(cgroup)

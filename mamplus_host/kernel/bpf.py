@@ -8,6 +8,7 @@ with its errno. Keys and values are bytes, laid out as `layout` says.
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 from mamplus_host.errors import KernelRefused
 from mamplus_host.kernel._native import ffi, lib
@@ -44,7 +45,7 @@ class Fd:
     def __del__(self) -> None:
         self.close()
 
-    def __enter__(self) -> "Fd":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:

@@ -22,6 +22,7 @@ F_WORLD_WRITABLE = 0x10
 F_DECLARED = 0x20
 F_INGRESS = 0x40
 F_DELETED = 0x80
+F_ACTED = 0x100
 TAMPER_BY_KERNEL = 0x10000
 SIDES = 2
 KNOWN_MAX = 65536
@@ -33,6 +34,7 @@ PATTERNS_MAX = 64
 PATTERN_LEN = 128
 EVENTS_BYTES = 1 << 20
 HOLDS_BYTES = 1 << 19
+REFUSED_MAX = 1024
 KNOWN_ONCE = 0x1
 KNOWN_PENDING = 0x2
 BUCKET_WORDS = 8
@@ -43,6 +45,9 @@ Q_PORT = 0x1
 Q_PROTOCOL = 0x2
 PROBES4_MAX = 132
 PROBES6_MAX = 256
+LIFELINE_DNS = 0x1
+LIFELINE_DHCP = 0x2
+LIFELINE_NTP = 0x4
 OPENED_WRITTEN = 0x1
 OPENED_UNLINKED = 0x2
 REPLY_FOUND = 0x1
@@ -140,6 +145,10 @@ WAIT_HASHED = 1
 WAIT_FAILED = 2
 WAIT_TAKEN = 3
 
+# enum mamplus_refused_kind
+REFUSED_APP = 1
+REFUSED_HOST = 2
+
 # enum mamplus_mode
 MODE_ENFORCE = 0
 MODE_MONITOR = 1
@@ -155,7 +164,8 @@ C_REFUSED = 2
 C_HELD = 3
 C_HOLD_LOST = 4
 C_DECLARED = 5
-C_MAX = 6
+C_ACTED = 6
+C_MAX = 7
 
 # enum mamplus_table
 T_SHA256 = 0
@@ -516,6 +526,23 @@ GUARD_KEY_FIELDS = (
     "addr",
     "port_be",
     "pad",
+)
+
+REFUSED_KEY = Struct("=II16s")  # 24 bytes
+REFUSED_KEY_FIELDS = (
+    "kind",
+    "pad",
+    "what",
+)
+
+REFUSING = Struct("=QQIIII")  # 32 bytes
+REFUSING_FIELDS = (
+    "isolated_until_ns",
+    "alone_until_ns",
+    "apps",
+    "hosts",
+    "lifeline",
+    "system_uids",
 )
 
 ACTIVE = Struct("=Q")  # 8 bytes

@@ -21,14 +21,14 @@ from mamplus_host.kernel._native import lib
 from mamplus_host.kernel.bpf import Fd, checked
 
 HERE = Path(__file__).resolve().parent
-OBJECTS = tuple(HERE / "objects" / f"{name}.bpf.o" for name in ("exec", "connect", "packet", "watch"))
+OBJECTS = tuple(HERE / "objects" / f"{name}.bpf.o" for name in ("exec", "connect", "packet", "refuse", "watch"))
 OPTIONAL_OBJECTS = tuple(  # their headers say which kernels take them
     HERE / "objects" / f"{name}.bpf.o" for name in ("signal", "tamper", "lsm_exec")
 )
 GUARD_OBJECT = HERE / "objects" / "lsm_guard.bpf.o"  # `guard.py` loads it
 FILES_OBJECT = HERE / "objects" / "lsm_files.bpf.o"  # loaded by whoever has rules about files
 # Without BTF: what reads no kernel struct, and the source of what does, for bcc (bcc_exec.py).
-PLAIN_OBJECTS = tuple(HERE / "objects" / f"{name}.plain.bpf.o" for name in ("connect", "packet", "watch"))
+PLAIN_OBJECTS = tuple(HERE / "objects" / f"{name}.plain.bpf.o" for name in ("connect", "packet", "refuse", "watch"))
 BCC_SOURCES = HERE / "bcc"
 BTF = Path("/sys/kernel/btf/vmlinux")
 LOADER = HERE / "native" / "mamplus-loader"
@@ -85,13 +85,15 @@ CGROUP = {  # name: (section, enum bpf_attach_type)
     "mamplus_sendmsg4": ("cgroup/sendmsg4", 14),
     "mamplus_sendmsg6": ("cgroup/sendmsg6", 15),
     "mamplus_dns": ("cgroup_skb/egress", 1),
+    "mamplus_egress": ("cgroup_skb/egress", 1),
+    "mamplus_ingress": ("cgroup_skb/ingress", 0),
 }
 PACKET = {"in": "mamplus_packet_in", "out": "mamplus_packet_out"}
 UNATTACHED = ("mamplus_answer", "mamplus_access", *PACKET.values())
 LINKS = (*TRACING, *CGROUP)
 MAPS = (
     "active", "asked", "ble", "counters", "events", "guard", "heartbeat", "held", "holds", "interpreters", "known",
-    "loaders", "opened", "patterns", "posture", "scope", "shape", "waiting", "waits", "watch",
+    "loaders", "opened", "patterns", "posture", "refused", "refusing", "scope", "shape", "waiting", "waits", "watch",
 )  # fmt: skip
 GUARD_MAPS = ("guard_state", "own", "own_objects")
 OPTIONAL_MAPS = ("file_rules", "guards", "guard_names", "guard_writers")  # made by the objects that read them

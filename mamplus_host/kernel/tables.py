@@ -52,6 +52,7 @@ _COUNTERS = {
     "held": layout.C_HELD,
     "hold_lost": layout.C_HOLD_LOST,
     "declared": layout.C_DECLARED,
+    "acted": layout.C_ACTED,
 }
 
 

@@ -14,8 +14,8 @@ FULL_EVERY_S = 600.0  # a rule may be replaced by one of the same size; the help
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
-class Rules:
-    """The filter tables of the scope's namespaces."""
+class Sizes:
+    """How large the filter tables of the scope's namespaces are."""
 
     def __init__(self, config: Config) -> None:
         places = [f"/run/netns/{name}" for name in config.scope.netns] or [""]
@@ -26,12 +26,32 @@ class Rules:
             if (number := lib.mamplus_rules_socket(place.encode(), family)) >= 0
         ]
         self._entries, self._bytes = ffi.new("uint32_t *"), ffi.new("uint32_t *")
-        self._seen = self._sizes()
+
+    def now(self) -> list[tuple[int, int]]:
+        """Return entries and bytes of each; (0, -errno) for one that cannot be asked."""
+        found = []
+        for family, number in self._sockets:
+            error = lib.mamplus_rules_about(number, family, self._entries, self._bytes)
+            found.append((0, error) if error else (self._entries[0], self._bytes[0]))
+        return found
+
+    def close(self) -> None:
+        for _family, number in self._sockets:
+            socket.close(number)
+        self._sockets = []
+
+
+class Rules:
+    """The filter tables of the scope's namespaces."""
+
+    def __init__(self, config: Config) -> None:
+        self._sizes = Sizes(config)
+        self._seen = self._sizes.now()
         self._full_s = 0.0
 
     def look(self, now_s: float) -> bool:
         """Whether the rules are to be read now; `now_s` is of a monotonic clock."""
-        seen = self._sizes()
+        seen = self._sizes.now()
         if seen == self._seen and now_s - self._full_s < FULL_EVERY_S:
             return False
         is_first = not self._full_s
@@ -40,16 +60,7 @@ class Rules:
 
     def settle(self) -> None:
         """Take the tables as they are: we have just written them."""
-        self._seen = self._sizes()
+        self._seen = self._sizes.now()
 
     def close(self) -> None:
-        for _family, number in self._sockets:
-            socket.close(number)
-        self._sockets = []
-
-    def _sizes(self) -> list[tuple[int, int]]:
-        found = []
-        for family, number in self._sockets:
-            error = lib.mamplus_rules_about(number, family, self._entries, self._bytes)
-            found.append((0, error) if error else (self._entries[0], self._bytes[0]))
-        return found
+        self._sizes.close()

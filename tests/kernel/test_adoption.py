@@ -23,7 +23,7 @@ from story.stage import wait_for
 from .conftest import REFUSED, Agent, end, sha256
 
 pytestmark = pytest.mark.kernel
-HOOKS = {"exec", "fork", "exit", "connect4", "connect6", "sendmsg4", "sendmsg6", "dns"}
+HOOKS = {"exec", "fork", "exit", "connect4", "connect6", "sendmsg4", "sendmsg6", "dns", "egress", "ingress"}
 
 OPTIONAL = {name.removeprefix("mamplus_") for name in (*pins.OPTIONAL_TRACING, *pins.GUARD)}
 

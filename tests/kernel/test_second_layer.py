@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules of iptables and nftables beside the hooks: they come back, leave nothing, and nothing gets out meanwhile."""
+
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mamplus_host.clock import DeviceClock
+from mamplus_host.config import Config, Paths, Scope
+from mamplus_host.executor.actions.isolate import Isolate
+from mamplus_host.executor.actions.refuse import Refuse, refusal_of
+from mamplus_host.executor.guardset import GuardSet
+from mamplus_host.executor.netrules_helper import CHAINS
+from mamplus_host.executor.network import Network, Refusal
+from mamplus_host.executor.process import Processes
+from mamplus_host.executor.secondlayer import SecondLayer
+
+from . import acts, networld
+from .conftest import Agent
+from .networld import DNS, ENTERPRISE, HOST4, HOST6, OTHER4, OTHER6, World
+
+pytestmark = pytest.mark.kernel
+BACK_WITHIN_S = 60.0  # on a machine that does much else; bench.second_layer measures it: well under a second at rest
+SAVES = ("iptables-legacy-save", "ip6tables-legacy-save")
+LAYERS = pytest.mark.parametrize("layer", ["iptables", "nftables"])
+_REPLACED = "printf '*filter\\n:INPUT ACCEPT\\n:OUTPUT ACCEPT\\nCOMMIT\\n' | iptables-legacy-restore"
+FLUSHES = [
+    ("iptables", "iptables-legacy -F"),
+    ("iptables", "iptables-legacy -F OUTPUT"),
+    ("iptables", "iptables-legacy -F; iptables-legacy -X; ip6tables-legacy -F; ip6tables-legacy -X"),
+    ("iptables", _REPLACED),
+    ("nftables", "nft flush ruleset"),
+    ("nftables", "nft delete table inet mamplus"),
+    ("nftables", "nft flush chain inet mamplus out"),
+]
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with networld.world() as made:
+        yield made
+
+
+@pytest.fixture
+def quiet() -> Iterator[str]:
+    """A namespace in which nothing is sent: the counters of policies are in what iptables-save prints."""
+    with acts.own_netns() as name:
+        yield name
+
+
+def inside(netns: str, *command: str) -> str:
+    done = subprocess.run(["ip", "netns", "exec", netns, *command], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+def rules_of(netns: str) -> str:
+    """Return every rule of the namespace, without dates."""
+    legacy = "".join(inside(netns, program) for program in SAVES)
+    return "\n".join(line for line in legacy.splitlines() if line[:1] != "#") + inside(netns, "nft", "list", "ruleset")
+
+
+def config_for(netns: str, tmp_path: Path, cgroup: Path) -> Config:
+    """A configuration without hooks: what is left are the rules."""
+    paths = Paths(state=str(tmp_path / "state"), run=str(tmp_path), bpffs=str(tmp_path / "no-pins"))
+    return Config(scope=Scope(cgroup=str(cgroup), netns=(netns,)), paths=paths)
+
+
+def network_of(config: Config, layer: str) -> Network:
+    config.state.mkdir(exist_ok=True)
+    network = Network(config, DeviceClock(config.state))
+    network.second = SecondLayer(config, layer=layer)
+    return network
+
+
+def has_layer(netns: str, layer: str) -> bool:
+    if layer == "nftables":
+        return "hook output" in inside(netns, "nft", "list", "ruleset")
+    chains = [f"-j {name}" for name in CHAINS.values()]
+    return all(one in inside(netns, save) for one in chains for save in SAVES)
+
+
+@LAYERS
+def test_the_rules_alone_leave_the_lifeline_and_nothing_else(
+    world: World, tmp_path: Path, cgroup: Path, layer: str
+) -> None:
+    network = network_of(config_for(world.netns, tmp_path, cgroup), layer)
+    isolate = Isolate(network)
+    world.act("tcp", OTHER4)
+
+    network.put("an-action", _refusal(isolate))
+    network.enforce()
+
+    assert network.second.fault == ""
+    for other in (OTHER4, OTHER6):
+        assert world.act("udp", other, DNS) == "ok"
+        assert world.act("udp", other, DNS, uid=1000) in ("EPERM", "silent")
+        assert world.act("tcp", other) in ("EPERM", "silent")
+        assert world.act("udp", other) in ("EPERM", "silent")
+    assert world.act("say", OTHER4) in ("EPERM", "silent")
+    assert world.act("udp", "127.0.0.1") in ("ECONNREFUSED", "silent")
+    network.drop("an-action")
+    network.enforce()
+    assert world.act("tcp", OTHER6) == "ok"
+
+
+@LAYERS
+def test_after_the_undo_every_rule_is_byte_for_byte_as_before(
+    quiet: str, tmp_path: Path, cgroup: Path, layer: str
+) -> None:
+    for tool in ("iptables-legacy", "ip6tables-legacy", "iptables"):
+        inside(quiet, tool, "-A", "OUTPUT", "-p", "tcp", "--dport", "9", "-j", "ACCEPT")
+    before = rules_of(quiet)
+    config = config_for(quiet, tmp_path, cgroup)
+    network = network_of(config, layer)
+    guarded = GuardSet.of_pids([])
+    refuse = Refuse(network, Processes.of(config, guarded), guarded)
+    network.put("host", _refusal(refuse, address=HOST4))
+    network.put("other", _refusal(refuse, address=HOST6, ttl_s=3600))
+    network.put("isolation", _refusal(Isolate(network), ttl_s=7200))
+    network.enforce()
+    assert rules_of(quiet) != before
+
+    for name in ("isolation", "host", "other"):
+        network.drop(name)
+        network.enforce()
+
+    assert rules_of(quiet) == before
+    assert network.second.fault == ""
+
+
+def test_rules_that_an_agent_before_left_are_taken_away_by_the_next_one(
+    quiet: str, tmp_path: Path, cgroup: Path
+) -> None:
+    inside(quiet, "iptables-legacy", "-S")
+    inside(quiet, "ip6tables-legacy", "-S")
+    before = rules_of(quiet)
+    config = config_for(quiet, tmp_path, cgroup)
+    network = network_of(config, "best")
+    network.put("isolation", _refusal(Isolate(network)))
+    network.enforce()
+    (config.state / "network.json").unlink()  # the power went between the file and the rules
+
+    network_of(config, "best").enforce()
+
+    assert rules_of(quiet) == before
+
+
+@pytest.mark.parametrize(("layer", "flush"), FLUSHES)
+def test_while_rules_are_flushed_nothing_gets_out_and_they_come_back(
+    world: World, attach: Callable[..., Agent], cgroup: Path, layer: str, flush: str
+) -> None:
+    agent = attach(scope={"cgroup": str(cgroup), "netns": [world.netns]})
+    agent.kernel.tables.set_guard([(HOST4, ENTERPRISE)])
+    network = network_of(agent.config, layer)
+    network.put("isolation", _refusal(Isolate(network)))
+    noticed: list[float] = []
+    network.second.begin(lambda: noticed.append(time.monotonic()))
+    try:
+        world.enter(cgroup)
+        network.enforce()
+        _await(lambda: has_layer(world.netns, layer))
+        whole = _without_counters(rules_of(world.netns))
+        before = world.seen()
+
+        inside(world.netns, "sh", "-c", flush)
+        met = _try_until(world, lambda: _without_counters(rules_of(world.netns)) == whole)
+
+        assert met == {"EPERM"}
+        assert world.seen() == before
+        assert world.act("tcp", HOST4, ENTERPRISE) == "ok"
+        _await(lambda: bool(noticed))
+    finally:
+        network.second.stop()
+        world.end()
+
+
+def _refusal(deed: Isolate | Refuse, **target: object) -> Refusal:
+    return refusal_of(deed.prepare("an-action", target))
+
+
+def _without_counters(rules: str) -> str:
+    """Return rules without how often a chain's policy was used."""
+    return re.sub(r"\[\d+:\d+\]", "", rules)
+
+
+def _await(is_so: Callable[[], bool]) -> None:
+    until = time.monotonic() + BACK_WITHIN_S
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def _try_until(world: World, is_so: Callable[[], bool]) -> set[str]:
+    """Try to get out, over and over, until `is_so`; return what came of it."""
+    met: set[str] = set()
+    until = time.monotonic() + BACK_WITHIN_S
+    while not is_so():
+        assert time.monotonic() < until, f"the rules did not come back; met {met}"
+        for _again in range(50):
+            met |= {world.act(how, other) for how in ("tcp", "udp") for other in (OTHER4, OTHER6)}
+    return met
