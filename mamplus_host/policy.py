@@ -16,12 +16,13 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from mamplus_host import actionrules, filerules
+from mamplus_host import actionrules, filerules, isolationrules
 from mamplus_host.actionrules import ActionRules
 from mamplus_host.ble.entry import Kind, canonical, unmapped
 from mamplus_host.errors import ConfigInvalid
 from mamplus_host.filerules import FileRules
 from mamplus_host.files import write_whole
+from mamplus_host.isolationrules import Isolation
 from mamplus_host.standing_rules import Standing
 
 MAX_BYTES = 64 << 10
@@ -90,6 +91,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     never_block: NeverBlock = NeverBlock()
     files: FileRules = FileRules()
     standing: Standing = Standing()
+    isolation: Isolation = Isolation()
     actions: ActionRules = ActionRules()
     interpreters: tuple[str, ...] = INTERPRETERS  # programs that run what they read: see `kernel/interpreters.py`
     shadow_limit: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5  # programs in use, newly blocked or cut off
@@ -150,6 +152,7 @@ def check(policy: Policy) -> None:
     never.dns_names()
     _check_interpreters(policy.interpreters)
     filerules.check(policy.files)
+    isolationrules.check(policy.isolation)
     actionrules.check(policy.actions)
 
 

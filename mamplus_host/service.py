@@ -50,6 +50,7 @@ from mamplus_host.executor.receipts import Receipts, signature_of, told_of
 from mamplus_host.executor.vault import Vault
 from mamplus_host.generations import Generations
 from mamplus_host.guarding import Guarding
+from mamplus_host.isolating import Isolating
 from mamplus_host.kernel import fileguards, guard, layout, pins, responder, watching
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.ledger import Ledger
@@ -138,6 +139,7 @@ class Service:
         self.maintenance = self._make_keeper()
         self.generations = self._make_generations()
         self._alone(lambda: self.alerts.note_outcomes(self.executor.recover()))
+        self.isolating = self._make_isolating()
         self._alone(self.generations.begin)  # a list that cannot be loaded must not keep the agent from starting
         self._alone(self._use_policy)
         self._alone(lambda: self.guarding.follow(self.generations.policy.files))
@@ -345,7 +347,7 @@ class Service:
         self._alone(lambda: self.alerts.note_outcomes(self.executor.expire()))
         self._alone(lambda: self.executor.disarmed.hand_on(lambda told: self.pipeline.tell(escalation(told))))
         self._alone(self.pipeline.flush)
-        self._alone(self.network.tick)
+        self._alone(self.isolating.tick)
         if self._responder_fd < 0:
             self._alone(self._renew_responder)
         self._alone(self._give_back)
@@ -497,6 +499,16 @@ class Service:
             boot_ns=self.clock.boot_ns, heartbeats=self.kernel.heartbeats,
             responder_pid=lambda: self.responder.pid, wake_responder=self._wake_responder,
         )  # fmt: skip
+
+    def _make_isolating(self) -> Isolating:
+        return Isolating(
+            self.config, self.clock, self.network, executor=self.executor, policy=lambda: self.generations.policy,
+            reach=lambda: self.uplink, device_id=self._device_id, tell=self.pipeline.tell,
+        )  # fmt: skip
+
+    def _device_id(self) -> str:
+        enterprise = load_enterprise(self.config.state)
+        return enterprise.device_id if enterprise else ""
 
     def _make_keeper(self) -> Keeper:
         return Keeper(

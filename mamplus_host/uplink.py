@@ -99,6 +99,13 @@ class Uplink(threading.Thread):
         with self._changed:
             return max(self._wait.reached_ns, self._send_side.reached_ns)
 
+    def renew(self) -> None:
+        """Make both connections anew before the next request, and ask at once: what was open proves nothing now."""
+        with self._changed:
+            self._wait.is_stale = self._send_side.is_stale = True
+            self._report = self._what_to_report()
+            self._changed.notify_all()
+
     def knows(self, generation: int) -> None:
         """Say that the device holds `generation`, in force or not: it need not be told of it again."""
         with self._changed:

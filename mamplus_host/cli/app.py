@@ -22,6 +22,7 @@ from mamplus_host.cli import (
     enroll,
     events,
     evidence,
+    isolate,
     maintenance,
     outbox,
     protect,
@@ -77,6 +78,7 @@ app.command("undo")(undo.run)
 app.add_typer(actions.app, name="actions")
 app.add_typer(actions.rules_app, name="rules")
 app.add_typer(ble.app, name="ble")
+app.command("isolate")(isolate.run)
 app.command("protect")(protect.run)
 app.command("unprotect")(protect.unprotect)
 app.add_typer(vault.app, name="vault")

@@ -46,6 +46,8 @@ class Commands:
             "actions-verify": self.actions_verify,
             "rules": service.executor.disarmed.all,
             "rules-rearm": self.rules_rearm,
+            "isolate-on": service.isolating.on,
+            "isolate-off": service.isolating.off,
             "protect": self.protect,
             "unprotect": self.unprotect,
             "vault-list": self.vault_list,

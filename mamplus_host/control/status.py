@@ -34,6 +34,7 @@ def describe(service: "Service") -> dict[str, Any]:
         "tamper": service.tamper.counts or "nothing noticed",
         "last_fault": service.last_fault or "none",
         "netfilter": {"rules": service.netfilter.status()},
+        "network": service.isolating.status(),
         "declared": msgspec.to_builtins(service.generations.aging.declared),
         "standing": msgspec.to_builtins(service.generations.policy.standing),
         "kernel": service.kernel.tables.counters(),

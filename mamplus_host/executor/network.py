@@ -61,6 +61,7 @@ class Network:
         self.was_damaged = False
         self._kept = self._read()
         self.second = SecondLayer(config)
+        self.lifeline: tuple[str, ...] = tuple(refusals.LIFELINE)  # of an isolation that names none: the policy's
         self._said: tuple[Wanted, list[Endpoint]] | None = None  # to the second layer
 
     # --- what is refused ---------------------------------------------------------------------

@@ -69,7 +69,7 @@ class Runner:
         try:
             if deed is None:
                 raise ActionFailed(f"this device has nothing that could do {work.kind.value!r}")
-            work.facts = deed.prepare(work.id, work.target)
+            work.facts = deed.prepare(work.id, {**work.target, "ttl_s": work.ttl_s})
             work.facts = self._shared_facts(deed, work)
         except FAILURES as error:
             self.close(work, "failed", _words(error))

@@ -9,8 +9,8 @@ a deed keeps no memory of its own.
 
     target   what to act on. `tgid` and `boot_ns` (of the event: the process is older than that, or is another),
              `path`, `address`, `port`, `protocol`, `uid`, `indicator`, `alert` (id of the decision), `reason` (one
-             sentence for people), `message` (what the list's entry says to the user); a person's command
-             gives what its deed documents.
+             sentence for people), `message` (what the list's entry says to the user), `ttl_s` (how long it is to
+             hold, 0: until it is undone); a person's command gives what its deed documents.
     facts    all that `do`, `undo` and `verify` need, the old values that the inverse puts back among them.
 
 Between any two effects a deed calls `steps.step`; what it writes to a disk is synced before that.

@@ -17,7 +17,7 @@ from mamplus_host.verdicts import ActionKind
 
 
 class Isolate:
-    """Target: `lifeline`, names of refusals.LIFELINE (unsaid: all of them), `ttl_s` (0: no end), `by`: who wants it."""
+    """Target: `lifeline`, of refusals.LIFELINE (else the policy's), `ttl_s` (0: no end), `by`: who wants it."""
 
     kind = ActionKind.ISOLATE
     has_inverse = True
@@ -26,7 +26,7 @@ class Isolate:
         self._network = network
 
     def prepare(self, action_id: str, target: dict[str, Any]) -> Facts:
-        lifeline = tuple(name for name in target.get("lifeline", LIFELINE) if name in LIFELINE)
+        lifeline = tuple(name for name in target.get("lifeline", self._network.lifeline) if name in LIFELINE)
         ttl_s, by = int(target.get("ttl_s", 0)), str(target.get("by", ""))
         refusal = Refusal(kind="isolate", ttl_s=ttl_s, by=by, lifeline=lifeline)
         return {"id": action_id, "refusal": msgspec.to_builtins(refusal)}
