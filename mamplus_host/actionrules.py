@@ -18,7 +18,7 @@ Name = Literal[
     "notify", "evidence", "freeze", "cut", "refuse", "kill", "kill-tree", "kill-cgroup", "restore", "quarantine",
     "lock", "isolate", "container-lock",
 ]  # fmt: skip
-About = Literal["exec", "library", "access", "connect", "sendmsg", "packet", "dns", "file", "tamper"]
+About = Literal["exec", "library", "access", "connect", "sendmsg", "packet", "dns", "file", "mass", "tamper"]
 STOPPING = (ActionKind.FREEZE, ActionKind.KILL, ActionKind.KILL_TREE, ActionKind.KILL_CGROUP)  # mild to hard
 TELLING = (ActionKind.NOTIFY, ActionKind.EVIDENCE)  # they stop nothing, so the kernel's refusal makes none needless
 OF_FILES: tuple[ActionKind, ...] = (ActionKind.RESTORE,)
@@ -29,7 +29,12 @@ MAX_SPARED = 64
 _Answers = dict[About, tuple[Name, ...]]
 _DAY_S = 86_400
 _BUILT_IN: dict[Finding, _Answers] = {
-    Finding.CONFIRMED: {"exec": ("kill",), "library": ("kill",), "file": ("restore",)},
+    Finding.CONFIRMED: {
+        "exec": ("kill",),
+        "library": ("kill",),
+        "file": ("restore",),
+        "mass": ("freeze", "kill-tree", "restore"),
+    },
     Finding.SUSPECTED: {"exec": ("freeze",), "library": ("freeze",), "file": ("restore",)},
 }
 _TTL_S: dict[str, int] = {"refuse": _DAY_S, "isolate": _DAY_S}
@@ -88,9 +93,11 @@ def check(rules: ActionRules) -> None:
 def _check_answer(where: str, about: str, names: tuple[str, ...]) -> None:
     if len(set(names)) < len(names):
         raise ConfigInvalid(f"{where} names one twice: {', '.join(names)}")
-    wrong = next((name for name in names if (name == "restore") != (about == "file") and name in ("restore",)), None)
+    wrong = next(
+        (name for name in names if (name == "restore") != (about in ("file", "mass")) and name in ("restore",)), None
+    )
     if wrong is not None:
-        raise ConfigInvalid(f"{where}: {wrong} puts protected files back; want it under file only")
+        raise ConfigInvalid(f"{where}: {wrong} puts protected files back; want it under file and mass only")
     if about in ("packet", "dns", "file"):
         aimed = next((name for name in names if ActionKind(name) in STOPPING), None)
         if aimed is not None:

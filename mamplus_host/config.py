@@ -60,6 +60,14 @@ class SuspicionPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     on_deadline: Literal["release", "kill"] = "release"
 
 
+class VaultPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is done about protected files besides putting them back."""
+
+    quiet_s: float = 10.0  # a new file in a protected tree is kept when nobody has touched it for so long
+    mass_files: int = 10  # so many different protected files rewritten by one family of processes
+    mass_window_s: float = 60.0  # within so long: the family is stopped at once, then as policy says (`mass`)
+
+
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ble_table_bytes: int = (
         128 << 20
@@ -69,6 +77,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vault_bytes: int = 1 << 30
     quarantine_bytes: int = 1 << 30  # encrypted files in quarantine, all together
     evidence_bytes: int = 64 << 20  # sealed snapshots; above: the oldest go
+    vault_versions: int = 32  # of one path, golden and replaced ones; what the path should be always stays
+    vault_version_days: int = 90  # older ones go
     protected_file_bytes: int = 256 << 20  # one file; larger ones are refused by `protect`
     recent_events: int = 1000  # kept in memory for `mamplus events` and `alerts`
     lineage_tasks: int = 4096  # processes remembered, least recently seen first out
@@ -100,6 +110,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agent: Agent = Agent()
     exec: ExecPolicy = ExecPolicy()
     suspicion: SuspicionPolicy = SuspicionPolicy()
+    vault: VaultPolicy = VaultPolicy()
     limits: Limits = Limits()
     uplink: Uplink = Uplink()
     container: Container = Container()

@@ -121,6 +121,16 @@ class FileChange(msgspec.Struct, frozen=True, gc=False):
     tgid: int  # 0 when the tier cannot say (inotify)
 
 
+class MassRewrite(msgspec.Struct, frozen=True, gc=False):
+    """Many protected files were rewritten, renamed or removed by one family of processes; made in user space."""
+
+    boot_ns: int
+    paths: tuple[str, ...]  # those that were known when the family was stopped; more may be damaged
+    tgid: int  # head of the family; 0 when nobody could be told
+    stopped: str  # how it was stopped, for people; or why it was not
+    scrambled: int = 0  # of the first few that are still there: look encrypted
+
+
 class Tamper(msgspec.Struct, frozen=True, gc=False):
     """Somebody laid hands on the agent, its responder, or what they have in the kernel.
 
@@ -135,4 +145,5 @@ class Tamper(msgspec.Struct, frozen=True, gc=False):
     is_put_back: bool = False
 
 
-Event = Exec | FileAccess | Fork | Exit | Connect | Packet | DnsQuery | FileChange | Tamper
+FileEvent = FileChange | MassRewrite  # without a head: no probe of ours saw it
+Event = Exec | FileAccess | Fork | Exit | Connect | Packet | DnsQuery | FileChange | MassRewrite | Tamper

@@ -31,7 +31,20 @@ from mamplus_host.collector.programs import program_path
 from mamplus_host.collector.sockets import inet_sockets
 from mamplus_host.config import Config, cgroup_path
 from mamplus_host.errors import MamplusError
-from mamplus_host.events import Connect, DnsQuery, Event, Exec, Exit, FileAccess, FileChange, Fork, Packet, Tamper
+from mamplus_host.events import (
+    Connect,
+    DnsQuery,
+    Event,
+    Exec,
+    Exit,
+    FileAccess,
+    FileChange,
+    FileEvent,
+    Fork,
+    MassRewrite,
+    Packet,
+    Tamper,
+)
 from mamplus_host.executor.alertlog import AlertLog
 from mamplus_host.executor.evidence import collect
 from mamplus_host.executor.execute import Executor
@@ -129,10 +142,10 @@ class Pipeline:
         """Run events through all stages, in order. Decisions that follow each other share a sync of the journal."""
         decided = list[Decision]()
         for event in events:
-            if isinstance(event, FileChange):  # whether it is damaged depends on what was done before
+            if isinstance(event, FileEvent):  # whether it is damaged depends on what was done before
                 self._answer(decided)
-            self.counts["ring_events"] += not isinstance(event, FileChange) and not _is_noticed(event)
-            if not isinstance(event, FileChange):
+            self.counts["ring_events"] += not isinstance(event, FileEvent) and not _is_noticed(event)
+            if not isinstance(event, FileEvent):
                 self.lineage.note(event)
             self.recent.append(event)
             self.in_use.note(event)
@@ -140,14 +153,14 @@ class Pipeline:
                 self.publish(event)
             if not self._is_quiet(event) or (self._matcher is not None and isinstance(event, Exec)):
                 decided += self._decided_alone(event)
-            if decided and (isinstance(event, FileChange) or len(decided) >= MAX_TOGETHER):
+            if decided and (isinstance(event, FileEvent) or len(decided) >= MAX_TOGETHER):
                 self._answer(decided)
         self._answer(decided)
 
     @staticmethod
     def _is_quiet(event: Event) -> bool:
         """Most events: nothing was said by the kernel and no local rule can fire."""
-        if isinstance(event, FileChange | Tamper):
+        if isinstance(event, FileEvent | Tamper):
             return False
         if isinstance(event, Fork | Exit):
             return True
@@ -222,7 +235,7 @@ class Pipeline:
     def _is_a_trial(self, event: Event) -> bool:
         """Whether the event is of the family of the process that tries the controls."""
         tries_as = self._trying()
-        if not tries_as or isinstance(event, FileChange):
+        if not tries_as or isinstance(event, FileEvent):
             return False
         family = {event.head.tgid, event.head.ppid, *(task.tgid for task in self.lineage.ancestry(event.head.tgid))}
         return tries_as in family
@@ -240,7 +253,7 @@ class Pipeline:
     def _facts(self, event: Event, here: Answer | None) -> Facts:
         now_s = self._clock.list_s()
         alert_id = new_id(self._clock.wall_s())
-        if isinstance(event, FileChange):
+        if isinstance(event, FileEvent):
             return Facts(alert_id=alert_id, writer=self._writer(event.tgid))
         if isinstance(event, Tamper):
             return Facts(alert_id=alert_id, is_expected=self._is_expected(event))
@@ -296,7 +309,7 @@ class Pipeline:
 
     def _evidence(self, decision: Decision) -> dict[str, Any]:
         event = decision.event
-        tgid = event.tgid if isinstance(event, FileChange) else event.head.tgid
+        tgid = event.tgid if isinstance(event, FileEvent) else event.head.tgid
         lineage = [_task_facts(task) for task in self.lineage.ancestry(tgid)]
         try:
             return {"lineage": lineage, **collect(decision, self._scope)}
@@ -336,7 +349,7 @@ class Pipeline:
 
 def event_kind(event: Event) -> str:
     """Return the name of the event's kind, as in escalations and in `mamplus events`."""
-    if isinstance(event, FileChange):
+    if isinstance(event, FileEvent):
         return "file"
     if isinstance(event, FileAccess):
         return "access"
@@ -351,6 +364,8 @@ def _sameness(decision: Decision) -> tuple[Any, ...]:
     event = decision.event
     if isinstance(event, FileChange):
         return (decision.rule, event.path, event.tgid, time.monotonic_ns())  # each restoration is told
+    if isinstance(event, MassRewrite):
+        return (decision.rule, event.paths, event.tgid, time.monotonic_ns())  # likewise
     if isinstance(event, Tamper):
         return (decision.rule, event.op, event.target, event.argument, event.detail, event.head.comm)
     return (

@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from mamplus_host.ble.stack import Stack
 from mamplus_host.ble.store import BleStore
 from mamplus_host.clock import DeviceClock
 from mamplus_host.collector.decode import decode_run
-from mamplus_host.collector.files import OVERFLOW, FileWatch
+from mamplus_host.collector.files import OVERFLOW
 from mamplus_host.collector.lineage import Task
 from mamplus_host.config import DEFAULT_CONFIG, Config, cgroup_dir, load, require_netns
 from mamplus_host.control.commands import Commands
@@ -37,7 +38,7 @@ from mamplus_host.control.status import describe
 from mamplus_host.doctor.examiner import Examiner
 from mamplus_host.enterprise import load_enterprise
 from mamplus_host.errors import EventMalformed, MamplusError, NotPossible
-from mamplus_host.events import Event, FileChange, Tamper
+from mamplus_host.events import Event, FileChange, FileEvent, Tamper
 from mamplus_host.executor.alertlog import AlertLog
 from mamplus_host.executor.deeds import deeds
 from mamplus_host.executor.disarm import Disarmed
@@ -46,10 +47,15 @@ from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.journal import Journal
 from mamplus_host.executor.netfilter_keeper import NetfilterKeeper
 from mamplus_host.executor.network import Network
+from mamplus_host.executor.package_managers import PackageManagers
+from mamplus_host.executor.process import Processes
 from mamplus_host.executor.receipts import Receipts, signature_of, told_of
+from mamplus_host.executor.stopping import Stopper
+from mamplus_host.executor.tasks import family_above
 from mamplus_host.executor.vault import Vault
 from mamplus_host.generations import Generations
 from mamplus_host.guarding import Guarding
+from mamplus_host.ids import new_id
 from mamplus_host.isolating import Isolating
 from mamplus_host.kernel import fileguards, guard, layout, pins, responder, watching
 from mamplus_host.kernel.objects import Kernel
@@ -58,6 +64,7 @@ from mamplus_host.maintenance.keeper import Keeper
 from mamplus_host.outbox.identity import Identity
 from mamplus_host.outbox.store import Outbox
 from mamplus_host.pipeline import Pipeline, event_kind
+from mamplus_host.protecting import Protecting
 from mamplus_host.statelock import StateLock
 from mamplus_host.sweep import Asks, Sweep
 from mamplus_host.tamper.noticed import is_from_init, is_own_claim, is_shutting_down
@@ -68,6 +75,7 @@ from mamplus_host.telling import escalation
 from mamplus_host.updating import Updater
 from mamplus_host.uplink import Uplink
 from mamplus_host.usage import Usage
+from mamplus_host.verdicts import Escalation, Finding, Severity
 
 LOG = logging.getLogger("mamplus")
 TICK_S = 5.0  # idle wake-up: watchdog, responder, deadlines of what is held
@@ -138,6 +146,7 @@ class Service:
         self.sweep = self._make_sweep()
         self.maintenance = self._make_keeper()
         self.generations = self._make_generations()
+        self._alone(self.vault.sweep_all)  # what a power cut left beside a file is kept before the file is looked at
         self._alone(lambda: self.alerts.note_outcomes(self.executor.recover()))
         self.isolating = self._make_isolating()
         self._alone(self.generations.begin)  # a list that cannot be loaded must not keep the agent from starting
@@ -146,13 +155,13 @@ class Service:
         self.kernel.retire_predecessors()
         self.netfilter.apply(NETFILTER_START_S)
         self.network.second.begin(lambda: self._soon(self._look_at_ourselves))
-        self.files = FileWatch.open(self.vault.paths())
+        self.protecting = self._make_protecting()
         self.control = ControlServer(config.control_socket, self._epoll, Commands(self))
         appeals = Appeals(self.clock, self.alerts.get, self.pipeline.tell)
         self.asks = ControlServer(config.ask_socket, self._epoll, appeals, for_all=True)
         self._epoll.register(self._wake, select.EPOLLIN)
         self._epoll.register(self.kernel.ring.fileno(), select.EPOLLIN)
-        self._epoll.register(self.files.fileno(), select.EPOLLIN)
+        self._epoll.register(self.protecting.files.fileno(), select.EPOLLIN)
         if self.guarding.fileno() >= 0:
             self._epoll.register(self.guarding.fileno(), select.EPOLLIN)
         self.pipeline.take(self._unseen())
@@ -172,9 +181,15 @@ class Service:
                 time.sleep(FAULT_PAUSE_S)
             gather_s = self.kernel.ring.arm()  # while events flow the unurgent ones are gathered; None: nothing flows
             tick_s = max(0.0, next_tick - time.monotonic())
-            for fd, mask in self._epoll.poll(tick_s if gather_s is None else min(gather_s, tick_s)):
+            settle_s = self.protecting.settle_in_s()
+            if settle_s is not None:
+                tick_s = min(tick_s, settle_s)
+            ready = self._epoll.poll(tick_s if gather_s is None else min(gather_s, tick_s))
+            for fd, mask in ready:
                 if not self._alone(functools.partial(self._on_ready, fd, mask)):
                     time.sleep(FAULT_PAUSE_S)
+            if settle_s is not None and not ready and not self.protecting.settle_in_s():
+                self._alone(self.protecting.settle)
 
     def ask_to_stop(self, *_signal: object) -> None:
         """End `run` at its next turn; may be called from a signal handler."""
@@ -192,7 +207,8 @@ class Service:
             self.uplink.stop()
         self.control.close()
         self.asks.close()
-        for part in (self.files, self.outbox, self.alerts, self.journal, self.vault, self.clock):
+        self._alone(self.protecting.settle)
+        for part in (self.protecting.files, self.outbox, self.alerts, self.journal, self.vault, self.clock):
             part.close()
         self.pins_lock.release()
         self.lock.release()
@@ -257,14 +273,6 @@ class Service:
             self.uplink.knows(self.generations.known)
             self.uplink.start()
 
-    def watch(self, paths: Iterable[str]) -> None:
-        """Begin to watch newly protected files; NotPossible names what cannot be watched."""
-        wanted = list(paths)
-        self.files.add_all(wanted)
-        blind = [f"{path!r}: {why}" for path, why in self.files.unwatched.items() if path in wanted]
-        if blind:
-            raise NotPossible(f"kept, but not watched: {'; '.join(blind[:3])}")
-
     def losses(self) -> dict[str, int]:
         """Every loss of this agent, by counter."""
         kernel = self.kernel.tables.counters()
@@ -275,7 +283,7 @@ class Service:
             "faults": self.faults + self.pipeline.counts["faults"],
             "phantoms": self.pipeline.phantoms,
             "unresolved_paths": self.pipeline.unresolved,
-            "file_watch": self.files.lost,
+            "file_watch": self.protecting.files.lost,
             "alert_log": self.alerts.lost,
             "escalations": self.pipeline.counts["escalations_failed"],
             "control_clients": self.control.refused,
@@ -322,9 +330,8 @@ class Service:
             LOG.warning("the responder (pid %d) ended; starting another", self.responder.pid)
             self._alone(self._look_at_ourselves)  # it ends when its pins are gone, and the next one needs them
             self._alone(self._renew_responder)
-        elif fd == self.files.fileno():
-            self._drain()  # who wrote is told by the ring: read it first
-            self.pipeline.take(self.files.read())
+        elif fd == self.protecting.files.fileno():
+            self._on_files()
         elif fd == self.guarding.fileno():
             self._drain()  # likewise
             self.pipeline.take(self._decoded([(layout.KIND_FILE, 1, data) for data in self.guarding.read()]))
@@ -334,6 +341,19 @@ class Service:
             self.control.on_ready(fd, mask)
             follows = self.control.has_followers
             self.pipeline.publish = self._publish if follows else None
+
+    def _on_files(self) -> None:
+        """Treat what was touched, one after the other: whoever goes on meanwhile is seen before the next."""
+        waiting = deque(self._read_files())
+        while waiting:
+            self.pipeline.take([waiting.popleft()])
+            self.protecting.let_go()  # who was stopped at once is frozen by now
+            waiting.extend(self._read_files())
+
+    def _read_files(self) -> list[FileEvent]:
+        found = self.protecting.read()  # at once: it stops who rewrites many files
+        self._drain()  # who wrote is told by the ring: read it before that is treated
+        return found
 
     def _tick(self) -> None:
         systemd.watchdog()
@@ -355,6 +375,7 @@ class Service:
         self._alone(self.generations.tick)
         self._alone(self._report)  # a tick may roll back
         self._alone(self._guard_files)
+        self._alone(lambda: self.pipeline.take(self.protecting.tick()))
         self._alone(self._examine)
         self._alone(self._prove)
 
@@ -370,7 +391,7 @@ class Service:
     def _guard_files(self) -> None:
         """Follow the policy's rules about files, which may be new, as may be what they name."""
         new = self.guarding.follow(self.generations.policy.files) + self.guarding.tick()
-        self.files.add_all(new)
+        self.protecting.files.add_all(new)
 
     def _look_at_ourselves(self) -> None:
         """Put back what somebody took from us, and tell of it."""
@@ -432,11 +453,6 @@ class Service:
         now = self.clock.boot_ns()
         return [FileChange(boot_ns=now, path=path, changes=(OVERFLOW,), tgid=0) for path in self.vault.paths()]
 
-    def _rewatch(self, path: str) -> None:
-        """After a restoration file and directory may be new ones."""
-        with contextlib.suppress(OSError):  # `status` names what cannot be watched
-            self.files.add(path)
-
     def _make_generations(self) -> Generations:
         ledger = Ledger(
             self.config.state, clock=self.clock, boot_id=self.clock.boot_id, tell=self.pipeline.tell,
@@ -476,7 +492,7 @@ class Service:
             rules=self.action_rules,
             on_escalation=self._on_escalation,
             on_restored=self._rewatch,
-            may_change=self.guarding.may,
+            may_change=self._may_change,
             is_expected=self._is_expected,
             trying=lambda: self.examiner.tries_as,
         )
@@ -491,6 +507,40 @@ class Service:
     def _never(self) -> tuple[Guard, ...]:
         """Return the addresses that stay reachable."""
         return self.generations.guards()
+
+    def _rewatch(self, path: str) -> None:
+        self.protecting.rewatch(path)
+
+    def _may_change(self, change: FileChange) -> bool:
+        return self.guarding.may(change) or self.protecting.may(change)
+
+    def _make_protecting(self) -> Protecting:
+        self._processes = Processes.of(self.config, self.guard_set)
+        stopper = Stopper(self.config.state, self._processes)
+        stopper.recover()
+        return Protecting(
+            self.config, self.vault, clock=self.clock, boot_id=self.clock.boot_id, stopper=stopper,
+            managers=PackageManagers(self._parent_of), ancestors=self._ancestors_of, covers=self.maintenance.covers,
+            note=lambda facts: self.journal.append("note", "", facts), told=self._tell_of_files,
+        )  # fmt: skip
+
+    def _parent_of(self, tgid: int) -> int:
+        known = self.pipeline.lineage.task(tgid)
+        return known.ppid if known is not None else 0
+
+    def _ancestors_of(self, tgid: int) -> list[int]:
+        """Return the ancestors of a process that wrote: who ended meanwhile is known by the ring."""
+        self._drain()
+        return [one for one in family_above(tgid, self._parent_of) if self._processes.is_ours(one)]
+
+    def _tell_of_files(self, rule: str, summary: str) -> None:
+        at_s = self.clock.wall_s()
+        self.pipeline.tell(
+            Escalation(
+                id=new_id(at_s), kind="file", finding=Finding.CONFIRMED, severity=Severity.MEDIUM, at=at_s,
+                boot_ns=self.clock.boot_ns(), generation=0, rule=rule, summary=summary,
+            )
+        )  # fmt: skip
 
     def _make_watch(self) -> Watch:
         return Watch(

@@ -12,7 +12,18 @@ import msgspec
 from mamplus_host.analyzer.tampering import reason_of, severity_of
 from mamplus_host.analyzer.verify import Answer
 from mamplus_host.ble.entry import Entry, Kind
-from mamplus_host.events import Connect, DnsQuery, Event, Exec, FileAccess, FileChange, Packet, Tamper
+from mamplus_host.events import (
+    Connect,
+    DnsQuery,
+    Event,
+    Exec,
+    FileAccess,
+    FileChange,
+    FileEvent,
+    MassRewrite,
+    Packet,
+    Tamper,
+)
 from mamplus_host.kernel import layout
 from mamplus_host.verdicts import Decision, Finding, Indicator, Severity, Verdict
 
@@ -22,6 +33,7 @@ RULE_BLE = "ble"
 RULE_UNKNOWN = "unknown-file"
 RULE_DROPPED = "world-writable-by-network-parent"
 RULE_PROTECTED = "protected-file"
+RULE_MASS = "mass-rewrite"
 RULE_GUARDED = "guarded-file"
 RULE_TAMPER = "tamper"
 
@@ -42,6 +54,8 @@ def decide(event: Event, facts: Facts) -> Decision:
     """Return the answer to `event`; finding NOTHING has no id and needs no action."""
     if isinstance(event, FileChange):
         return _file(event, facts)
+    if isinstance(event, MassRewrite):
+        return _mass(event, facts)
     if isinstance(event, Exec):
         return _exec(event, facts)
     if isinstance(event, FileAccess):
@@ -148,6 +162,13 @@ def _file(event: FileChange, facts: Facts) -> Decision:
     return _found(event, facts, Finding.CONFIRMED, RULE_PROTECTED, reason, Severity.HIGH)
 
 
+def _mass(event: MassRewrite, facts: Facts) -> Decision:
+    by = f" by {facts.writer}" if facts.writer else ""
+    looks = f"; {event.scrambled} of the first look encrypted now" if event.scrambled else ""
+    reason = f"{len(event.paths)} protected files were rewritten within a short time{by}: {event.stopped}{looks}"
+    return _found(event, facts, Finding.CONFIRMED, RULE_MASS, reason, Severity.CRITICAL)
+
+
 def _tamper(event: Tamper, facts: Facts) -> Decision:
     if facts.is_expected:
         return _nothing(event)
@@ -157,7 +178,7 @@ def _tamper(event: Tamper, facts: Facts) -> Decision:
 def _found(
     event: Event, facts: Facts, finding: Finding, rule: str, reason: str, severity: Severity, entry: Entry | None = None
 ) -> Decision:
-    head = None if isinstance(event, FileChange) else event.head
+    head = None if isinstance(event, FileEvent) else event.head
     named = indicator(event)
     if entry is not None and (entry.kind in _ACCOUNTS or (named is None and entry.kind in _OF_A_START)):
         named = Indicator(entry.kind.name.lower(), entry.value)  # not the program: any other would have done as well

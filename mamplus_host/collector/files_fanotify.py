@@ -12,12 +12,12 @@ systems with file handles; the constructor or `watch` raises OSError where that 
 
 import ctypes
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
 
-BUFFER_BYTES = 1 << 16
-MAX_READS = 64  # of BUFFER_BYTES in one `read`: the loop has other work
+BUFFER_BYTES = 1 << 12  # some thirty events: whoever is to be stopped goes on while they are looked at
 _AT_FDCWD = -100
 _INIT = 0x1 | 0x2 | 0x200 | 0x400 | 0x800  # CLOEXEC, NONBLOCK, REPORT_FID, REPORT_DIR_FID, REPORT_NAME
 _ADD, _DONT_FOLLOW = 0x1, 0x4
@@ -74,6 +74,7 @@ class FanotifyTier:
         self._paths: dict[str, None] = {}
         self._files = _Places()
         self._directories = _Places()  # that hold or lead to watched files
+        self._open: set[str] = set()  # directories of which every name is told
 
     def fileno(self) -> int:
         return self._fd
@@ -89,31 +90,34 @@ class FanotifyTier:
             self._directories.put(above)
             above = os.path.dirname(above)
         with suppress(FileNotFoundError):  # its directory will tell when it comes back
-            self._mark(path, _OF_FILE)
-            self._files.put(path)
+            if stat.S_ISREG(os.stat(path, follow_symlinks=False).st_mode):
+                self._mark(path, _OF_FILE)
+                self._files.put(path)
+
+    def watch_all_in(self, directory: str) -> None:
+        """Tell of every name in `directory`, also of those that are not watched."""
+        self._open.add(directory)
+        self._mark(directory, _OF_ENTRIES | _OF_SELF)
+        self._directories.put(directory)
 
     def forget(self, path: str) -> None:
         """Its marks stay until the last descriptor is closed; what they tell is left out."""
         self._paths.pop(path, None)
         self._files.drop(path)
+        self._open.discard(path)
 
-    def read(self) -> tuple[list[tuple[str, str, int]], bool]:
+    def read(self) -> tuple[list[tuple[str, str, int]], bool] | None:
+        try:
+            data = os.read(self._fd, BUFFER_BYTES)
+        except BlockingIOError:
+            return None
         touches: list[tuple[str, str, int]] = []
-        overflowed = False
-        for _number in range(MAX_READS):
-            try:
-                data = os.read(self._fd, BUFFER_BYTES)
-            except BlockingIOError:
-                break
-            for mask, tgid, infos in decode(data):
-                overflowed |= bool(mask & _OVERFLOW)
-                if tgid != os.getpid():
-                    touches += [
-                        (path, change, tgid)
-                        for path in self._touched(mask, infos)
-                        for bit, change in CHANGES.items()
-                        if mask & bit
-                    ]
+        overflowed, own = False, os.getpid()
+        for mask, tgid, infos in decode(data):
+            overflowed |= bool(mask & _OVERFLOW)
+            if tgid != own:
+                changes = [change for bit, change in CHANGES.items() if mask & bit]
+                touches += [(path, change, tgid) for path in self._touched(mask, infos) for change in changes]
         return touches, overflowed
 
     def close(self) -> None:
@@ -130,7 +134,7 @@ class FanotifyTier:
                 if mask & (_DELETE_SELF | _MOVE_SELF):
                     return [path for path in self._paths if path.startswith(directory + "/")]
                 path = f"{directory}/{name}"
-                if path in self._paths:
+                if path in self._paths or directory in self._open:
                     return [path]
         return []
 

@@ -32,6 +32,7 @@ class InotifyTier:
         self._paths: dict[str, None] = {}
         self._directories: dict[int, str] = {}  # watch descriptor -> directory
         self._parents: set[str] = set()
+        self._open: set[str] = set()  # directories of which every name is told
 
     def fileno(self) -> int:
         return int(self._inotify.fileno())
@@ -47,14 +48,24 @@ class InotifyTier:
                 self._mark(above, _OF_SELF)
             above = os.path.dirname(above)
 
+    def watch_all_in(self, directory: str) -> None:
+        """Tell of every name in `directory`, also of those that are not watched."""
+        self._open.add(directory)
+        self._parents.add(directory)
+        self._mark(directory, _OF_ENTRIES)
+
     def forget(self, path: str) -> None:
         """Its directory's watch stays until `close`; what it tells is left out."""
         self._paths.pop(path, None)
+        self._open.discard(path)
 
-    def read(self) -> tuple[list[tuple[str, str, int]], bool]:
+    def read(self) -> tuple[list[tuple[str, str, int]], bool] | None:
         touches: list[tuple[str, str, int]] = []
         overflowed = False
-        for event in self._inotify.read(timeout=0):
+        events = self._inotify.read(timeout=0)
+        if not events:
+            return None
+        for event in events:
             overflowed |= bool(event.mask & flags.Q_OVERFLOW)
             touches += [
                 (path, change, 0)
@@ -74,7 +85,7 @@ class InotifyTier:
         if mask & _OF_SELF:
             return [path for path in self._paths if path.startswith(directory + "/")]
         path = f"{directory}/{name}"
-        return [path] if path in self._paths else []
+        return [path] if path in self._paths or directory in self._open else []
 
     def _mark(self, directory: str, mask: int) -> None:
         watch = self._inotify.add_watch(os.fsencode(directory), mask | flags.ONLYDIR | flags.DONT_FOLLOW)

@@ -5,11 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from mamplus_host.control.guests import Guests
 from mamplus_host.control.protocol import Request
 from mamplus_host.control.render import event_view
 from mamplus_host.control.server import FOLLOW, Peer
 from mamplus_host.errors import ControlMalformed
+from mamplus_host.executor.vault_tree import Step
+from mamplus_host.executor.vault_window import BY_PERSON
 from mamplus_host.jsonlines import to_builtins
 from mamplus_host.kernel import fileguards
 from mamplus_host.pipeline import event_kind
@@ -51,6 +55,10 @@ class Commands:
             "protect": self.protect,
             "unprotect": self.unprotect,
             "vault-list": self.vault_list,
+            "vault-versions": self.vault_versions,
+            "vault-plan": self.vault_plan,
+            "vault-put": self.vault_put,
+            "vault-window": self.vault_window,
             "restore": self.restore,
             "reload": service.reload,
             "accept": service.accept,
@@ -121,15 +129,34 @@ class Commands:
         return f"{whole}{dash}{kind}"
 
     def protect(self, path: str) -> list[str]:
-        kept = self._service.vault.protect(Path(path))
-        self._service.watch(kept)
-        return kept
+        return self._service.protecting.protect(Path(path))
 
     def unprotect(self, path: str) -> list[str]:
-        return self._service.vault.unprotect(Path(path))
+        return self._service.protecting.unprotect(Path(path))
 
-    def vault_list(self) -> Any:
-        return self._service.vault.list()
+    def vault_list(self, path: str = "") -> Any:
+        vault = self._service.vault
+        return vault.list(vault.known(Path(path)) if path else "")
+
+    def vault_versions(self, path: str) -> Any:
+        return self._service.vault.versions(Path(path))
+
+    def vault_plan(self, path: str, at: float | None = None) -> Any:
+        return self._service.vault.plan(Path(path), at=at)
+
+    def vault_put(self, steps: list[dict[str, Any]]) -> list[str]:
+        """Do a part of a plan; return what went wrong, in words."""
+        return self._service.protecting.put(msgspec.convert(steps, list[Step]))
+
+    def vault_window(self, act: str = "status", minutes: float = 0, by: str = BY_PERSON) -> dict[str, Any]:
+        protecting = self._service.protecting
+        if act == "open":
+            protecting.open_window(minutes, by)
+        elif act == "close":
+            protecting.close_window(by)
+        elif act != "status":
+            raise ControlMalformed(f"{act!r} is nothing that a window does; want open, close or status")
+        return protecting.window_state()
 
     def restore(self, path: str, at: float | None = None) -> str:
         restored = self._service.vault.restore(Path(path), at=at)

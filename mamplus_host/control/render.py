@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from mamplus_host.events import Event, Exec, Exit, FileAccess, FileChange, Fork
+from mamplus_host.events import Event, Exec, Exit, FileAccess, FileEvent, Fork
 from mamplus_host.jsonlines import to_builtins
 from mamplus_host.kernel import layout
 
@@ -22,7 +22,7 @@ _FLAGS = {
 
 def event_view(event: Event, kind: str) -> dict[str, Any]:
     """Return `event` as one flat dictionary; `kind` is the pipeline's name for it."""
-    if isinstance(event, FileChange):
+    if isinstance(event, FileEvent):
         return {"kind": kind, **to_builtins(event)}
     head = event.head
     view: dict[str, Any] = {

@@ -44,11 +44,7 @@ def describe(service: "Service") -> dict[str, Any]:
             "folded": service.pipeline.folded,
             "unstored": service.pipeline.unstored,
         },
-        "files": {
-            "tier": service.files.tier,
-            "protected": len(service.vault.paths()),
-            "unwatched": service.files.unwatched,
-        },
+        "files": msgspec.to_builtins(service.protecting.state()),
         "guarded_paths": msgspec.to_builtins(service.guarding.state()),
         "held": [{"alert": held.decision_id, "cgroup": held.place} for held in service.executor.held],
         "actions": {

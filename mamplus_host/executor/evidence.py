@@ -17,13 +17,14 @@ from typing import Any
 import msgspec
 
 from mamplus_host.collector.sockets import inet_sockets
-from mamplus_host.events import DnsQuery, Exec, FileAccess, FileChange, Packet
+from mamplus_host.events import DnsQuery, Exec, FileAccess, FileChange, FileEvent, MassRewrite, Packet
 from mamplus_host.executor.tasks import cgroup_of, task
 from mamplus_host.verdicts import Decision
 
 MAX_ANCESTORS = 16
 MAX_CMDLINE_BYTES = 4096
 MAX_SOCKETS = 64
+MAX_NAMED = 20  # files of a mass rewrite
 MAX_HASH_BYTES = 64 << 20  # a larger file is described without its SHA-256
 
 
@@ -36,7 +37,7 @@ def collect(decision: Decision, scope: str = "/") -> dict[str, Any]:
     event = decision.event
     if isinstance(event, Packet | DnsQuery):
         return {}  # the head's task is whoever ran on that CPU
-    tgid = event.tgid if isinstance(event, FileChange) else event.head.tgid
+    tgid = event.tgid if isinstance(event, FileEvent) else event.head.tgid
     processes = [_without_secrets(process, scope) for process in ancestry(tgid)]
     found: dict[str, Any] = {"processes": processes}
     sockets = _sockets([process["pid"] for process in processes[:2]])
@@ -48,7 +49,14 @@ def collect(decision: Decision, scope: str = "/") -> dict[str, Any]:
         found["file"] = _accessed(event)
     elif isinstance(event, FileChange):
         found["file"] = file_facts(event.path)
+    elif isinstance(event, MassRewrite):
+        found["files"] = _rewritten(event)
     return found
+
+
+def _rewritten(event: MassRewrite) -> dict[str, Any]:
+    first = [_text(os.fsencode(path)) for path in event.paths[:MAX_NAMED]]
+    return {"known": len(event.paths), "first": first, "look_encrypted": event.scrambled, "stopped": event.stopped}
 
 
 def _started(event: Exec) -> dict[str, Any]:

@@ -87,9 +87,12 @@ class Journal:
             raise record
         return record
 
-    def append_many(self, kind: Kind, wanted: Iterable[tuple[str, dict[str, Any]]]) -> list[Record | ActionFailed]:
+    def append_many(
+        self, kind: Kind, wanted: Iterable[tuple[str, dict[str, Any]]], *, sync: bool | None = None
+    ) -> list[Record | ActionFailed]:
         """Write records of one kind, each (id of the decision, data), all with one sync; intents are on the disk then.
 
+        `sync` False: an intent that a power cut may take, for the next start finds what is to be done without it.
         A record that is too long is returned as the error it is, and left out. Raises ActionFailed when nothing
         could be written.
         """
@@ -106,7 +109,7 @@ class Journal:
             n, head = fields["n"], fields["hash"]
         try:
             if lines:
-                self._write(b"".join(lines), sync=kind == "intent")
+                self._write(b"".join(lines), sync=kind == "intent" if sync is None else sync)
         except OSError as error:
             raise ActionFailed(f"cannot write to {str(self._segment)!r}: {error}; make room there") from None
         self._n, self.head = n, head

@@ -13,13 +13,26 @@ when that fails. Everything else that the policy names is planned, mild to hard.
 This module touches no process and no file, and asks no clock.
 """
 
+import os
 from typing import Any, Literal
 
 import msgspec
 
 from mamplus_host.actionrules import OF_FILES, STOPPING, TELLING, About, ActionRules
 from mamplus_host.config import Config
-from mamplus_host.events import Connect, DnsQuery, Event, Exec, Exit, FileAccess, FileChange, Fork, Packet
+from mamplus_host.events import (
+    Connect,
+    DnsQuery,
+    Event,
+    Exec,
+    Exit,
+    FileAccess,
+    FileChange,
+    FileEvent,
+    Fork,
+    MassRewrite,
+    Packet,
+)
 from mamplus_host.verdicts import ActionKind, Decision, Finding
 
 NEVER = frozenset({0, 1})  # "nobody", and the process whose end is the device's end
@@ -61,7 +74,7 @@ def plan(
 
 def boot_ns(event: Event) -> int:
     """Return when `event` happened, CLOCK_BOOTTIME in nanoseconds."""
-    return event.boot_ns if isinstance(event, FileChange) else event.head.boot_ns
+    return event.boot_ns if isinstance(event, FileEvent) else event.head.boot_ns
 
 
 def target_of(decision: Decision, action: Action) -> dict[str, Any]:
@@ -71,10 +84,12 @@ def target_of(decision: Decision, action: Action) -> dict[str, Any]:
         "alert": decision.id, "reason": decision.reason, "tgid": action.tgid, "boot_ns": action.boot_ns,
         "rule": decision.rule, "severity": int(decision.severity), "indicator": msgspec.to_builtins(decision.indicator),
     }  # fmt: skip
-    if not isinstance(event, FileChange):
+    if not isinstance(event, FileEvent):
         found |= {"uid": event.head.uid, "comm": event.head.comm}
     if isinstance(event, Exec | FileAccess | FileChange):
         found["path"] = event.path
+    if isinstance(event, MassRewrite):
+        found["path"] = action.path
     if isinstance(event, Exec | FileAccess):
         found["sha256"] = event.sha256
     if isinstance(event, Connect):
@@ -95,11 +110,18 @@ def _action(
     is_watched = config.agent.mode == "monitor"
     if isinstance(event, FileChange) and kind in OF_FILES:
         return Action(kind=kind, dry_run=is_watched, boot_ns=event.boot_ns, path=event.path)
+    if isinstance(event, MassRewrite) and kind in OF_FILES:
+        return Action(kind=kind, dry_run=is_watched, boot_ns=event.boot_ns, path=_above(event.paths))
     ends = kind is ActionKind.FREEZE and config.suspicion.on_deadline == "kill"
     return Action(
         kind=kind, dry_run=is_watched, boot_ns=boot_ns(event), tgid=tgid, on_end="kill" if ends else "undo",
         ttl_s=rules.time_limit_s(kind, config.suspicion), otherwise=harder,
     )  # fmt: skip
+
+
+def _above(paths: tuple[str, ...]) -> str:
+    """Return the directory that all of them lie below, with the slash that means everything protected in it."""
+    return os.path.commonpath([os.path.dirname(path) for path in paths]).rstrip("/") + "/"
 
 
 def _kinds(decision: Decision, config: Config, rules: ActionRules) -> tuple[ActionKind, ...]:
@@ -121,11 +143,14 @@ def _about(event: Event) -> About | None:
     if isinstance(event, Connect):
         return "sendmsg" if event.unconnected else "connect"
     names: dict[str, About] = {
-        "Exec": "exec", "Packet": "packet", "DnsQuery": "dns", "FileChange": "file", "Tamper": "tamper",
+        "Exec": "exec", "Packet": "packet", "DnsQuery": "dns", "FileChange": "file", "MassRewrite": "mass",
+        "Tamper": "tamper",
     }  # fmt: skip
     return names[type(event).__name__]
 
 
 def _task(event: Event) -> int:
     """Return the process to act on; 0 where the head's task is not evidence (softirq) or there is none."""
+    if isinstance(event, MassRewrite):
+        return event.tgid
     return 0 if isinstance(event, Packet | DnsQuery | FileChange) else event.head.tgid

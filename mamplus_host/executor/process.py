@@ -231,6 +231,16 @@ class Processes:
                 step("kill-cgroup: kill")
                 _kill_all(inside)
 
+    def is_ours(self, tgid: int) -> bool:
+        """Say whether a process may be acted on: it is there, in the scope, and not guarded."""
+        return not self._is_spared(tgid)
+
+    def stop(self, tgid: int, boot_ns: int) -> None:
+        """Have one process stand still at once (SIGSTOP); ActionFailed when it is not ours to stop, or is gone."""
+        with self._claimed(tgid, boot_ns) as pidfd:
+            self._cgroup(tgid)
+            signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+
     @contextmanager
     def _claimed(self, tgid: int, boot_ns: int) -> Iterator[int]:
         """Yield a pidfd of the process that an event at `boot_ns` named, and of no other."""

@@ -22,7 +22,7 @@ from mamplus_host.clock import ListClock
 from mamplus_host.errors import ActionFailed, MamplusError
 from mamplus_host.executor.inforce import InForce, InForceStore
 from mamplus_host.executor.journal import Journal
-from mamplus_host.executor.shape import Deed, Facts, Passing, Shared, State
+from mamplus_host.executor.shape import Deed, Facts, FoundAgain, Passing, Shared, State
 from mamplus_host.executor.steps import step
 from mamplus_host.verdicts import ActionKind, Indicator, Outcome
 
@@ -179,6 +179,10 @@ class Runner:
     def has_inverse(self, kind: ActionKind) -> bool:
         return kind in self._deeds and self._deeds[kind].has_inverse
 
+    def _is_found_again(self, kind: ActionKind) -> bool:
+        deed = self._deeds[kind]
+        return isinstance(deed, FoundAgain) and deed.is_found_again
+
     def is_passing(self, kind: ActionKind) -> bool:
         return self.has_inverse(kind) and not self._is_kept(kind)
 
@@ -189,9 +193,9 @@ class Runner:
         if not works:
             return []
         try:
-            written = self._journal.append_many(
-                "intent", [(work.decision_id, _intent(work, is_undo)) for work in works]
-            )
+            intents = [(work.decision_id, _intent(work, is_undo)) for work in works]
+            waits = is_undo or any(not self._is_found_again(work.kind) for work in works)
+            written = self._journal.append_many("intent", intents, sync=waits)
         except MamplusError as error:
             for work in works:
                 self.close(work, "failed", str(error))

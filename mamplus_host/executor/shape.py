@@ -64,6 +64,16 @@ class Shared(Protocol):
 
 
 @runtime_checkable
+class FoundAgain(Protocol):
+    """A deed that the next start finds to be done from what the device shows, without the journal.
+
+    So its intent is written and not waited for: it survives the agent, and after a power cut it is not needed.
+    """
+
+    is_found_again: bool
+
+
+@runtime_checkable
 class Passing(Protocol):
     """A deed with an inverse that holds nothing: it is not kept in force, has no time limit, and `detach` leaves it.
 

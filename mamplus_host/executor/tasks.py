@@ -8,6 +8,7 @@ pidfd, or compares `start_ns`, where that matters.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -63,6 +64,18 @@ def descendants(tgid: int) -> list[int]:
         seen.update(fresh)
         order += fresh
     return order[1:]
+
+
+def family_above(tgid: int, parent: Callable[[int], int], *, most: int = 16) -> list[int]:
+    """Return the ancestors of a process, nearest first, without init; `parent` knows that of one that has ended."""
+    found: list[int] = []
+    while len(found) < most:
+        alive = task(tgid)
+        tgid = alive.ppid if alive is not None else parent(tgid)
+        if tgid <= 1 or tgid in found:
+            break
+        found.append(tgid)
+    return found
 
 
 def boot_id() -> str:

@@ -3,18 +3,17 @@
 
 Journey: administrator -> [vault] protects; execute -> [vault] restores.
 
-A restored file has the content, mode, owner, extended attributes (ACLs, capabilities, labels)
-and times that were recorded; its inode is a new one. What stood in its place is kept as
-a version while there is room, so that a restoration can be undone: first the file is back,
-then its replacement is kept, since the defence must not wait for a copy of the damage.
+A restored file has the content, mode, owner, extended attributes (ACLs, capabilities, labels), times and hard links
+that were recorded; its inode is a new one. What stood in its place is kept as a version while there is room, so that
+a restoration can be undone: first the file is back, then its replacement is kept (`vault_put`).
 
-This module does not watch files and does not decide when to restore.
+A protected tree also has its directories and symbolic links in the vault, and what is new in it is taken in later
+(`protecting`). This module does not watch files and does not decide when to restore.
 """
 
-import hashlib
 import os
-import sqlite3
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -23,16 +22,22 @@ from mamplus_host.clock import Clock
 from mamplus_host.config import Limits
 from mamplus_host.errors import VaultError
 from mamplus_host.executor import vault_files
-from mamplus_host.executor.vault_store import CHUNK_BYTES, GOLDEN, REPLACED, Facts, Store, Version
+from mamplus_host.executor.vault_objects import sha256_of
+from mamplus_host.executor.vault_pack import MIN_BYTES, Packing
+from mamplus_host.executor.vault_put import Putter, Settled
+from mamplus_host.executor.vault_store import ABSENT, DIRECTORY, FILE, GOLDEN, NOTHING, Facts, Store, Version
+from mamplus_host.executor.vault_tree import Step, plan, require_any
 
-MAX_PROTECTED = 20_000  # files
+MAX_PROTECTED = 20_000  # files, directories and links
+_PACKED_AT_ONCE = 64
 
 
 class Protected(msgspec.Struct, frozen=True, kw_only=True):
     """One line of `mamplus vault list`."""
 
     path: str
-    sha256: str  # of the newest golden version
+    type: str  # file, directory, symlink
+    sha256: str  # of the newest golden version; "" of what has no content
     size: int
     taken_at: float
     versions: int  # kept, golden and replaced
@@ -51,88 +56,161 @@ class Vault:
     """The vault in `directory`. One process, one thread."""
 
     def __init__(self, directory: Path, *, limits: Limits, clock: Clock) -> None:
-        self._store = Store(directory)
+        self.store = Store(directory)
         self._limits, self._clock = limits, clock
         self._seen: dict[str, tuple[int, tuple[int, ...]]] = {}  # path -> (version, identity) last found intact
-        self.not_kept = 0  # replaced contents for which there was no room
+        self._putter = Putter(self.store, limits=limits, clock=clock, intact=self.intact, placed=self._note_seen)
+        self._packing: Packing | None = None
 
     def close(self) -> None:
-        self._store.close()
+        self._putter.settle()
+        if self._packing is not None:
+            self._packing.end()
+        self.store.close()
+
+    @property
+    def not_kept(self) -> int:
+        """Replaced contents for which there was no room."""
+        return self._putter.not_kept
 
     # --- what is protected -------------------------------------------------------------------
 
-    def protect(self, path: Path) -> list[str]:
-        """Take golden copies of the file, or of every regular file below the directory; return their paths.
+    def protect(self, path: Path, *, follow: bool = False) -> list[str]:
+        """Take golden copies of the file, or of the directory with all that is in it; return their paths.
 
-        Links on the way to `path` are resolved; inside a directory they, and what is no regular
-        file, are left out. VaultError names what does not fit; then nothing new is protected.
+        Links on the way to `path` are resolved; of a directory also its directories and links are kept, but neither
+        devices nor sockets nor pipes. With `follow` a directory is a tree: what is new in it later belongs to it, too.
+        VaultError names what does not fit; then nothing new is protected.
         """
-        paths = _regular_files(path)
-        self._check_room(paths)
-        before = self._store.protected()
+        entries = _entries(path)
+        self._check_room(entries)
         try:
-            for one in paths:
-                self._take(one)
+            with self.store.batch():
+                for one in entries:
+                    self.take(one)
+                if follow and os.path.isdir(entries[0]):
+                    self.store.add_tree(entries[0])
         except (OSError, VaultError) as error:
-            self._store.forget(one for one in paths if one not in before)
+            self.store.drop_unused()
             raise VaultError(f"cannot protect {str(path)!r}: {error}") from None
-        return paths
+        return entries
 
     def unprotect(self, path: Path) -> list[str]:
         """Forget the file, or all below the directory; return what was protected. VaultError when nothing was."""
-        wanted = self._known(path)
-        gone = [one for one in self._store.protected() if one == wanted or one.startswith(wanted + "/")]
-        if not gone:
+        wanted = self.known(path)
+        gone = list(self.store.protected(wanted))
+        trees = [tree for tree in self.store.trees() if is_at_or_below(tree, wanted)]
+        if not gone and not trees:
             raise VaultError(f"{wanted!r} is not protected; `mamplus vault list` shows what is")
-        self._store.forget(gone)
+        self.store.forget({*gone, *trees})
         for one in gone:
             self._seen.pop(one, None)
         return gone
 
-    def paths(self) -> list[str]:
-        """Return the protected paths."""
-        return list(self._store.protected())
+    def paths(self, root: str = "") -> list[str]:
+        """Return the protected paths, those at or below `root` only."""
+        return list(self.store.protected(root))
+
+    def count(self) -> int:
+        return self.store.count()
+
+    def trees(self) -> "list[str]":
+        """Return the protected trees: what comes into them is protected, too."""
+        return self.store.trees()
 
     def versions(self, path: Path) -> list[Version]:
         """Return what is kept of `path`, newest first."""
-        return self._store.versions(self._known(path))
+        return self.store.versions(self.known(path))
 
     def latest(self, path: str) -> Version:
         """Return the golden version that `path` should be; VaultError when it is not protected."""
-        return self._store.latest(path)
+        return self.store.latest(path)
 
     def is_protected(self, path: str) -> bool:
-        return self._store.is_protected(path)
+        return self.store.is_protected(path)
 
     def is_suspended(self, path: str) -> bool:
-        return bool(self._store.suspended_at(path))
+        return bool(self.store.suspended_at(path))
 
     def suspend(self, path: str) -> None:
         """Stop restoring `path` by itself until `resume`, `protect` or `restore`; survives restarts."""
-        self._store.suspend(path, self._clock.wall_s() or 1.0)
+        self.store.suspend(path, self._clock.wall_s() or 1.0)
 
     def resume(self, path: str) -> None:
-        self._store.suspend(path, 0)
+        self.store.suspend(path, 0)
+
+    def take(self, path: str) -> bool:
+        """Keep what is at `path` now as what it should be; return whether it is another than before.
+
+        OSError when nothing that can be kept is there; VaultError when it is being written.
+        """
+        facts, sha256, identity = self._read(path)
+        version = self._newest(path)
+        is_new = version is None or version.sha256 != sha256 or not _same(facts, version.facts, links=True)
+        if is_new:
+            self.store.note_directories(vault_files.directories_above(path))
+            added = self.store.add(path, GOLDEN, self._clock.wall_s(), sha256, facts)
+            self.store.objects.unpack(sha256)
+        else:
+            assert version is not None
+            added = version.id
+        self.store.suspend(path, 0)
+        self._seen[path] = (added, identity)
+        return is_new
+
+    def take_new(self, path: str) -> None:
+        """Protect one more path; VaultError when it does not fit, OSError when it is not there."""
+        self._check_room([path])
+        self.take(path)
+
+    def newest_below(self, root: str, *, at: float | None = None) -> Iterator[Version]:
+        """Yield what each path at or below `root` should be, or should have been at `at`."""
+        return self.store.newest_below(root, at=at)
+
+    def beginning(self, path: str, size: int) -> bytes:
+        """Return the first `size` bytes of what `path` should hold. VaultError when it is not protected."""
+        fd = self.store.objects.open(self.store.latest(path).sha256)
+        try:
+            return os.pread(fd, size, 0)
+        finally:
+            os.close(fd)
+
+    def accept(self, path: str) -> bool:
+        """Keep `path` as it is now, whatever that is: also that it is gone. Return whether it is another than before.
+
+        VaultError or OSError when it cannot be kept.
+        """
+        try:
+            self._check_size(path)
+            return self.take(path)
+        except FileNotFoundError:
+            if not self.is_protected(path):
+                return False
+        self.store.add(path, GOLDEN, self._clock.wall_s(), "", NOTHING)
+        self._seen.pop(path, None)
+        return True
 
     # --- is it as it was? --------------------------------------------------------------------
 
     def intact(self, path: str, *, quick: bool = False) -> bool:
         """Say whether `path` is its newest golden version, its time of last access aside.
 
-        `quick` believes an unchanged inode, size, mtime and ctime. That is for going through all
+        `quick` believes an unchanged inode, size, mtime, ctime and count of names. That is for going through all
         files, not for answering an event: on tmpfs a write through a shared mapping leaves all
-        four as they were.
+        of them as they were.
         """
-        golden = self._store.latest(path)
+        golden = self.store.latest(path)
+        if golden.facts.type != FILE:
+            return self._is_as(path, golden.facts)
         try:
             fd = vault_files.look(path)
         except OSError:
             return False
         try:
-            identity = _identity(os.fstat(fd))
+            identity = vault_files.identity_of(os.fstat(fd))
             if quick and self._seen.get(path) == (golden.id, identity):
                 return True
-            same = _same(vault_files.facts_of(fd), golden.facts) and _sha256(fd, golden.facts.size) == golden.sha256
+            same = _same(vault_files.facts_of(fd), golden.facts) and sha256_of(fd, golden.facts.size) == golden.sha256
         except OSError:
             return False
         finally:
@@ -140,6 +218,17 @@ class Vault:
         if same:
             self._seen[path] = (golden.id, identity)
         return same
+
+    def looks_intact(self, path: str) -> bool:
+        """Say whether `path` looks as when it was last found intact: one stat(2), no index. For the first glance."""
+        known = self._seen.get(path)
+        try:
+            found = os.stat(path, follow_symlinks=False)
+        except OSError:
+            return False
+        if known is None:
+            return stat.S_ISDIR(found.st_mode) or stat.S_ISLNK(found.st_mode)
+        return vault_files.identity_of(found) == known[1] or stat.S_ISDIR(found.st_mode)
 
     # --- put back ----------------------------------------------------------------------------
 
@@ -149,102 +238,197 @@ class Vault:
         What was restored is what `intact` compares with from now on; so an older version that is
         asked for becomes the newest. Ends a suspension. Raises VaultError.
         """
-        wanted = self._known(path)
-        version = self._store.latest(wanted, at=at)
+        wanted = self.known(path)
+        version = self.store.latest(wanted, at=at)
         restored = self.put_back(wanted, version.id)
-        if version.id != self._store.latest(wanted).id:
-            self._store.add(wanted, GOLDEN, self._clock.wall_s(), version.sha256, version.facts)
+        self.declare(version)
         self.resume(wanted)
         return restored
 
-    def put_back(self, path: str, version_id: int) -> Restored:
+    def declare(self, version: Version) -> None:
+        """Have a kept version be what its path should be, from now on."""
+        newest = self._newest(version.path)
+        if newest is None or version.id != newest.id:
+            added = self.store.add(version.path, GOLDEN, self._clock.wall_s(), version.sha256, version.facts)
+            self.store.objects.unpack(version.sha256)
+            if version.path in self._seen:
+                self._seen[version.path] = (added, self._seen[version.path][1])
+
+    def plan(self, path: Path, at: float | None = None) -> "list[Step]":
+        """Return what has to be done for all at or below `path` to be as it was at `at`; None: as it should be."""
+        wanted = self.known(path)
+        steps = plan(self.newest_below(wanted, at=at), self.newest_below(wanted), self._is_version)
+        return require_any(steps, wanted, at)
+
+    def do(self, step: Step) -> str:
+        """Do one step of a plan; return what else had to be done, for people. VaultError when it cannot be."""
+        if step.what == "as it is":
+            if step.version:
+                self.resume(step.path)
+            return ""
+        if step.what == "put back":
+            version = self.store.version(step.version)
+            note = self.place(step.path, step.version)
+            self.declare(version)
+            self.resume(step.path)
+            return note
+        note = self._putter.take_away(step.path)
+        self.store.add(step.path, GOLDEN, self._clock.wall_s(), "", NOTHING)
+        self._seen.pop(step.path, None)
+        return note
+
+    def place(self, path: str, version_id: int = 0, *, action: str = "") -> str:
+        """Make `path` what a version was (0: what it should be); return what else had to be done, for people.
+
+        What stood there is kept by `settle`, and found again by `action`. Raises VaultError.
+        """
+        version = self.store.version(version_id) if version_id else self.store.latest(path)
+        return self._putter.place(path, version, action=action)
+
+    def settle(self) -> list[Settled]:
+        """Keep what stood in the places of restored files, and make them last."""
+        return self._putter.settle()
+
+    @property
+    def unsettled(self) -> int:
+        return self._putter.unsettled
+
+    def put_back(self, path: str, version_id: int, *, action: str = "") -> Restored:
         """Make `path` what version `version_id` was, and keep what stood there. Raises VaultError."""
-        version = self._store.version(version_id)
-        content = self._store.open_object(version.sha256)
-        try:
-            found = vault_files.put(path, content, version.facts, self._store.directory)
-        except OSError as error:
-            raise VaultError(f"cannot put {path!r} back: {error}") from None
-        finally:
-            os.close(content)
-        replaced, note = self._keep_replaced(path, found)
-        return Restored(version=version_id, replaced=replaced, note=note)
+        note = self.place(path, version_id, action=action)
+        kept = next((one for one in self.settle() if one.path == path), Settled(path=path, replaced=0, note=""))
+        return Restored(version=version_id, replaced=kept.replaced, note="; ".join(filter(None, (note, kept.note))))
+
+    def replaced_by_action(self, action: str) -> list[Version]:
+        """Return what stood where `action` put another in its place, as far as it is kept; of each path the first."""
+        return self.store.replaced_by(action)
 
     def make_golden(self, path: str, version_id: int) -> None:
         """Declare a kept version to be what `path` should be: its change was legitimate after all."""
-        version = self._store.version(version_id)
-        self._store.add(path, GOLDEN, self._clock.wall_s(), version.sha256, version.facts)
+        version = self.store.version(version_id)
+        self.store.add(path, GOLDEN, self._clock.wall_s(), version.sha256, version.facts)
+        self.store.objects.unpack(version.sha256)
 
     def sweep(self, path: str) -> None:
-        """Remove what an interrupted restoration of `path` left beside it."""
-        vault_files.sweep(path)
+        """Keep and take away what an interrupted restoration of `path` left beside it."""
+        directory = os.path.dirname(path)
+        self._putter.sweep(directory, [one for one in self.paths(directory) if os.path.dirname(one) == directory])
+
+    def sweep_all(self) -> None:
+        """Keep and take away what interrupted restorations left; once, at the start."""
+        by_directory: dict[str, list[str]] = {}
+        for path in self.paths():
+            by_directory.setdefault(os.path.dirname(path), []).append(path)
+        for directory, paths in by_directory.items():
+            self._putter.sweep(directory, paths)
+
+    # --- what is kept, and for how long ------------------------------------------------------
+
+    def tidy(self) -> None:
+        """Drop versions that are too many or too old, and have what is seldom needed packed; with every tick."""
+        limits = self._limits
+        if self._packing is not None:
+            sizes = self._packing.result()
+            if sizes is None:
+                return
+            self._packing = None
+            self.store.note_stored(sizes)
+            for sha256 in filter(self.store.is_needed_now, sizes):  # became the newest one meanwhile
+                self.store.objects.unpack(sha256)
+            return
+        before = self._clock.wall_s() - limits.vault_version_days * 86_400
+        self.store.retire(most=limits.vault_versions, before=before)
+        todo = self.store.seldom_needed(MIN_BYTES, _PACKED_AT_ONCE)
+        if todo:
+            self._packing = self.store.objects.begin_packing(todo)
+
+    def await_packing(self) -> None:
+        """Wait for what `tidy` began, and take it in."""
+        if self._packing is not None:
+            self._packing.result(wait=True)
+            self.tidy()
 
     # --- inside ------------------------------------------------------------------------------
 
-    def _known(self, path: Path) -> str:
+    def known(self, path: Path) -> str:
         """Return the protected path that `path` means: as it is written, though a directory of it be a link by now."""
         written = os.path.abspath(path)
-        below = written + "/"
-        is_known = any(one == written or one.startswith(below) for one in self._store.protected())
+        is_known = self.store.protected(written) or written in self.store.trees() or self.store.versions(written)
         return written if is_known else _canonical(path)
 
-    def _check_room(self, paths: list[str]) -> None:
-        if len(paths) + len(self._store.protected()) > MAX_PROTECTED:
-            raise VaultError(f"{len(paths)} more files would be protected, want at most {MAX_PROTECTED} altogether")
-        total = 0
-        for one in paths:
-            size = os.stat(one, follow_symlinks=False).st_size
-            total += size
-            if size > self._limits.protected_file_bytes:
-                limit = self._limits.protected_file_bytes
-                raise VaultError(f"{one!r} has {size} bytes, want at most {limit} ([limits] protected_file_bytes)")
-        used, limit = self._store.make_room(total, self._limits.vault_bytes), self._limits.vault_bytes
-        if used + total > limit:
-            raise VaultError(f"{total} bytes do not fit: {used} of {limit} are in use ([limits] vault_bytes)")
+    def _newest(self, path: str) -> Version | None:
+        try:
+            return self.store.latest(path)
+        except VaultError:
+            return None
 
-    def _take(self, path: str) -> None:
+    def _read(self, path: str) -> tuple[Facts, str, tuple[int, ...]]:
+        """Return facts, SHA-256 and identity of what is at `path`; a file's content is kept."""
+        facts = vault_files.seen(path)
+        if facts.type != FILE:
+            return facts, "", ()
         fd = vault_files.look(path)
         try:
-            before = _identity(os.fstat(fd))
+            before = vault_files.identity_of(os.fstat(fd))
             facts = vault_files.facts_of(fd)
-            sha256 = self._store.copy_in(fd, max_bytes=self._limits.protected_file_bytes)
-            if _identity(os.fstat(fd)) != before:
+            sha256 = self.store.copy_in(fd, max_bytes=self._limits.protected_file_bytes)
+            if vault_files.identity_of(os.fstat(fd)) != before:
                 raise VaultError(f"{path!r} is being written; protect it when that has ended")
         finally:
             os.close(fd)
-        self._store.note_directories(vault_files.directories_above(path))
-        version = self._store.add(path, GOLDEN, self._clock.wall_s(), sha256, facts)
-        self._store.suspend(path, 0)
-        self._seen[path] = (version, before)
+        return facts, sha256, before
 
-    def _keep_replaced(self, path: str, found: vault_files.Found) -> tuple[int, str]:
-        """Return (version id, note); a copy that cannot be made is counted and told, the file is back anyway."""
-        if found.fd < 0:
-            return 0, found.note
+    def _is_version(self, path: str, version: Version) -> bool:
+        """Say whether `path` is that version now, and is to stay it."""
+        newest = self._newest(path)
+        if newest is None or (newest.id != version.id and not _is_same_version(newest, version)):
+            return False
+        return self.intact(path)
+
+    def _is_as(self, path: str, golden: Facts) -> bool:
+        """Say whether a directory or link is as it was."""
+        if golden.type == ABSENT:
+            return not os.path.lexists(path)
         try:
-            facts = vault_files.facts_of(found.fd)
-            if facts.size > self._limits.protected_file_bytes:
-                raise VaultError(f"it has {facts.size} bytes")
-            if self._store.make_room(facts.size, self._limits.vault_bytes) + facts.size > self._limits.vault_bytes:
-                raise VaultError("the vault is full of golden copies")
-            sha256 = self._store.copy_in(found.fd, max_bytes=self._limits.protected_file_bytes)
-            return self._store.add(path, REPLACED, self._clock.wall_s(), sha256, facts), found.note
-        except (OSError, VaultError, ValueError, OverflowError, sqlite3.Error) as error:
-            self.not_kept += 1
-            return 0, "; ".join(filter(None, (found.note, f"what stood there is not kept: {error}")))
-        finally:
-            os.close(found.fd)
+            return _same(vault_files.seen(path), golden)
+        except OSError:
+            return False
 
-    def list(self) -> list[Protected]:
+    def _note_seen(self, path: str, version: int, identity: tuple[int, ...]) -> None:
+        self._seen[path] = (version, identity)
+
+    def _check_room(self, paths: list[str]) -> None:
+        if len(paths) + self.store.count() > MAX_PROTECTED:
+            raise VaultError(f"{len(paths)} more files would be protected, want at most {MAX_PROTECTED} altogether")
+        total = sum(self._check_size(one) for one in paths)
+        used, limit = self.store.make_room(total, self._limits.vault_bytes), self._limits.vault_bytes
+        if used + total > limit:
+            raise VaultError(f"{total} bytes do not fit: {used} of {limit} are in use ([limits] vault_bytes)")
+
+    def _check_size(self, path: str) -> int:
+        """Return the bytes of the file at `path`, 0 of what is none; VaultError when they are too many."""
+        found = os.stat(path, follow_symlinks=False)
+        size = found.st_size if stat.S_ISREG(found.st_mode) else 0
+        if size > self._limits.protected_file_bytes:
+            limit = self._limits.protected_file_bytes
+            raise VaultError(f"{path!r} has {size} bytes, want at most {limit} ([limits] protected_file_bytes)")
+        return size
+
+    def list(self, root: str = "") -> list[Protected]:
         """Return what `mamplus vault list` shows. Last in the class: its name hides the built-in one."""
-        found = []
-        for path, suspended_at in self._store.protected().items():
-            golden = self._store.latest(path)
-            found.append(Protected(
-                path=path, sha256=golden.sha256, size=golden.facts.size, taken_at=golden.taken_at,
-                versions=len(self._store.versions(path)), suspended=suspended_at > 0,
-            ))  # fmt: skip
-        return found
+        suspended, counts = self.store.protected(root), self.store.count_of_versions()
+        return [
+            Protected(
+                path=one.path, type=one.facts.type, sha256=one.sha256, size=one.facts.size, taken_at=one.taken_at,
+                versions=counts[one.path], suspended=suspended[one.path] > 0,
+            )
+            for one in self.store.newest_below(root)
+            if one.path in suspended
+        ]  # fmt: skip
+
+
+def is_at_or_below(path: str, tree: str) -> bool:
+    return path == tree or path.startswith(tree.rstrip("/") + "/")
 
 
 def _canonical(path: Path) -> str:
@@ -253,7 +437,8 @@ def _canonical(path: Path) -> str:
     return os.path.join(os.path.realpath(os.path.dirname(whole)), os.path.basename(whole))
 
 
-def _regular_files(path: Path) -> list[str]:
+def _entries(path: Path) -> list[str]:
+    """Return the file, or the directory and all directories, files and links in it, above before below."""
     wanted = _canonical(path)
     try:
         mode = os.stat(wanted, follow_symlinks=False).st_mode
@@ -265,32 +450,35 @@ def _regular_files(path: Path) -> list[str]:
         raise VaultError(f"{str(path)!r} is a link; protect what it points to: {os.path.realpath(wanted)!r}")
     if not stat.S_ISDIR(mode):
         raise VaultError(f"{str(path)!r} is neither a file nor a directory")
-    found: list[str] = []
-    for directory, _below, names in os.walk(wanted):
-        found += [one for one in (os.path.join(directory, name) for name in sorted(names)) if _is_regular(one)]
+    found = [wanted]
+    for directory, below, names in os.walk(wanted):
+        found += filter(is_kept, (os.path.join(directory, name) for name in sorted([*below, *names])))
         if len(found) > MAX_PROTECTED:
             raise VaultError(f"{str(path)!r} holds more than {MAX_PROTECTED} files; protect a smaller part")
-    if not found:
-        raise VaultError(f"{str(path)!r} holds no regular file")
     return found
 
 
-def _is_regular(path: str) -> bool:
-    return stat.S_ISREG(os.stat(path, follow_symlinks=False).st_mode)
+def is_kept(path: str) -> bool:
+    """Say whether the vault keeps what is at `path`: a file, directory or link that is not our own."""
+    if os.path.basename(path).startswith((vault_files.TEMPORARY, vault_files.ASIDE)):
+        return False
+    try:
+        mode = os.stat(path, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return False  # removed meanwhile
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)
 
 
-def _identity(found: os.stat_result) -> tuple[int, ...]:
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+def _is_same_version(one: Version, other: Version) -> bool:
+    return one.sha256 == other.sha256 and _same(one.facts, other.facts)
 
 
-def _same(seen: Facts, golden: Facts) -> bool:
-    return msgspec.structs.replace(seen, atime_ns=golden.atime_ns) == golden
-
-
-def _sha256(fd: int, size: int) -> str:
-    """Return the hash of at most `size` + 1 bytes: a longer file differs anyway."""
-    digest, at = hashlib.sha256(), 0
-    while at <= size and (chunk := os.pread(fd, min(CHUNK_BYTES, size + 1 - at), at)):
-        digest.update(chunk)
-        at += len(chunk)
-    return digest.hexdigest()
+def _same(seen: Facts, golden: Facts, *, links: bool = False) -> bool:
+    """Compare what counts; `links`: also of which file it is a name."""
+    if seen.type != golden.type:
+        return False
+    alike = {"atime_ns": golden.atime_ns}
+    if golden.type == DIRECTORY:
+        alike["mtime_ns"] = golden.mtime_ns  # changes with what is in it
+    shown = msgspec.structs.replace(seen, **alike)
+    return shown == golden if links else msgspec.structs.replace(shown, inode=golden.inode) == golden

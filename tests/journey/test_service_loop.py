@@ -38,9 +38,10 @@ def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     made._epoll.register(made._wake, select.EPOLLIN)
     for name in ("alerts", "clock", "control", "examiner", "executor", "generations", "guarding", "maintenance"):
         setattr(made, name, Broken())
-    for name in ("netfilter", "pipeline", "responder"):
+    for name in ("asks", "isolating", "netfilter", "network", "pipeline", "responder"):
         setattr(made, name, Broken())
-    made.files = Broken(fileno=lambda: -2)  # type: ignore[assignment]
+    watch = Broken(fileno=lambda: -2)
+    made.protecting = Broken(files=watch, settle_in_s=lambda: None)  # type: ignore[assignment]
     made.tamper = Broken(rest=lambda: None)  # type: ignore[assignment]
     made.kernel = Broken(ring=SimpleNamespace(drain=Broken().drain, arm=lambda: 0.0))  # type: ignore[assignment]
     made._has_worked, made.uplink = False, None
@@ -68,14 +69,15 @@ def test_a_loop_in_which_every_part_fails_goes_on_until_it_is_asked_to_stop(loop
     assert loop.last_fault
 
 
-@pytest.mark.parametrize("part", ["files", "guarding"])
+@pytest.mark.parametrize("part", ["protecting", "guarding"])
 def test_a_watch_that_cannot_be_read_is_counted_and_ends_nothing(loop: Service, part: str) -> None:
     readable = os.eventfd(1, os.EFD_NONBLOCK)
     loop._epoll.register(readable, select.EPOLLIN)
     loop.kernel.ring.drain = lambda: []  # type: ignore[method-assign]
-    getattr(loop, part).fileno = lambda: readable
     if part == "guarding":
-        loop.files.fileno = lambda: -2  # type: ignore[method-assign]
+        loop.guarding.fileno = lambda: readable  # type: ignore[method-assign]
+    else:
+        loop.protecting.files.fileno = lambda: readable  # type: ignore[method-assign]
     reads = 0
 
     def read() -> None:

@@ -1,0 +1,436 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Protected trees: what is new in them, whose changes are kept, and what no event tells."""
+
+import os
+import select
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mamplus_host.clock import SystemClock
+from mamplus_host.collector.mounts import Mounts
+from mamplus_host.config import Config
+from mamplus_host.errors import ActionFailed, NotPossible
+from mamplus_host.events import FileChange, MassRewrite
+from mamplus_host.executor.actions.restore import MAX_RESTORES, Restore
+from mamplus_host.executor.guardset import GuardSet
+from mamplus_host.executor.package_managers import PackageManagers
+from mamplus_host.executor.process import Processes
+from mamplus_host.executor.stopping import Stopper
+from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault_window import BY_MANAGER, BY_PERSON
+from mamplus_host.protecting import Protecting
+from tests.kernel import acts
+
+pytestmark = pytest.mark.kernel
+
+
+class Clock(SystemClock):
+    ahead_s = 0.0
+
+    def boot_ns(self) -> int:
+        return super().boot_ns() + int(self.ahead_s * 1e9)
+
+
+class Device:
+    """Vault, watch and restorer, as the service joins them."""
+
+    def __init__(self, config: Config, manager: Path) -> None:
+        self.config, self.clock = config, Clock()
+        config.state.mkdir(exist_ok=True)
+        self.told: list[str] = []
+        self.journal: list[dict[str, object]] = []
+        self.vault = Vault(config.state / "vault", limits=config.limits, clock=self.clock)
+        self.restorer = Restore(self.vault, self.clock)
+        self.maintenance = False
+        guarded = GuardSet.of_pids([os.getpid()])
+        self.stopper = Stopper(config.state, Processes.of(config, guarded))
+        self.protecting = Protecting(
+            config, self.vault, clock=self.clock, boot_id="boot", stopper=self.stopper,
+            managers=PackageManagers(programs=[str(manager)]), ancestors=lambda _tgid: [],
+            covers=lambda _boot_ns: self.maintenance, note=self.journal.append,
+            told=lambda rule, _summary: self.told.append(rule),
+        )  # fmt: skip
+
+    def turn(self, *, waits: bool = True, settles: bool = True) -> list[MassRewrite]:
+        """What the loop does with what was touched; return the mass rewrites."""
+        if waits:
+            select.select([self.protecting.files], [], [], 5)
+        mass = []
+        for event in self.protecting.read():
+            if isinstance(event, MassRewrite):
+                mass.append(event)
+            else:
+                self.treat(event)
+        if settles:
+            self.protecting.settle()
+        return mass
+
+    def treat(self, change: FileChange) -> None:
+        path = change.path
+        if self.vault.is_protected(path) and not self.vault.is_suspended(path) and not self.vault.intact(path):
+            if self.protecting.may(change):
+                return
+            try:
+                self.restorer.do(self.restorer.prepare("test", {"path": path}))
+            except ActionFailed:
+                return
+        if self.vault.is_protected(path):
+            self.protecting.rewatch(path)
+
+    def tick(self, seconds: float = 60.0) -> None:
+        self.clock.ahead_s += seconds
+        for change in self.protecting.tick():
+            self.treat(change)
+        self.protecting.settle()
+
+    def close(self) -> None:
+        self.protecting.files.close()
+        self.vault.close()
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with acts.own_tmpfs() as path:
+        yield path
+
+
+@pytest.fixture
+def manager(place: Path) -> Path:
+    """A program that stands for the package manager's: it runs what it is given, and waits."""
+    path = place / "manager"
+    shutil.copy("/bin/dash", path)
+    return path
+
+
+@pytest.fixture
+def device(tmp_path: Path, manager: Path) -> Iterator[Device]:
+    with acts.own_cgroup() as scope:
+        one = Device(acts.config_for(tmp_path / "state", scope), manager)
+        yield one
+        one.close()
+
+
+@pytest.fixture
+def tree(place: Path) -> Path:
+    path = place / "tree"
+    path.mkdir()
+    (path / "old").write_text("as deployed")
+    return path
+
+
+def by_another(*command: str | Path) -> None:
+    subprocess.run(command, check=True, timeout=20)
+
+
+def sh(text: str) -> None:
+    by_another("/bin/sh", "-c", text)
+
+
+def test_what_is_new_in_a_tree_is_protected_when_nobody_has_touched_it_for_a_while(device: Device, tree: Path) -> None:
+    device.protecting.protect(tree)
+    sh(f"mkdir -p {tree}/new/deep; echo one >{tree}/new/deep/file; ln -s file {tree}/new/deep/link")
+    device.turn()
+    assert not device.vault.is_protected(str(tree / "new" / "deep" / "file"))
+    device.tick()
+
+    for name in ("new", "new/deep", "new/deep/file", "new/deep/link"):
+        assert device.vault.is_protected(str(tree / name))
+    sh(f"echo evil >{tree}/new/deep/file; rm {tree}/new/deep/link")
+    device.turn()
+    assert (tree / "new" / "deep" / "file").read_text() == "one\n"
+    assert os.readlink(tree / "new" / "deep" / "link") == "file"
+
+
+def test_what_comes_and_goes_before_it_is_quiet_is_not_protected(device: Device, tree: Path) -> None:
+    device.protecting.protect(tree)
+    sh(f"echo draft >{tree}/draft")
+    device.turn()
+    sh(f"rm {tree}/draft")
+    device.turn()
+    device.tick()
+    assert not device.vault.is_protected(str(tree / "draft"))
+    assert device.protecting.state().pending == 0
+
+
+def test_a_tree_is_followed_by_the_next_agent_too(device: Device, tree: Path, manager: Path) -> None:
+    device.protecting.protect(tree)
+    sh(f"mkdir {tree}/new")
+    device.turn()
+    device.tick()
+    again = Device(device.config, manager)
+    sh(f"echo x >{tree}/new/later")
+    again.turn()
+    again.tick()
+    assert again.vault.is_protected(str(tree / "new" / "later"))
+    again.close()
+
+
+def test_a_change_in_a_window_is_kept_and_one_after_it_is_undone(device: Device, tree: Path) -> None:
+    device.protecting.protect(tree)
+    device.protecting.open_window(15, BY_PERSON)
+    sh(f"echo updated >{tree}/old")
+    device.turn()
+    assert (tree / "old").read_text() == "updated\n"
+    device.protecting.close_window(BY_PERSON)
+    sh(f"echo evil >{tree}/old")
+    device.turn()
+
+    assert (tree / "old").read_text() == "updated\n"
+    assert len([one for one in device.vault.versions(tree / "old") if one.kind == "golden"]) == 2
+    assert device.told == ["vault-window", "vault-window"]
+    assert device.protecting.accepted == 1
+
+
+def test_what_was_removed_in_a_window_stays_away_and_comes_back_on_demand(device: Device, tree: Path) -> None:
+    device.protecting.protect(tree)
+    then = device.clock.wall_s()
+    device.protecting.open_window(15, BY_PERSON)
+    sh(f"rm {tree}/old")
+    device.turn()
+    device.protecting.close_window(BY_PERSON)
+    device.tick()
+    assert not (tree / "old").exists()
+    for step in device.vault.plan(tree, at=then):
+        device.protecting.put([step])
+    assert (tree / "old").read_text() == "as deployed"
+
+
+def test_a_window_ends_by_itself_outlives_the_agent_and_not_the_boot(device: Device, manager: Path) -> None:
+    device.protecting.open_window(1, BY_PERSON)
+    again = Device(device.config, manager)
+    assert again.protecting.window.is_open()
+    again.clock.ahead_s = 61
+    assert not again.protecting.window.is_open()
+    again.close()
+    with pytest.raises(NotPossible, match="want more than 0, and at most 1440"):
+        device.protecting.open_window(100_000, BY_PERSON)
+
+
+def test_where_the_kernel_names_the_writer_a_hook_opens_no_window(device: Device) -> None:
+    assert device.protecting.files.names_writers
+    device.protecting.open_window(15, BY_MANAGER)
+    assert not device.protecting.window.is_open()
+
+
+def test_a_maintenance_window_answers_for_changes(device: Device, tree: Path) -> None:
+    device.protecting.protect(tree)
+    device.maintenance = True
+    sh(f"echo serviced >{tree}/old")
+    device.turn()
+    assert (tree / "old").read_text() == "serviced\n"
+    assert device.vault.intact(str(tree / "old"))
+
+
+def held_open(program: Path, text: str) -> "subprocess.Popen[bytes]":
+    """Run a shell script that is still there when its changes are looked at."""
+    process = subprocess.Popen(
+        [program, "-c", f"{text}; echo done; read line"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def test_the_package_manager_and_what_it_starts_may_change_files(device: Device, tree: Path, manager: Path) -> None:
+    device.protecting.protect(tree)
+    with held_open(manager, f"/bin/sh -c 'echo packaged >{tree}/old; echo done; read line'") as process:
+        device.turn()
+        assert (tree / "old").read_text() == "packaged\n"
+        assert device.vault.intact(str(tree / "old"))
+        process.communicate()
+    assert "manager" in str(device.journal[-1]["what"])
+
+
+def test_a_program_that_only_has_its_name_may_not(device: Device, tree: Path, place: Path) -> None:
+    device.protecting.protect(tree)
+    (place / "elsewhere").mkdir()
+    impostor = place / "elsewhere" / "manager"
+    shutil.copy("/bin/dash", impostor)
+    with held_open(impostor, f"echo evil >{tree}/old") as process:
+        device.turn()
+        process.communicate()
+    assert (tree / "old").read_text() == "as deployed"
+
+
+def test_a_package_manager_that_a_user_runs_may_not(manager: Path) -> None:
+    managers = PackageManagers(programs=[str(manager)])
+    process = subprocess.Popen([manager, "-c", "read line"], stdin=subprocess.PIPE, user=65534, group=65534)
+    assert managers.at_work(process.pid) == ""
+    process.communicate()
+    process = subprocess.Popen([manager, "-c", "read line"], stdin=subprocess.PIPE)
+    assert managers.at_work(process.pid) == str(manager)
+    process.communicate()
+    assert managers.at_work(os.getpid()) == ""
+
+
+def test_a_mount_over_a_tree_is_told_and_nothing_is_put_into_it(device: Device, tree: Path, place: Path) -> None:
+    device.protecting.protect(tree)
+    cover = place / "cover"
+    cover.mkdir()
+    (cover / "old").write_text("another's")
+    by_another("mount", "--bind", cover, tree)
+    try:
+        device.tick()
+        sh(f"echo more >{tree}/old")
+        device.turn(waits=False)
+        device.tick()
+        assert (cover / "old").read_text() == "more\n"
+        assert device.told == ["vault-covered"]
+        assert list(device.protecting.state().covered) == [str(tree)]
+    finally:
+        by_another("umount", tree)
+    (tree / "old").write_text("our own write, which nobody tells")
+    device.tick()
+    assert (tree / "old").read_text() == "as deployed"
+    assert device.protecting.state().covered == {}
+
+
+def test_mounts_are_read_with_their_escapes(tmp_path: Path) -> None:
+    source = tmp_path / "mountinfo"
+    source.write_bytes(b"21 1 8:1 / / rw - ext4 /dev/sda1 rw\n22 21 8:2 /a /with\\040space rw - ext4 /dev/sda2 rw\n")
+    mounts = Mounts(source)
+    assert mounts.of("/with space/below") == "8:2 /a /with space"
+    assert mounts.of("/other") == "8:1 / /"
+    assert not mounts.look()
+
+
+def test_a_path_that_cannot_be_watched_is_named_and_looked_at_with_every_tick(
+    device: Device, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.protecting.protect(tree)
+    tier = device.protecting.files._tier
+
+    def no_space(_path: str) -> None:
+        raise OSError(28, "no watch is left")
+
+    monkeypatch.setattr(tier, "watch", no_space)
+    device.protecting.rewatch(str(tree / "old"))
+    assert list(device.protecting.state().unwatched) == [str(tree / "old")]
+    (tree / "old").write_text("evil")  # our own writes are not told
+    device.tick()
+    assert (tree / "old").read_text() == "as deployed"
+
+
+def test_a_file_that_is_fought_for_does_not_cost_its_tree_the_protection(device: Device, tree: Path) -> None:
+    (tree / "other").write_text("as deployed")
+    device.protecting.protect(tree)
+    for number in range(MAX_RESTORES + 1):
+        (tree / "old").write_text(f"evil {number}")
+        device.treat(FileChange(boot_ns=1, path=str(tree / "old"), changes=("modify",), tgid=0))
+    (tree / "other").write_text("evil")
+    device.treat(FileChange(boot_ns=1, path=str(tree / "other"), changes=("modify",), tgid=0))
+
+    assert (tree / "old").read_text() == f"evil {MAX_RESTORES}"
+    assert [one.path for one in device.vault.list() if one.suspended] == [str(tree / "old")]
+    assert (tree / "other").read_text() == "as deployed"
+    assert not any(step.what != "as it is" for step in device.vault.plan(tree) if step.path != str(tree / "old"))
+
+
+def test_a_mass_restoration_puts_all_back_and_its_undoing_all_away(device: Device, tree: Path) -> None:
+    for number in range(200):
+        (tree / f"{number:03}").write_text(f"number {number}")
+    device.protecting.protect(tree)
+    for number in range(150):
+        (tree / f"{number:03}").write_text("scrambled")
+    for number in range(150, 200):
+        (tree / f"{number:03}").unlink()
+
+    facts = device.restorer.prepare("01MASS-restore", {"path": f"{tree}/"})
+    assert "200 of 200" in device.restorer.do(facts)
+    assert device.restorer.verify(facts) == "done"
+    assert all((tree / f"{number:03}").read_text() == f"number {number}" for number in range(200))
+    assert "as it was kept" in device.restorer.do(facts)
+
+    assert "150 files" in device.restorer.undo(facts)  # of what was removed there is nothing to bring back
+    assert all((tree / f"{number:03}").read_text() == "scrambled" for number in range(150))
+    assert device.restorer.verify(facts) == "undone"
+
+
+@pytest.fixture
+def writer(device: Device) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+    """Starts Python programs in the scope that end when they are told to."""
+    started = []
+
+    def start(source: str) -> subprocess.Popen[bytes]:
+        scope = Path(device.config.scope.cgroup)
+        process = subprocess.Popen(
+            ["python3", "-S", "-c", source], preexec_fn=lambda: (scope / "cgroup.procs").write_text("0"),
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_who_rewrites_many_files_is_stopped_by_the_watch_and_goes_on_when_it_is_let(
+    device: Device, tree: Path, writer: Callable[[str], "subprocess.Popen[bytes]"]
+) -> None:
+    for number in range(40):
+        (tree / f"{number:03}").write_text(f"number {number}")
+    device.protecting.protect(tree)
+    process = writer(
+        "import os, time\nfor n in range(40):\n"
+        f" open(f'{tree}/{{n:03}}', 'wb').write(os.urandom(9000)); time.sleep(.1)\n"
+        "print('through')"
+    )
+    mass: list[MassRewrite] = []
+    while not mass:
+        mass = device.turn(settles=False)
+    assert mass[0].tgid == process.pid
+    assert "were stopped after" in mass[0].stopped
+    assert Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    assert len(mass[0].paths) < 40
+
+    device.protecting.let_go()
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"through\n"
+
+
+def test_what_a_stopped_family_made_is_not_protected(
+    device: Device, tree: Path, writer: Callable[[str], "subprocess.Popen[bytes]"]
+) -> None:
+    for number in range(40):
+        (tree / f"{number:03}").write_text(f"number {number}")
+    device.protecting.protect(tree)
+    writer(
+        "import os, time\nfor n in range(40):\n"
+        f" open(f'{tree}/{{n:03}}.locked', 'wb').write(os.urandom(9000))\n"
+        f" os.unlink(f'{tree}/{{n:03}}'); time.sleep(.1)\n"
+    )
+    sh(f"echo mine >{tree}/of-another")
+    while not device.turn(settles=False):
+        pass
+    device.tick()
+
+    assert (tree / "000.locked").exists()
+    assert not device.vault.is_protected(str(tree / "000.locked"))
+    assert device.vault.is_protected(str(tree / "of-another"))
+    assert "was stopped" in device.protecting.state().not_taken[str(tree / "000.locked")]
+
+
+def test_who_was_stopped_by_an_agent_that_died_is_let_go_by_the_next(
+    device: Device, writer: Callable[[str], "subprocess.Popen[bytes]"]
+) -> None:
+    process = writer("import time\nprint('ready', flush=True)\ntime.sleep(0.2)\nprint('through')")
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert device.stopper.stop(process.pid, device.clock.boot_ns()) == 1
+    Stopper(device.config.state, Processes.of(device.config, GuardSet())).recover()
+    assert process.stdout.readline() == b"through\n"
+
+
+def test_nobody_outside_of_the_scope_is_stopped(device: Device) -> None:
+    outside = subprocess.Popen(["sleep", "60"])
+    with pytest.raises(ActionFailed, match="outside of the scope"):
+        device.stopper.stop(outside.pid, device.clock.boot_ns())
+    assert Path(f"/proc/{outside.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T"
+    outside.kill()
+    outside.wait()
