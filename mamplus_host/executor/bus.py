@@ -49,14 +49,14 @@ class Asked(msgspec.Struct, frozen=True):
     uid: int = 0  # whom to be; 0: stay root
 
 
-def ask(calls: list[Call], *, address: str = SYSTEM, uid: int = 0) -> list[Answer]:
+def ask(calls: list[Call], *, address: str = SYSTEM, uid: int = 0, timeout_s: float = HELPER_S) -> list[Answer]:
     """Make `calls` in order, and return an answer for each; ActionFailed when there is no such bus, or it hangs."""
     told = msgspec.json.encode(Asked(address, calls[:MAX_CALLS], uid))
     call = [sys.executable, "-P", "-m", "mamplus_host.executor.bus_helper"]
     try:
-        done = subprocess.run(call, input=told, capture_output=True, timeout=HELPER_S, check=False)
+        done = subprocess.run(call, input=told, capture_output=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired:
-        raise ActionFailed(f"D-Bus ({address}) did not answer within {HELPER_S:g} s") from None
+        raise ActionFailed(f"D-Bus ({address}) did not answer within {timeout_s:g} s") from None
     if done.returncode:
         words = done.stderr.decode(errors="backslashreplace").strip().splitlines()
         raise ActionFailed(words[-1] if words else f"the D-Bus helper ended with code {done.returncode}")

@@ -69,7 +69,7 @@ def _on_the_device(config: Config, clock: ListClock, guarded: GuardSet) -> Itera
         return [str(address) for address, _port in guarded.never()]
 
     yield Quarantine(Boxes(state / "quarantine", max_bytes=limits.quarantine_bytes), guarded, clock=clock)
-    yield Notify(state / "notices")
+    yield Notify(state / "notices", clock)
     yield Lock()
     yield Radio(roads)
     yield Usb(roads)

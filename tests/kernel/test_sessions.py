@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from mamplus_host.clock import SystemClock
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor import bus, sessions
 from mamplus_host.executor.actions import notify
@@ -150,7 +151,7 @@ def test_the_user_reads_the_reason_and_the_way_to_an_exception_on_the_desktop(
 ) -> None:
     login.sit_down("1", NOBODY, "nobody")
     home, log = desktop
-    deed = Notify(tmp_path / "notices", runtime=home.socket.parent.parent)
+    deed = Notify(tmp_path / "notices", SystemClock(), runtime=home.socket.parent.parent)
     facts = deed.prepare(ID, {**TARGET, "message": "Ask <b>Eve</b>"})
     assert deed.verify(facts) is State.UNDONE
 
@@ -173,7 +174,7 @@ def test_without_a_notification_daemon_the_words_are_on_the_terminal(
 ) -> None:
     tty, shown = terminal
     login.sit_down("7", 1000, "ada", kind="tty", tty=tty)
-    deed = Notify(tmp_path / "notices", runtime=tmp_path)
+    deed = Notify(tmp_path / "notices", SystemClock(), runtime=tmp_path)
 
     words = deed.do(deed.prepare(ID, {**TARGET, "reason": "bad\x1b[2Jtool " + "x" * 5000}))
 
@@ -192,7 +193,7 @@ def test_without_logind_terminals_are_found_by_utmp(
     (tmp_path / "utmp").write_bytes(bytes(384) + record + b"torn")
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere/bus")
     monkeypatch.setattr(notify, "terminals", lambda: sessions.terminals(tmp_path / "utmp"))
-    deed = Notify(tmp_path / "notices")
+    deed = Notify(tmp_path / "notices", SystemClock())
 
     deed.do(deed.prepare(ID, TARGET))
 
@@ -219,7 +220,7 @@ def test_a_users_bus_that_never_answers_costs_seconds_and_the_terminal_is_used(
     login: Login, terminal: tuple[str, Callable[[], str]], open_way: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(bus, "HELPER_S", 6.0)
+    monkeypatch.setattr(notify, "DESKTOP_S", 3.0)
     home = open_way / str(NOBODY)
     home.mkdir()
     deaf = socket.socket(socket.AF_UNIX)
@@ -228,7 +229,7 @@ def test_a_users_bus_that_never_answers_costs_seconds_and_the_terminal_is_used(
     deaf.listen(1)
     tty, shown = terminal
     login.sit_down("1", NOBODY, "nobody", tty=tty)
-    deed = Notify(tmp_path / "notices", runtime=open_way)
+    deed = Notify(tmp_path / "notices", SystemClock(), runtime=open_way)
 
     deed.do(deed.prepare(ID, TARGET))
 
@@ -247,7 +248,7 @@ def test_a_power_cut_between_two_people_tells_the_second_and_not_the_first_again
 
     def ready() -> Callable[[], object]:
         shown()
-        made.append(Notify(tmp_path / f"notices{next(round_)}", runtime=tmp_path))
+        made.append(Notify(tmp_path / f"notices{next(round_)}", SystemClock(), runtime=tmp_path))
         facts = made[-1].prepare(ID, TARGET)
         return lambda: made[-1].do(facts)
 
@@ -261,6 +262,55 @@ def test_a_power_cut_between_two_people_tells_the_second_and_not_the_first_again
 def test_notices_are_kept_within_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notify, "MAX_NOTICES", 3)
     for number in range(6):
-        Notify(tmp_path)._keep(f"01JD{number}", {"1": "x"})
+        Notify(tmp_path, SystemClock())._keep(f"01JD{number}", {"1": "x"})
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["01JD3", "01JD4", "01JD5"]
     assert json.loads((tmp_path / "01JD5.json").read_text()) == {"1": "x"}
+
+
+class Hands(SystemClock):
+    """A clock that is moved by hand."""
+
+    now_ns = 10**9
+
+    def boot_ns(self) -> int:
+        return self.now_ns
+
+
+def test_a_storm_of_alerts_is_told_six_times_in_ten_minutes(tmp_path: Path) -> None:
+    clock = Hands()
+    deed = Notify(tmp_path, clock)
+    for _ in range(notify.OFTEN):
+        deed.prepare(ID, TARGET)
+    with pytest.raises(ActionFailed, match="nobody is told more than 6 times in 10 minutes"):
+        deed.prepare(ID, TARGET)
+    clock.now_ns += notify.WINDOW_NS
+    assert deed.prepare(ID, TARGET)
+
+
+def test_many_deaf_buses_cost_what_one_may(
+    login: Login, open_way: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "DESKTOP_S", 1.5)
+    monkeypatch.setattr(notify, "DESKTOPS_S", 1.0)
+    home = open_way / str(NOBODY)
+    home.mkdir()
+    deaf = socket.socket(socket.AF_UNIX)
+    deaf.bind(str(home / "bus"))
+    (home / "bus").chmod(0o777)
+    deaf.listen(1)
+    for number in range(4):
+        login.sit_down(str(number), NOBODY, "nobody")
+    asked: list[str] = []
+    really = bus.ask
+
+    def noted(calls: list[bus.Call], **more: Any) -> list[bus.Answer]:
+        asked.append(calls[0].method)
+        return really(calls, **more)
+
+    monkeypatch.setattr(bus, "ask", noted)
+    deed = Notify(tmp_path / "notices", SystemClock(), runtime=open_way)
+
+    deed.do(deed.prepare(ID, TARGET))
+
+    assert asked.count("Notify") == 1
+    deaf.close()

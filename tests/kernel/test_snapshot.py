@@ -189,3 +189,11 @@ def test_above_its_bound_the_oldest_snapshots_go(suspect: tuple[int, int, Path],
         small.do(small.prepare(name, {"tgid": suspect[0]}))
     kept = sorted(path.stem for path in (tmp_path / "evidence").glob("*.sealed"))
     assert kept == ["01JD2-evidence", "01JD3-evidence"]
+
+
+def test_a_storm_of_alerts_takes_twelve_snapshots_in_ten_minutes(tmp_path: Path) -> None:
+    deed = made(tmp_path)
+    for _ in range(12):
+        deed.prepare(ID, {"tgid": os.getpid()})
+    with pytest.raises(ActionFailed, match="no more than 12"):
+        deed.prepare(ID, {"tgid": os.getpid()})

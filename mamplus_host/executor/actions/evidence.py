@@ -10,6 +10,7 @@ enterprise, `mamplus-enterprise unseal` opens it there.
 import os
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from mamplus_host.files import put_in_place, sync_directory
 from mamplus_host.verdicts import ActionKind
 
 HELPER_S = 30.0
+OFTEN, WINDOW_NS = 12, 600 * 10**9  # a snapshot takes seconds that a storm of alerts does not have
 MAX_PATHS = 8
 MAGIC = b"MAMPSEAL"  # as sealed.py has it, which imports the cryptography package
 
@@ -44,6 +46,7 @@ class Evidence:
         """`key` returns the enterprise's public key to seal for, None while there is none."""
         self._directory, self._max_bytes, self._clock, self._key = directory, max_bytes, clock, key
         self._limits = limits
+        self._taken: deque[int] = deque(maxlen=OFTEN)
 
     def prepare(self, action_id: str, target: dict[str, Any]) -> Facts:
         """`target`: `tgid`, `path` or `paths`, at least one of them; `alert` and `reason` go along."""
@@ -54,8 +57,15 @@ class Evidence:
         known = task(tgid) if tgid else None
         if known is None and not paths:
             raise ActionFailed(f"process {tgid} has ended, and no file was named: there is nothing to look at")
+        self._count()
         about = {name: str(target.get(name) or "") for name in ("alert", "reason")}
         return {"id": action_id, "tgid": tgid, "start_ns": known.start_ns if known else 0, "paths": paths, **about}
+
+    def _count(self) -> None:
+        now = self._clock.boot_ns()
+        if len(self._taken) == OFTEN and now - self._taken[0] < WINDOW_NS:
+            raise ActionFailed(f"no more than {OFTEN} snapshots are taken in {WINDOW_NS // (60 * 10**9)} minutes")
+        self._taken.append(now)
 
     def do(self, facts: Facts) -> str:
         place = self.place(facts["id"])

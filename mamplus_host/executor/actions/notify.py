@@ -6,12 +6,18 @@ Journey: execute -> [notify] -> sessions, bus -> org.freedesktop.Notifications o
 A desktop's notification where one answers, else words on the session's terminal, as wall(1) writes them. Who was
 reached is kept in `state/notices/ID.json` after each session, so that a start after a crash does not say it twice to
 the others. What was said cannot be unsaid: there is no inverse.
+
+Bounded: OFTEN times in WINDOW_NS, and the desktops together get DESKTOPS_S; whose bus answers late gets the words on
+the terminal. Else a storm of alerts, or a user's own deaf bus, would hold up whoever acts.
 """
 
 import json
+import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
+from mamplus_host.clock import Clock
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor import bus
 from mamplus_host.executor.sessions import Session, say, sessions, terminals
@@ -21,6 +27,8 @@ from mamplus_host.files import write_whole
 from mamplus_host.verdicts import ActionKind
 
 MAX_TEXT = 600  # characters of a reason that are shown
+OFTEN, WINDOW_NS = 6, 600 * 10**9
+DESKTOP_S, DESKTOPS_S = 5.0, 10.0  # for one, and for all of them
 MAX_NOTICES = 500  # kept; the oldest go
 TITLE = "Your device stopped something"
 DESKTOP = "org.freedesktop.Notifications"
@@ -33,8 +41,12 @@ class Notify:
     kind = ActionKind.NOTIFY
     has_inverse = False
 
-    def __init__(self, notices: Path, *, runtime: Path = Path("/run/user"), devices: Path = Path("/dev")) -> None:
-        self._notices, self._runtime, self._devices = notices, runtime, devices
+    def __init__(
+        self, notices: Path, clock: Clock, *, runtime: Path = Path("/run/user"), devices: Path = Path("/dev")
+    ) -> None:
+        self._notices, self._clock, self._runtime, self._devices = notices, clock, runtime, devices
+        self._said: deque[int] = deque(maxlen=OFTEN)
+        self._desktops_until = 0.0
 
     def prepare(self, action_id: str, target: dict[str, Any]) -> Facts:
         """`target`: `reason`; `message` of the list's entry, `alert` that can be appealed, `uid` for one user alone."""
@@ -42,13 +54,22 @@ class Notify:
         text = "\n".join(shown(word) for word in words if word)
         if not text:
             raise ActionFailed("there is nothing to say: no reason was given")
+        self._count()
         alert = str(target.get("alert") or "")
         appeal = f"Is this wrong? Ask for an exception: mamplus ask {alert} 'why you need it'" if alert else ""
         return {"id": action_id, "title": TITLE, "text": text, "appeal": appeal, "uid": int(target.get("uid") or 0)}
 
+    def _count(self) -> None:
+        now = self._clock.boot_ns()
+        if len(self._said) == OFTEN and now - self._said[0] < WINDOW_NS:
+            raise ActionFailed(f"nobody is told more than {OFTEN} times in {WINDOW_NS // (60 * 10**9)} minutes")
+        self._said.append(now)
+
     def do(self, facts: Facts) -> str:
         told = self._told(facts["id"])
-        for one in self._people(facts):
+        people = self._people(facts)
+        self._desktops_until = time.monotonic() + DESKTOPS_S
+        for one in people:
             if one.id not in told:
                 step("notify.session")
                 told[one.id] = f"{one.user!r} {self._say(one, facts)}"
@@ -77,7 +98,8 @@ class Notify:
     def _say(self, one: Session, facts: Facts) -> str:
         """Tell one session; return how, in words."""
         socket = self._runtime / str(one.uid) / "bus"
-        if one.is_graphical and socket.exists() and self._on_desktop(f"unix:path={socket}", one.uid, facts):
+        may = one.is_graphical and time.monotonic() < self._desktops_until and socket.exists()
+        if may and self._on_desktop(f"unix:path={socket}", one.uid, facts):
             return "on the desktop"
         lines = "\n".join(line for line in (f"*** {facts['title']} ***", facts["text"], facts["appeal"]) if line)
         return "on the terminal" if say(one.tty, lines, root=self._devices) else "could not be reached"
@@ -87,7 +109,7 @@ class Notify:
         arguments: tuple[Any, ...] = ("mamplus", 0, "security-high", facts["title"], _inert(body), [], _CRITICAL, 0)
         call = bus.Call(DESKTOP, "/org/freedesktop/Notifications", DESKTOP, "Notify", "susssasa{sv}i", arguments)
         try:
-            return not bus.ask([call], address=address, uid=uid)[0].error
+            return not bus.ask([call], address=address, uid=uid, timeout_s=DESKTOP_S)[0].error
         except ActionFailed:
             return False  # its terminal is tried
 
