@@ -6,6 +6,7 @@ Journey: quarantine -> [boxes] -> box_helper, disk.
     key        32 random bytes, mode 0600; made when the first file comes
     ID.box     the content; whole or not there
     ID.json    what the file was, where it lay; written after the box, so a page means that the box is whole
+    ID.was     the same of a file that is back, where it had changed between the first look and the box
 """
 
 import json
@@ -27,6 +28,7 @@ HEADER_BYTES, TAG_BYTES, PIECE_BYTES = 48, 16, 1 << 20
 HELPER_MIN_S = 30.0
 _BYTES_PER_S = 8 << 20  # that the slowest device encrypts
 MAX_BOXES = 10_000
+MAX_REMEMBERED = 100
 
 Page = dict[str, Any]
 
@@ -89,6 +91,19 @@ class Boxes:
         except FileNotFoundError:
             raise ActionFailed(f"the box of {action_id} is gone from {str(self.directory)!r}") from None
 
+    def was(self, action_id: str) -> Page | None:
+        """Return what is remembered of a file that is back, where that is not what its first look had told."""
+        try:
+            page: Page = json.loads(self._was(action_id).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        return page
+
+    def remember(self, action_id: str, page: Page) -> None:
+        write_whole(self._was(action_id), json.dumps(page, ensure_ascii=True).encode("ascii"))
+        for path in sorted(self.directory.glob("*.was"))[:-MAX_REMEMBERED]:
+            path.unlink()
+
     def drop(self, action_id: str) -> None:
         """Forget a file: the box first, so that a page without one is the rest of this."""
         for path in (self.box(action_id), self.directory / f".{action_id}.new", self._page(action_id)):
@@ -99,6 +114,9 @@ class Boxes:
 
     def box(self, action_id: str) -> Path:
         return self.directory / f"{action_id}.box"
+
+    def _was(self, action_id: str) -> Path:
+        return self.directory / f"{action_id}.was"
 
     def _page(self, action_id: str) -> Path:
         return self.directory / f"{action_id}.json"

@@ -157,6 +157,17 @@ def test_what_the_system_or_the_agent_lies_on_is_not_touched(place: Place) -> No
         carrying.prepare(ID, {"path": str(place.point), "way": "noexec"})
 
 
+def test_undo_does_not_mount_over_another_medium(place: Place) -> None:
+    facts = place.deed.prepare(ID, {"path": str(place.point), "way": "unmount"})
+    place.deed.do(facts)
+    place.run("mount", "-t", "tmpfs", "other", str(place.point))
+    with pytest.raises(ActionFailed, match="another file system"):
+        place.deed.undo(facts)
+    place.run("umount", str(place.point))
+    place.deed.undo(facts)
+    assert place.deed.verify(facts) is State.UNDONE
+
+
 def test_only_removable_media_are_unmounted(place: Place) -> None:
     careful = MountControl(process=place.process)
     with pytest.raises(ActionFailed, match="no removable medium"):
@@ -169,7 +180,10 @@ def test_another_medium_at_that_place_is_left_alone(place: Place) -> None:
     place.deed.do(facts)
     place.run("umount", str(place.point))
     place.run("mount", "-t", "tmpfs", "other", str(place.point))
+    before = place.options()
     place.deed.undo(facts)
+    assert place.options() == before
+    assert place.deed.verify(facts) is State.UNDONE, "what is unmounted could never be undone"
     place.run("touch", f"{place.point}/new")
     with pytest.raises(ActionFailed, match="nothing is mounted"):
         place.deed.prepare(ID, {"path": "/nowhere"})

@@ -254,6 +254,7 @@ def test_what_is_written_while_it_is_read_is_taken_all_the_same(
     assert not path.exists()
     deed.undo(facts)
     assert path.read_bytes() == b"payload" * 1000 + b"more" * (quarantine.TRIES - 1)
+    assert deed.verify(facts) is State.UNDONE
 
 
 def test_links_on_the_way_directories_devices_and_what_is_guarded_are_refused(

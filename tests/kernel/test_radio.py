@@ -118,6 +118,16 @@ def test_a_manager_that_went_away_does_not_keep_the_others_from_coming_back(mana
     assert deed.verify(facts) is State.UNDONE
 
 
+def test_radios_that_were_off_before_do_not_look_switched_off(managers: Bus) -> None:
+    deed = without_kernel()
+    facts = deed.prepare(ID, {})
+    deed.do(facts)
+    managers.ask(bus.Call("org.bluez", "/org/bluez", "org.bluez.Mock", "RemoveAdapter", "s", ("hci0",)))
+    facts["switches"] = [one for one in facts["switches"] if one["kind"] != "wlan"]  # mobile data was off before
+    deed.undo(facts)
+    assert deed.verify(facts) is State.UNDONE
+
+
 @pytest.mark.usefixtures("managers")
 def test_a_manager_that_refuses_is_an_outcome_that_says_so() -> None:
     deed = without_kernel()
@@ -179,6 +189,8 @@ def test_a_radio_that_is_unplugged_is_not_confused_with_the_next_of_its_number(
     deed.do(facts)
 
     assert switch.read_bytes() == b"", "another radio was switched"
+    deed.undo(facts)
+    assert deed.verify(facts) is State.UNDONE, "what is unplugged could never be undone"
 
 
 @pytest.mark.usefixtures("real_radios")

@@ -151,6 +151,9 @@ def test_a_process_that_ended_or_another_of_its_number_leaves_the_files(tmp_path
     found = opened(deed.place(ID))
     assert found["processes"] == []
     assert base64.b64decode(found["files"][0]["sample"]) == b"loot"
+    another = {**facts, "id": "01JD1-evidence", "tgid": os.getpid(), "start_ns": facts["start_ns"] + 1}
+    deed.do(another)
+    assert opened(deed.place("01JD1-evidence"))["processes"] == [], "another process of that number was looked at"
     with pytest.raises(ActionFailed, match="has ended"):
         deed.prepare(ID, {"tgid": facts["tgid"]})
 

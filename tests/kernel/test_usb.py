@@ -139,6 +139,7 @@ def test_another_device_that_was_plugged_in_there_is_left_alone(tree: Tree) -> N
     (tree.stick / "serial").write_text("S2\n")
     deed.undo(facts)
     assert tree.now() == "0"
+    assert deed.verify(facts) is State.UNDONE, "what is unplugged could never be undone"
 
 
 @pytest.fixture

@@ -96,6 +96,8 @@ class MountControl:
                 mounts.set_flags(now, one.flags, self._process)
             elif facts["way"] == "unmount" and mounts.at(one.point, self._process) is None:
                 mounts.mount_again(one, self._process)
+            elif facts["way"] == "unmount":
+                raise ActionFailed(f"another file system is mounted at {one.point!r}: unmount it, and say undo again")
         return ", ".join(repr(one.point) for one in _kept(facts)) + ": mounted as before"
 
     def verify(self, facts: Facts) -> State:
@@ -105,7 +107,8 @@ class MountControl:
             return State.UNDONE if is_back else State.DONE if all(now is None for now, _one in seen) else State.BETWEEN
         here = [(now, one) for now, one in seen if now is not None]  # the others were unmounted since
         flag = WAYS[facts["way"]]
-        if all(now.flags == one.flags | flag for now, one in here):
+        changes = any(not one.flags & flag for _now, one in here)
+        if changes and all(now.flags == one.flags | flag for now, one in here):
             return State.DONE
         return State.UNDONE if all(now.flags == one.flags for now, one in here) else State.BETWEEN
 

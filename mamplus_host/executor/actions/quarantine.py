@@ -111,6 +111,7 @@ class Quarantine:
             before = _identity(os.fstat(descriptor))
             sha256, size = self._boxes.keep(facts["id"], descriptor, os.fstat(descriptor).st_size)
             page = {**facts, **_page_of(descriptor, sha256), "size": size}
+            page["file"]["size"] = size  # as it was read; by now it may have more
             if _identity(os.fstat(descriptor)) == before:
                 break
         return page
@@ -137,6 +138,8 @@ class Quarantine:
                 with names.above(source) as (old, last), names.above(name) as (new, new_last):
                     os.link(last, new_last, src_dir_fd=old, dst_dir_fd=new)
                     os.fsync(new)
+        if page["file"] != facts["file"] or page["sha256"] != facts["sha256"]:
+            self._boxes.remember(facts["id"], page)
         self._boxes.drop(facts["id"])
         return f"{page['path']!r} is back{_rest(page)}"
 
@@ -163,7 +166,8 @@ class Quarantine:
             return State.DONE if is_out and is_kept else State.BETWEEN
         if self._boxes.box(facts["id"]).exists():
             return State.BETWEEN
-        return State.UNDONE if _is_as_before(facts) else State.BETWEEN
+        is_back = _is_as_before(facts) or _is_as_before(self._boxes.was(facts["id"]) or facts)
+        return State.UNDONE if is_back else State.BETWEEN
 
     def _put(self, page: Page, place: str) -> str:
         """Write the file beside its place, dress it, and give it its name where nothing has that; return it."""

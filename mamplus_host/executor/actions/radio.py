@@ -82,8 +82,8 @@ class Radio:
 
     def verify(self, facts: Facts) -> State:
         now = {_key(one): one["was"] for one in self._switches()}
-        seen = [(now[_key(one)], one["was"]) for one in facts["switches"] if _key(one) in now]  # one was unplugged
-        if not any(is_on for is_on, _was in seen):
+        seen = [(now[_key(one)], one["was"]) for one in facts["switches"] if _key(one) in now]  # others are unplugged
+        if any(was for _is_on, was in seen) and not any(is_on for is_on, _was in seen):
             return State.DONE
         return State.UNDONE if all(is_on == was for is_on, was in seen) else State.BETWEEN
 

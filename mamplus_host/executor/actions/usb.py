@@ -102,7 +102,7 @@ class Usb:
     def verify(self, facts: Facts) -> State:
         seen = [(self._now(one), one["was"]) for one in facts["switches"]]
         seen = [(now, was) for now, was in seen if now]  # the others are unplugged
-        if all(now == NOT_AUTHORIZED for now, _was in seen):
+        if any(was != NOT_AUTHORIZED for _now, was in seen) and all(now == NOT_AUTHORIZED for now, _was in seen):
             return State.DONE
         return State.UNDONE if all(now == was for now, was in seen) else State.BETWEEN
 
