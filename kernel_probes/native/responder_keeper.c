@@ -117,14 +117,14 @@ static bool is_noted(int fd)
 }
 
 /*
- * The responder stands still with an event in its hand, under some number below WATCH_FDS: of most of them the
+ * The responder stands still with an event in its hand, under some number below watch_fds(): of most of them the
  * kernel says ENOENT. Whose open it is nobody can tell any more, so only what is known and listed is refused.
  */
 static void answer_unnoted(void)
 {
 	uint64_t busy_ns = __atomic_load_n(&watch_pins.watch->busy_ns, __ATOMIC_ACQUIRE);
 
-	for (int fd = 3; fd < WATCH_FDS; fd++) {
+	for (int fd = 3; fd < watch_fds(); fd++) {
 		struct opening opening = { .fd = -1 };
 		char path[40];
 		bool is_refused = false;
@@ -200,7 +200,7 @@ static void let_go(int group, bool has_unanswered)
 {
 	struct fanotify_event_metadata event;
 
-	for (int fd = 3; has_unanswered && fd < WATCH_FDS; fd++)
+	for (int fd = 3; has_unanswered && fd < watch_fds(); fd++)
 		answer_event(group, fd, false);
 	while (read(group, &event, sizeof(event)) >= (ssize_t)sizeof(event)) {
 		if (event.fd < 0)
@@ -367,19 +367,19 @@ static bool is_needed(int fd)
 	       fd == kept.pins->answer || fd == watch_pins.access || fd == watch_pins.posture;
 }
 
-/* Nothing of the responder's stays open here (its lock above all), and no event gets a number below WATCH_FDS. */
+/* Nothing of the responder's stays open here (its lock above all), and no event gets a number below watch_fds(). */
 static void fill_descriptors(void)
 {
-	struct rlimit limit = { .rlim_cur = WATCH_FDS + 16 };
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	struct rlimit limit;
 
 	getrlimit(RLIMIT_NOFILE, &limit);
-	limit.rlim_cur = limit.rlim_max < WATCH_FDS + 16 ? limit.rlim_max : WATCH_FDS + 16;
+	limit.rlim_cur = watch_fds() + KEEPER_FDS;
 	(void)setrlimit(RLIMIT_NOFILE, &limit);
-	for (int fd = 0; fd < WATCH_FDS; fd++)
+	for (int fd = 0; fd < watch_fds(); fd++)
 		if (fd != null && !is_needed(fd))
 			(void)dup3(null, fd, O_CLOEXEC);
-	(void)syscall(SYS_close_range, WATCH_FDS, ~0U, 0);
+	(void)syscall(SYS_close_range, watch_fds(), ~0U, 0);
 }
 
 static void become_keeper(void)

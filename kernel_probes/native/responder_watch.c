@@ -30,6 +30,7 @@ static int written = -1;	/* the group that tells of files closed after writing *
 static uint64_t word;		/* of the generation that the marks rest on */
 static struct mamplus_watch_path marked[MAMPLUS_WATCH_PATHS];	/* what is in force */
 static unsigned int marked_count;
+static int fds = WATCH_FDS;
 
 /* --- marks --------------------------------------------------------------------------------------- */
 
@@ -106,13 +107,28 @@ static void mark_wanted(void)
 
 /* --- start and end ------------------------------------------------------------------------------- */
 
-/* An event that finds no descriptor is refused by the kernel, whoever it was. */
+int watch_fds(void)
+{
+	return fds;
+}
+
+/*
+ * An event that finds no descriptor is refused by the kernel, whoever it was. Without systemd a process may have 4,096 of
+ * them, and who may not raise that (CAP_SYS_RESOURCE) leaves the keeper some of these.
+ */
 static void want_descriptors(void)
 {
-	struct rlimit limit;
+	struct rlimit limit, raised;
 
 	getrlimit(RLIMIT_NOFILE, &limit);
-	limit.rlim_cur = limit.rlim_max < WATCH_FDS ? limit.rlim_max : WATCH_FDS;
+	if (limit.rlim_max < WATCH_FDS + KEEPER_FDS) {
+		raised = (struct rlimit){ .rlim_cur = limit.rlim_cur, .rlim_max = WATCH_FDS + KEEPER_FDS };
+		if (setrlimit(RLIMIT_NOFILE, &raised) == 0)
+			limit = raised;
+	}
+	if (limit.rlim_max < WATCH_FDS + KEEPER_FDS)
+		fds = limit.rlim_max - KEEPER_FDS;
+	limit.rlim_cur = fds;
 	(void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 

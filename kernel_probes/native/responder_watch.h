@@ -5,7 +5,8 @@
  *     responder_watch.c        what is marked; starts and ends the rest (main thread)
  *     responder_watch_serve.c  the thread that answers: reads an event, judges, answers or lets it wait
  *     responder_watch_judge.c  one access: which file, whose task, what the kernel program says (also the keeper's)
- *     responder_watch_hash.c   opens that wait, files to hash for the next time, and the two threads that hash
+ *     responder_watch_waits.c  the tables of opens that wait and of files to hash for the next time
+ *     responder_watch_hash.c   the two threads that hash
  *     responder_watch_marks.c  ignore marks: a known good file costs nothing
  *     responder_keeper.c       the second process, which answers when this one does not
  *
@@ -21,7 +22,8 @@
 #include "mamplus_watch.h"
 #include "responder.h"
 
-#define WATCH_FDS 4096	/* the responder's descriptors lie below, the keeper's events above: an answer is by number */
+#define WATCH_FDS 4096	/* at most: see watch_fds() */
+#define KEEPER_FDS 16	/* room for the keeper above them */
 
 /* The pinned objects that this tier needs. */
 struct watch_pins {
@@ -44,6 +46,7 @@ enum decision { DECIDED_ALLOW, DECIDED_GOOD, DECIDED_REFUSE, UNDECIDED };
 
 /* responder_watch.c */
 int watch_open(const char *bpffs, const struct pins *pins, struct mamplus_heartbeat *heartbeat);	/* 0, or -errno */
+int watch_fds(void);		/* the responder's descriptors lie below, the keeper's events above: an answer is by number */
 void watch_tick(void);		/* main thread, at every turn: another generation, other paths */
 void watch_end(void);		/* lets everybody go, and ends what was started */
 
@@ -68,7 +71,7 @@ void serve_drop_marks(void);	/* asks the thread to drop all ignore marks */
 void serve_end(void);		/* returns when the thread has ended */
 void answer_event(int group_fd, int fd, bool is_refused);
 
-/* responder_watch_hash.c; the thread that answers owns everything here but the hashing itself. */
+/* responder_watch_waits.c, but waits_start(): responder_watch_hash.c. By the thread that answers alone. */
 int waits_start(int done_fd);
 bool wait_add(const struct opening *opening, uint64_t deadline_ns, bool refuses_late, bool is_let_go);	/* takes the descriptor; false: no room */
 bool wait_can_end(uint64_t size, uint64_t within_ns);	/* by what was hashed so far: will a file of that size be done? */

@@ -18,7 +18,7 @@ import msgspec
 from mamplus_host.config import Config
 from mamplus_host.errors import NetfilterFailed
 
-HELPER_S = 30.0  # for one namespace; the lock of iptables may be another program's for a while
+HELPER_S = 60.0  # for one namespace: the lock of iptables may be another program's for a while, and the device slow
 OWN = "-"  # the agent's own network namespace
 
 

@@ -241,6 +241,22 @@ def test_a_keeper_stays_until_its_successors_marks_stand(
     assert watched.run(watched.programs / "opener", listed) == 1  # EPERM
 
 
+def test_the_keeper_answers_where_a_process_may_have_no_more_descriptors_than_a_kernel_gives(
+    watched: Agent, fresh: Callable[..., Path], tmpfs: Path
+) -> None:
+    """4,096, where no systemd raised it; here nobody may."""
+    end(responder.ensure_running(watched.config, watched.cgroup).pid)
+    directory = watched.kernel.directory
+    lock = watched.config.run / f"responder-{directory.name}.lock"
+    command = (str(pins.RESPONDER), "--bpffs", str(directory), "--lock", str(lock))
+    limited = ("prlimit", "--nofile=4096:4096", *command)
+    pid = int(subprocess.run(limited, stdout=subprocess.PIPE, check=True).stdout)
+    assert ask(watched) == {}
+
+    with stopped(pid):
+        assert watched.run(watched.programs / "opener", fresh(directory=tmpfs)) == 0
+
+
 def test_a_keeper_that_ended_is_replaced(watched: Agent, fresh: Callable[..., Path], tmpfs: Path) -> None:
     keeper = watched.kernel.watching.keeper
     os.kill(keeper, signal.SIGKILL)
