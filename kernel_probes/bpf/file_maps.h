@@ -6,32 +6,11 @@
 #include "maps.h"
 #include "mamplus_files.h"
 
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAMPLUS_GUARDED_MAX);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct mamplus_file_key);
-	__type(value, struct mamplus_guarded);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} guards SEC(".maps");
+MAMPLUS_KEYED(guards, HASH, MAMPLUS_GUARDED_MAX, struct mamplus_file_key, struct mamplus_guarded, BPF_F_NO_PREALLOC);
 
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAMPLUS_NAMES_MAX);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct mamplus_guard_name);
-	__type(value, __u64);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} guard_names SEC(".maps");
+MAMPLUS_KEYED(guard_names, HASH, MAMPLUS_NAMES_MAX, struct mamplus_guard_name, __u64, BPF_F_NO_PREALLOC);
 
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAMPLUS_WRITERS_MAX);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct mamplus_sha256);
-	__type(value, struct mamplus_writer);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} guard_writers SEC(".maps");
+MAMPLUS_KEYED(guard_writers, HASH, MAMPLUS_WRITERS_MAX, struct mamplus_sha256, struct mamplus_writer, BPF_F_NO_PREALLOC);
 
 MAMPLUS_SINGLE(file_rules, struct mamplus_file_rules, BPF_F_MMAPABLE);
 

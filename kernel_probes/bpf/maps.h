@@ -9,16 +9,18 @@
 #include "kernel_types.h"
 #include "mamplus_tables.h"
 
-/* One element, read by all, written by user space. */
-#define MAMPLUS_SINGLE(name, type_, flags_)           \
-	struct {                                      \
-		__uint(type, BPF_MAP_TYPE_ARRAY);     \
-		__uint(max_entries, 1);               \
-		__uint(map_flags, flags_);            \
-		__type(key, __u32);                   \
-		__type(value, type_);                 \
-		__uint(pinning, LIBBPF_PIN_BY_NAME);  \
+#define MAMPLUS_KEYED(name, type_, entries, key_, value_, flags_) \
+	struct {                                                  \
+		__uint(type, BPF_MAP_TYPE_##type_);               \
+		__uint(max_entries, entries);                     \
+		__uint(map_flags, flags_);                        \
+		__type(key, key_);                                \
+		__type(value, value_);                            \
+		__uint(pinning, LIBBPF_PIN_BY_NAME);              \
 	} name SEC(".maps")
+
+/* One element, read by all, written by user space. */
+#define MAMPLUS_SINGLE(name, type_, flags_) MAMPLUS_KEYED(name, ARRAY, 1, __u32, type_, flags_)
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -32,95 +34,29 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } holds SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, MAMPLUS_C_MAX);
-	__type(key, __u32);
-	__type(value, __u64);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} counters SEC(".maps");
+MAMPLUS_KEYED(counters, PERCPU_ARRAY, MAMPLUS_C_MAX, __u32, __u64, 0);
 
-struct {
-	__uint(type, BPF_MAP_TYPE_CGROUP_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} scope SEC(".maps");
+MAMPLUS_KEYED(scope, CGROUP_ARRAY, 1, __u32, __u32, 0);
 
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, MAMPLUS_KNOWN_MAX);
-	__type(key, struct mamplus_file_key);
-	__type(value, struct mamplus_known);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} known SEC(".maps");
+MAMPLUS_KEYED(known, LRU_HASH, MAMPLUS_KNOWN_MAX, struct mamplus_file_key, struct mamplus_known, 0);
 
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAMPLUS_HELD_MAX);
-	__type(key, __u32);
-	__type(value, struct mamplus_held);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} held SEC(".maps");
+MAMPLUS_KEYED(held, HASH, MAMPLUS_HELD_MAX, __u32, struct mamplus_held, 0);
 
 /* LRU: one that is lost asks again. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, MAMPLUS_HELD_MAX);
-	__type(key, __u32);
-	__type(value, struct mamplus_wait);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} waits SEC(".maps");
+MAMPLUS_KEYED(waits, LRU_HASH, MAMPLUS_HELD_MAX, __u32, struct mamplus_wait, 0);
 
 /* ELF interpreters that are mapped while their program starts and are not known, by thread. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, MAMPLUS_HELD_MAX);
-	__type(key, __u32);
-	__type(value, struct mamplus_file);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} loaders SEC(".maps");
+MAMPLUS_KEYED(loaders, LRU_HASH, MAMPLUS_HELD_MAX, __u32, struct mamplus_file, 0);
 
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, MAMPLUS_OPENED_MAX);
-	__type(key, __u32);
-	__type(value, struct mamplus_opened);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} opened SEC(".maps");
+MAMPLUS_KEYED(opened, LRU_HASH, MAMPLUS_OPENED_MAX, __u32, struct mamplus_opened, 0);
 
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, MAMPLUS_INTERPRETERS_MAX);
-	__type(key, struct mamplus_content);
-	__type(value, __u32);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} interpreters SEC(".maps");
+MAMPLUS_KEYED(interpreters, LRU_HASH, MAMPLUS_INTERPRETERS_MAX, struct mamplus_content, __u32, 0);
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAMPLUS_PATTERNS_MAX);
-	__type(key, __u32);
-	__type(value, struct mamplus_pattern);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} patterns SEC(".maps");
+MAMPLUS_KEYED(patterns, ARRAY, MAMPLUS_PATTERNS_MAX, __u32, struct mamplus_pattern, 0);
 
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAMPLUS_GUARD_MAX);
-	__type(key, struct mamplus_guard_key);
-	__type(value, __u32);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} guard SEC(".maps");
+MAMPLUS_KEYED(guard, HASH, MAMPLUS_GUARD_MAX, struct mamplus_guard_key, __u32, 0);
 
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAMPLUS_REFUSED_MAX);
-	__type(key, struct mamplus_refused_key);
-	__type(value, __u64);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} refused SEC(".maps");
+MAMPLUS_KEYED(refused, HASH, MAMPLUS_REFUSED_MAX, struct mamplus_refused_key, __u64, 0);
 
 MAMPLUS_SINGLE(active, struct mamplus_active, 0);
 MAMPLUS_SINGLE(refusing, struct mamplus_refusing, 0);
@@ -143,12 +79,6 @@ struct {
 	});
 } ble SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAMPLUS_SIDES);
-	__type(key, __u32);
-	__type(value, struct mamplus_shape);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} shape SEC(".maps");
+MAMPLUS_KEYED(shape, ARRAY, MAMPLUS_SIDES, __u32, struct mamplus_shape, 0);
 
 #endif

@@ -114,7 +114,7 @@ def test_the_mirror_is_what_the_generator_makes_of_the_headers(tmp_path: Path) -
 
 def test_the_objects_and_the_maps_that_are_pinned_are_those_of_the_sources() -> None:
     maps = "".join((INCLUDE.parent / "bpf" / name).read_text() for name in ("maps.h", "watch.bpf.c"))
-    singles = re.findall(r"^MAMPLUS_(?:SINGLE|TABLE)\((\w+)[,)]", maps, re.MULTILINE)
+    singles = re.findall(r"^MAMPLUS_(?:SINGLE|KEYED)\((\w+)[,)]", maps, re.MULTILINE)
     plain = re.findall(r"^\} (\w+) SEC\(\"\.maps\"\);", maps, re.MULTILINE)
 
     assert sorted(singles + plain) == sorted(pins.MAPS)

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 
+#include "responder_watch_waits.c"
 #include "responder_watch_hash.c"
 
 /* As long as it is told to go on, it reads one block more, and time goes by for whoever waits. */
