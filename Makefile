@@ -30,7 +30,7 @@ run: build ## play the story of one attack on this machine; ONCE=1 ends after th
 
 test: lint vm-kernels ## all checks: lint, every test, and the kernel tests and attacks on stock kernels
 	@$(PYTHON) -m pytest -n $(TEST_JOBS) --ignore $(STOCK_KERNELS) --ignore $(WHOLE_MACHINES)
-	@$(PYTHON) -m pytest $(EACH_KERNEL) $(STOCK_KERNELS)
+	@$(PYTHON) -m pytest $(EACH_KERNEL) $(STOCK_KERNELS) $(WHOLE_MACHINES)
 
 test-quick: build ## the tests that need no kernel and no browser
 	@$(PYTHON) -m pytest -q -n $(TEST_JOBS) tests/pure
@@ -41,8 +41,8 @@ vm: vm-kernels ## kernel tests and attacks on stock 6.1 and 6.12 with BPF LSM; K
 vm-kernels: build ## fetch the stock kernels 6.1 and 6.12 by package name, once, into build/vm
 	@packaging/fetch-kernel 6.1 6.12
 
-vm-held-up: vm-kernels ## whole machines whose responder is stopped, frozen, starved, killed while programs start; an hour
-	@$(PYTHON) -m pytest $(WHOLE_MACHINES)
+vm-held-up: vm-kernels ## whole machines whose agent is stopped, frozen, starved, killed while programs start; part of test
+	@$(PYTHON) -m pytest $(EACH_KERNEL) $(WHOLE_MACHINES)
 
 attacks: build ## play every attack here; renews their outcomes and docs/attacks.md
 	@$(PYTHON) -m tests.attacks.play --write
