@@ -2,8 +2,8 @@
 """How long a protected file is damaged: from the write to the file in place, beside a plain copy of the same size.
 
 A program of its own writes into the file and notes the time before it does; the restorer is woken by the file watch,
-as the agent is, looks, and puts the file back through the executor. It is in place when its name leads to the golden
-content again, which a third process sees by polling. The copy is shutil.copyfile (sendfile in the kernel), not synced.
+as the agent is, looks, writes its intent and puts the file back. It is in place when its name leads to the golden
+content again. The copy is shutil.copyfile (sendfile in the kernel), not synced.
 """
 
 import argparse

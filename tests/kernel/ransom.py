@@ -93,7 +93,7 @@ class Rig:
         return [name for name, content in self.contents.items() if _read(self.directory / name) != content]
 
     def mass_alerts(self) -> list[dict[str, Any]]:
-        return [one for one in self.call("alerts") if one["rule"] == "mass-rewrite"]
+        return [one for one in self.call("alerts", limit=10_000) if one["rule"] == "mass-rewrite"]
 
     @contextmanager
     def attacked_by(self, tool: str) -> Iterator["subprocess.Popen[bytes]"]:

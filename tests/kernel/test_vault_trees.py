@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trees in the vault: hard links, points in time, versions that go, contents that are packed, power cuts."""
 
+import contextlib
+import itertools
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mamplus_host.config import Limits
 from mamplus_host.errors import VaultError
 from mamplus_host.executor import steps, vault_files
+from mamplus_host.executor.actions.restore import Restore
+from mamplus_host.executor.shape import State
 from mamplus_host.executor.vault import Vault
 from mamplus_host.executor.vault_tree import Step
 from tests.kernel import acts
@@ -320,3 +326,75 @@ def test_the_agent_never_holds_the_library_that_packs(vault: Vault) -> None:
         [sys.executable, "-c", "import sys, mamplus_host.service; print('zstandard' in sys.modules)"], text=True
     )
     assert told == "False\n"
+
+
+class Cutter:
+    """Cuts the power at the step of a number; says whether it did."""
+
+    def __init__(self, number: int) -> None:
+        self._left, self.has_cut = number, False
+
+    def __call__(self, _name: str) -> None:
+        self._left -= 1
+        if self._left < 0:
+            self.has_cut = True
+            raise PowerCut
+
+
+def do_and_settle(deed: Restore, facts: dict[str, Any], vault: Vault) -> None:
+    deed.do(facts)
+    vault.settle()
+
+
+def interrupted(work: Callable[[], object], number: int) -> bool:
+    """Do `work` with the power cut at step `number`; return whether it had so many steps."""
+    cutter = Cutter(number)
+    with steps.hooked(cutter), contextlib.suppress(PowerCut):
+        work()
+    return cutter.has_cut
+
+
+@pytest.mark.parametrize("what", ["one file", "all below a directory"])
+def test_a_restoration_and_its_undoing_cut_off_at_any_step_are_finished_by_the_next_start(
+    tmp_path: Path, place: Path, clock: Clock, what: str
+) -> None:
+    cuts = 0
+    for number in itertools.count():
+        tree, state = place / f"tree-{number}", tmp_path / f"vault-{number}"
+        tree.mkdir()
+        files = [tree / name for name in ("one", "two", "three")]
+        for file in files:
+            file.write_bytes(CONTENT)
+        one = Vault(state, limits=Limits(), clock=clock)
+        one.protect(tree)
+        damaged = files if what == "all below a directory" else files[:1]
+        for file in damaged:
+            file.write_bytes(b"damage of " + file.name.encode())
+        target = f"{tree}/" if what == "all below a directory" else str(files[0])
+        deed = Restore(one, clock)
+        facts = deed.prepare("01ALERT-restore", {"path": target})
+
+        was_cut = interrupted(partial(do_and_settle, deed, facts, one), number)
+        one.store.close()  # as a power cut would
+        again = Vault(state, limits=Limits(), clock=clock)
+        again.sweep_all()
+        deed = Restore(again, clock)
+        deed.do(facts)
+        assert deed.verify(facts) is State.DONE
+        assert [file.read_bytes() for file in files] == [CONTENT] * 3
+        assert sorted(path.name for path in tree.iterdir()) == ["one", "three", "two"]
+
+        was_cut |= interrupted(partial(deed.undo, facts), number)
+        again.store.close()
+        last = Vault(state, limits=Limits(), clock=clock)
+        last.sweep_all()
+        deed = Restore(last, clock)
+        deed.undo(facts)
+        assert deed.verify(facts) is State.UNDONE
+        assert all(file.read_bytes() == b"damage of " + file.name.encode() for file in damaged)
+        assert sorted(path.name for path in tree.iterdir()) == ["one", "three", "two"]
+        last.close()
+        cuts += was_cut
+        if not was_cut:
+            break
+    assert cuts >= 4
