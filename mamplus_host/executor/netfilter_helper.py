@@ -24,9 +24,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import iptc
-from pyroute2 import netns
 
 from mamplus_host.errors import MamplusError, NetfilterFailed
+from mamplus_host.executor import netns
 
 CHAINS = {"INPUT": "MAMPLUS-IN", "OUTPUT": "MAMPLUS-OUT"}
 # Shared with iptables-legacy, which asks the same variable: a table is read, changed and written as a whole.
@@ -175,7 +175,7 @@ def run(command: str, netns_name: str, pins: dict[str, str], *, renew: bool = Fa
         raise NetfilterFailed(f"{command} needs --in PIN and --out PIN")
     try:
         if netns_name != "-":
-            netns.setns(netns_name, flags=0)  # the default would make a namespace that is not there
+            netns.enter(netns_name)
         if command == "check":
             return {"missing": missing(pins)}
         apply(pins, renew=renew) if command == "apply" else remove()

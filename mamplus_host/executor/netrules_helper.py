@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from mamplus_host.errors import MamplusError, NetfilterFailed
+from mamplus_host.executor import netns
 from mamplus_host.executor.netrules import DIRECTIONS, Direction, Rule, Rules
 
 CHAINS: dict[Direction, str] = {"in": "MAMPLUS-REFUSE-IN", "out": "MAMPLUS-REFUSE-OUT", "forward": "MAMPLUS-REFUSE-FWD"}
@@ -251,9 +252,7 @@ def run(command: str, netns_name: str, wanted: str, rules: Rules) -> dict[str, A
     """Carry out one command; NetfilterFailed says what was refused."""
     try:
         if netns_name != "-":
-            from pyroute2 import netns
-
-            netns.setns(netns_name, flags=0)  # the default would make a namespace that is not there
+            netns.enter(netns_name)
         chosen = layer(wanted)
         if command == "remove" or rules.is_empty:
             chosen.remove()

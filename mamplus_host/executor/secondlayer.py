@@ -36,13 +36,14 @@ from mamplus_host.tamper.rules import Sizes
 
 LOG = logging.getLogger("mamplus")
 HELPER_S = 30.0  # for one namespace; the lock of iptables may be another program's for a while
-XTABLES_LOCK = "/run/xtables.lock"
+XTABLES_LOCK = os.environ.get("XTABLES_LOCKFILE") or "/run/xtables.lock"  # as iptables-legacy has it
 SETTLE_S = 0.05  # a reload is a hundred messages: look once at the end of them
 _AT_MOST_S = 0.3  # but not later than so long after the first
 _NFT = "nftables"  # netrules_helper.Nft.name: that module is the helper's
 _NFTABLES = 1 << (7 - 1)  # NFNLGRP_NFTABLES, as a group mask
 _BUFFER_BYTES = 1 << 16
 _SO_RCVBUFFORCE, _QUEUE_BYTES = 33, 1 << 20  # of a reload's messages; more are lost, which is told, too
+_AGAIN_S = 0.2
 _LOOKS = 4  # in a row, at somebody who changes tables all the time; then the next news is waited for
 
 
@@ -195,7 +196,8 @@ class _Waiter(threading.Thread):
             except NetfilterFailed as error:
                 self._layer.fault = str(error)
                 LOG.error("%s; the hooks refuse all the same", error)
-                break  # the next news, or the next tick, tries again
+                time.sleep(_AGAIN_S)  # a table that changes under nft makes it fail; at last the next tick tries
+                continue
             found = found or is_changed
             if not is_changed:
                 self._seen = state

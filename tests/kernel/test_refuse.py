@@ -12,6 +12,7 @@ import pytest
 
 from mamplus_host.clock import DeviceClock
 from mamplus_host.errors import ActionFailed
+from mamplus_host.executor import steps
 from mamplus_host.executor.actions.isolate import Isolate
 from mamplus_host.executor.actions.refuse import Refuse
 from mamplus_host.executor.guardset import GuardSet
@@ -210,6 +211,38 @@ def test_the_next_agent_and_the_next_boot_refuse_what_was_refused(device: Device
     left_s = device.network.left_s(device.network.all()["an-action"])
     assert left_s is not None
     assert left_s < 20 * _YEAR_S
+
+
+class _Power(Exception):
+    """It went."""
+
+
+def _cut(_name: str) -> None:
+    raise _Power
+
+
+def test_a_power_cut_between_the_file_and_the_hooks_is_finished_by_the_next_start(device: Device) -> None:
+    facts = device.refuse.prepare("an-action", {"address": HOST4})
+    with steps.hooked(_cut), pytest.raises(_Power):
+        device.refuse.do(facts)
+    assert device.refuse.verify(facts) is State.BETWEEN
+    assert device.world.act("tcp", HOST4) == "ok"
+
+    device.open()
+    device.network.enforce()
+    assert device.refuse.verify(facts) is State.DONE
+    device.refuse.do(facts)
+    assert device.refuse.verify(facts) is State.DONE
+
+    with steps.hooked(_cut), pytest.raises(_Power):
+        device.refuse.undo(facts)
+    assert device.refuse.verify(facts) is State.BETWEEN
+    assert device.world.act("tcp", HOST4) == "EPERM"
+    device.open()
+    device.network.enforce()
+    assert device.refuse.verify(facts) is State.UNDONE
+    device.refuse.undo(facts)
+    assert device.world.act("tcp", HOST4) == "ok"
 
 
 def test_what_somebody_changed_in_the_maps_is_put_back(device: Device) -> None:
