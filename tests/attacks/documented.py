@@ -28,7 +28,10 @@ def measured_ground(tier: str) -> Iterator[Ground]:
 
 
 def check(attack: Attack, on: Ground) -> None:
-    """Play an attack; fail unless its outcome is a documented one."""
+    """Play an attack; fail unless its outcome is a documented one. One that was never measured here is skipped."""
+    release = os.uname().release
+    if attack.name not in table.outcomes(on.tier, release):
+        pytest.skip(f"not measured on Linux {table.series(release)}: play it with --only")
     result = play(attack, on)
     if result.outcome == "missing":
         pytest.skip(f"{result.why} is missing here")

@@ -31,7 +31,7 @@ from tests.attacks.attacker import Attacker, Deed, become
 from tests.attacks.disks import mounted, own_disk, own_memory
 from tests.attacks.guarded import Files
 from tests.attacks.outcome import Seen, Told
-from tests.attacks.payloads import Payloads, build, kinds
+from tests.attacks.payloads import Payloads, kinds, put
 from tests.attacks.whole_agent import WholeAgent, whole_agent
 from tests.kernel.acts import own_cgroup
 from tests.kernel.conftest import Agent, Record, sha256
@@ -193,7 +193,7 @@ def ground(tier: str) -> Iterator[Ground]:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mamplus-attacks-")))
         work.chmod(0o755)
         disk, memory = stack.enter_context(own_disk(work)), stack.enter_context(own_memory(work))
-        programs = build(work / "programs")
+        programs = put(work / "programs")
         payloads = Payloads.make(work / "payloads", programs)
         cgroup = stack.enter_context(own_cgroup())
         agent = stack.enter_context(_agent(tier, work, cgroup, programs, [disk, memory]))

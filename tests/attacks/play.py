@@ -22,13 +22,14 @@ from pathlib import Path
 
 import msgspec
 
-from tests.attacks import table
+from tests.attacks import payloads, table
 from tests.attacks.attack import TIERS, Attack, Missing, all_attacks
 from tests.attacks.ground import Ground, ground
 from tests.attacks.outcome import Outcome, Seen, Told, Unexplained, classify
 from tests.attacks.subjects import SUBJECTS, WITH_TWIN, Subject
 
 VM_TIMEOUT_S = 600.0
+PROGRAMS = "attack-programs"  # their directory in the share
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,9 +149,11 @@ def in_vm(series: str, choice: Choice, tiers: list[str], timeout_s: float) -> in
     """Play on a stock kernel; its outcomes come back through the machine's share, also of a run that is cut off."""
     from tests.vm import kernels, machine
 
-    command = [sys.executable, "-m", "tests.attacks.play", "--write", "--to", str(machine.SHARE)]
+    command = ["env", f"{payloads.VARIABLE}={machine.SHARE / PROGRAMS}", sys.executable, "-m", "tests.attacks.play"]
+    command += ["--write", "--to", str(machine.SHARE)]
     command += ["--only", choice.only.pattern, *(["--resume"] if choice.resume else []), *tiers]
     with tempfile.TemporaryDirectory(prefix="mamplus-attacks-") as share:
+        payloads.build(Path(share) / PROGRAMS)
         if choice.to:
             _copy_outcomes(series, choice.to, Path(share))
         try:

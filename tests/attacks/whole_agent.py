@@ -66,6 +66,11 @@ class WholeAgent:
         return responder.running(self.config, self.pins)
 
     @property
+    def log(self) -> Path:
+        """What it says on stderr."""
+        return self.file.with_suffix(".log")
+
+    @property
     def filler(self) -> Path:
         """What fills the file system of its state, when somebody makes it."""
         return self.config.state / "filler"
@@ -77,17 +82,18 @@ class WholeAgent:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [*SERVICE, self.file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env=self.environment,
-            preexec_fn=lambda: (self.own / "cgroup.procs").write_text("0"),
+            [*SERVICE, self.file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log.open("ab"),
+            env=self.environment, preexec_fn=lambda: (self.own / "cgroup.procs").write_text("0"),
         )  # fmt: skip
         assert self.process.stdout is not None
-        assert self.process.stdout.readline().startswith(b"ready"), "the agent did not start"
+        ready = self.process.stdout.readline().startswith(b"ready")
+        assert ready, f"the agent did not start: {self.log.read_text()[-1000:]}"
 
     def repair(self) -> None:
         """Whatever was done: let it go on, or start the next one."""
         self._lift_limits()
-        self.filler.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where it is guarded there is none
+            self.filler.unlink()
         if self.process is None or self.process.poll() is not None:
             self.start()
         elif not self.config.bpffs.parent.is_mount():
@@ -111,6 +117,15 @@ class WholeAgent:
             return list(reversed(client.call(self.config.control_socket, "alerts")))
         except AgentUnreachable:
             return []
+
+    def rules(self) -> str:
+        """Return "kept" when its rules of iptables stand, or what is in the way."""
+        end = time.monotonic() + GONE_S
+        while (said := str(client.call(self.config.control_socket, "status")["netfilter"]["rules"])) != "kept":
+            if time.monotonic() > end:
+                break
+            time.sleep(0.5)
+        return said
 
     def forget_the_past(self) -> None:
         self.past = {_key(one) for one in self.alerts()}

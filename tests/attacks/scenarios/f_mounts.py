@@ -154,9 +154,9 @@ def interpreted(on: Ground, payload: Path, marker: Path, flags: str) -> Seen:
         try:
             unshare()
             calls.mount(b"x", b"/proc/sys/fs/binfmt_misc", b"binfmt_misc")
-            Path("/proc/sys/fs/binfmt_misc/register").write_bytes(rule)
         except OSError:
             os._exit(NOT_REGISTERED)
+        Path("/proc/sys/fs/binfmt_misc/register").write_bytes(rule)  # with F the kernel opens the payload here
         os.execv(good, ["x", str(marker)])
 
     seen = on.act(lambda: deed(calls.own_user))

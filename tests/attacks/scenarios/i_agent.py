@@ -16,7 +16,7 @@ from mamplus_host.kernel._native import lib
 from mamplus_host.kernel import layout
 from mamplus_host.kernel.bpf import Fd
 from tests.attacks import calls
-from tests.attacks.attack import Expected, attack, everywhere
+from tests.attacks.attack import Expected, Missing, attack, everywhere
 from tests.attacks.ground import Ground
 from tests.attacks.outcome import Outcome, Seen
 
@@ -189,13 +189,16 @@ def no_descriptors(on: Ground, _pins: Path, _work: Path) -> Seen:
     """Lowers the agent's limit of open files to what it has (prlimit)."""
     before = resource.prlimit(on.whole.pid, resource.RLIMIT_NOFILE)
     seen = act(on, lambda: resource.prlimit(on.whole.pid, resource.RLIMIT_NOFILE, (before[0] - 1, before[1])))
-    resource.prlimit(on.whole.pid, resource.RLIMIT_NOFILE, before)
+    if not seen.errno:
+        resource.prlimit(on.whole.pid, resource.RLIMIT_NOFILE, before)
     return seen
 
 
 @on_agent("iptables flushed", everywhere(Outcome.NOTICED), bypasses="host firewalls", limit="put back within a tick")
 def flushed(on: Ground, _pins: Path, _work: Path) -> Seen:
     """Flushes the agent's chain of iptables."""
+    if on.whole.rules() != "kept":
+        raise Missing("the agent's rules of iptables: not there in time")
     inside = ["nsenter", f"--net=/run/netns/{on.whole.config.scope.netns[0]}", "iptables-legacy", "-F", "MAMPLUS-OUT"]
     return act(on, lambda: subprocess.run(inside, check=True).returncode)
 

@@ -26,7 +26,8 @@ FAMILY = "running out of something"
 NOBODY = 54321  # a user that has nothing else
 MOST_DESCRIPTORS = 20_000
 FEW_DESCRIPTORS = 4
-STARTS_THAT_FILL = 9_000  # two records each; the ring holds fewer
+RING_HEAD = 8  # bytes that the ring adds to a record
+STARTS_THAT_FILL = layout.EVENTS_BYTES // (layout.FORK.size + layout.EXIT.size + 2 * RING_HEAD) + 500
 MORE_THAN_WAIT = layout.HELD_MAX + 64
 
 
@@ -134,7 +135,7 @@ def no_room(on: Ground, payload: Path, marker: Path) -> Seen:
         os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
         os.execv(crowd, [str(crowd), str(MORE_THAN_WAIT), str(other), "x"])
 
-    with frozen_responder(on), on.meanwhile(deed):
+    with frozen_responder(on, "waker"), on.meanwhile(deed):
         await_no_more(on)
         return on.tool("waker", payload, marker)
 
