@@ -15,6 +15,7 @@ from mamplus_host.errors import ConfigInvalid
 if TYPE_CHECKING:
     from mamplus_enterprise.ble.import_report import Report
     from mamplus_enterprise.ble.imports import Order
+    from mamplus_enterprise.ble.judge import Wish
 
 _FORMATS = (
     "auto, plain, csv, stix, misp, urlhaus, threatfox, bazaar, feodo, drop, netset, hosts, adblock, clamav, scores"
@@ -70,21 +71,9 @@ def import_(
     from mamplus_enterprise.ble import author, imports
     from mamplus_enterprise.ble.gate import Widest
     from mamplus_enterprise.ble.import_report import Report
-    from mamplus_enterprise.ble.judge import Wish
-    from mamplus_host.ble.entry import parse_kind
 
-    if urls not in _URLS:
-        raise ConfigInvalid(f"--urls is {urls!r}, want one of: {', '.join(_URLS)}")
-    feed, forced, now_s = source or imports.default_feed_name(file), _forced(force), int(time.time())
-    author.check_text("source", feed)
-    name = imports.seen_format(format_name, file)
-    if name != format_name.strip().lower():
-        remark(f"{file.name} looks like {name}")
-    wish = Wish(
-        kind=parse_kind(kind) if kind else None, verdict=author.parse_verdict(verdict),
-        severity=author.parse_severity(severity), valid_until=author.parse_until(until, now_s) if until else 0,
-        now_s=now_s, urls=urls, exceptions=exceptions, forced=frozenset(forced), min_score=min_score,
-    )  # fmt: skip
+    name, feed, forced = _format(format_name, file), _feed(source, file), _forced(force)
+    wish = _wish(kind, verdict, severity, until, urls, exceptions=exceptions, forced=forced, min_score=min_score)
     order = imports.Order(
         path=file, format=name, feed=feed, who=who(), wish=wish, layer=author.parse_layer(layer) if layer else None,
         ttl_days=ttl, confidence=confidence, replace=replace, allow_shrink=allow_shrink, widest=Widest(v4=widest),
@@ -93,6 +82,48 @@ def import_(
     done = Report(feed=feed, format=name, layer="")
     _run(context, order, done, report)
     _print(done, as_json=as_json)
+    _say_what_next(done, name, file)
+
+
+def _format(asked: str, file: Path) -> str:
+    """Return the name of the format; where it was recognized, say so."""
+    from mamplus_enterprise.ble import imports
+
+    name = imports.seen_format(asked, file)
+    if name != asked.strip().lower():
+        remark(f"{file.name} looks like {name}")
+    return name
+
+
+def _feed(source: str, file: Path) -> str:
+    from mamplus_enterprise.ble import author, imports
+
+    feed = source or imports.default_feed_name(file)
+    author.check_text("source", feed)
+    return feed
+
+
+def _wish(
+    kind: str, verdict: str, severity: str, until: str, urls: str, *, exceptions: bool, forced: dict[str, str],
+    min_score: int,
+) -> "Wish":  # fmt: skip
+    """Return what was asked of every value; ConfigInvalid when some of it makes no sense."""
+    from mamplus_enterprise.ble import author
+    from mamplus_enterprise.ble.judge import Wish
+    from mamplus_host.ble.entry import parse_kind
+
+    if urls not in _URLS:
+        raise ConfigInvalid(f"--urls is {urls!r}, want one of: {', '.join(_URLS)}")
+    now_s = int(time.time())
+    return Wish(
+        kind=parse_kind(kind) if kind else None, verdict=author.parse_verdict(verdict),
+        severity=author.parse_severity(severity), valid_until=author.parse_until(until, now_s) if until else 0,
+        now_s=now_s, urls=urls, exceptions=exceptions, forced=frozenset(forced), min_score=min_score,
+    )  # fmt: skip
+
+
+def _say_what_next(done: "Report", name: str, file: Path) -> None:
+    """Exit 1 when nothing was taken."""
     if done.is_change():
         remark("not published yet; devices have it after: mamplus-enterprise ble publish")
     elif done.is_nothing():

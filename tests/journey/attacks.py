@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,10 +16,12 @@ from mamplus_host.ble.trust import Held, Offered, Trust
 from mamplus_host.ble.update import FetchResult
 from mamplus_host.ble.update_helper import update_here
 from mamplus_host.errors import MamplusError
-from tests.journey.repository import DEVICE_ID, Repository
+from tests.journey.repository import CREATED_S, DEVICE_ID, Repository, entries
 from tests.journey.served import Answering, files, served
 
 NOW_S = 1_700_000_000.0
+DAY_S = 86_400
+SOON = CREATED_S + DAY_S  # a feed's entries must end
 
 
 class Files:
@@ -95,3 +98,16 @@ def stick(content: Mapping[str, bytes], folder: Path) -> Directory:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return Directory(folder)
+
+
+def feed(count: int, *, first: int = 100, **changes: Any) -> list[Entry]:
+    """Return entries as the layer of feeds may have them."""
+    return entries(count, first=first, **{"valid_until": SOON, **changes})
+
+
+def published(count: int = 10, *, feed_first: int = 100, **keys: Any) -> Repository:
+    """Return a repository that has published a list in each layer, `count` entries in the enterprise's."""
+    made = Repository(**keys)
+    made.publish(entries(count))
+    made.publish(entries(3, first=900), layer=Layer.EMERGENCY)
+    return made.publish(feed(20, first=feed_first), layer=Layer.FEEDS)

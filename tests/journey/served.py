@@ -46,58 +46,68 @@ class Served:
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
+class Handler(BaseHTTPRequestHandler):
+    """Notes what it was asked, and answers what the test says."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: "Server"
+
+    def setup(self) -> None:
+        self.server.state.connections += 1
+        self.server.state.sockets.add(self.request)
+        super().setup()
+
+    def finish(self) -> None:
+        self.server.state.sockets.discard(self.request)
+        super().finish()
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        request = Request(self.command, self.path, dict(self.headers), body, self.wfile.write)
+        self.server.state.requests.append(request)
+        answered = self.server.answer(request)
+        if answered is None:
+            self.close_connection = True
+            return
+        status, content = answered
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    """On loopback; TLS when it has a certificate."""
+
+    daemon_threads = True
+
+    def __init__(self, answer: Answering, state: Served, certificate: Path | None, port: int) -> None:
+        self.answer, self.state, self._certificate = answer, state, certificate
+        super().__init__(("127.0.0.1", port), Handler)
+
+    def handle_error(self, *_: object) -> None:
+        pass  # a client that goes away is what some tests are about
+
+    def get_request(self) -> Any:
+        connection, address = super().get_request()
+        if self._certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self._certificate)
+            connection = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
+
+
 @contextmanager
 def served(answer: Answering, *, certificate: Path | None = None, port: int = 0) -> Iterator[Served]:
     """Serve until the end of the block, on loopback; TLS when `certificate` (key and certificate in PEM) is given."""
     state = Served("", "")
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
-        def setup(self) -> None:
-            state.connections += 1
-            state.sockets.add(self.request)
-            super().setup()
-
-        def finish(self) -> None:
-            state.sockets.discard(self.request)
-            super().finish()
-
-        def do_GET(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            request = Request(self.command, self.path, dict(self.headers), body, self.wfile.write)
-            state.requests.append(request)
-            answered = answer(request)
-            if answered is None:
-                self.close_connection = True
-                return
-            status, content = answered
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_POST = do_GET
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: object) -> None:
-            pass  # a client that goes away is what some tests are about
-
-        def get_request(self) -> Any:
-            connection, address = super().get_request()
-            if certificate is not None:
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-                context.load_cert_chain(certificate)
-                connection = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-            return connection, address
-
-    server = Server(("127.0.0.1", port), Handler)
+    server = Server(answer, state, certificate, port)
     scheme = "https" if certificate else "http"
     state.url = f"{scheme}://127.0.0.1:{server.server_port}"
     state.fingerprint = fingerprint(certificate) if certificate else ""

@@ -8,33 +8,12 @@ from typing import Any
 import pytest
 from tuf.api.metadata import Metadata, Timestamp  # type: ignore[attr-defined]
 
-from mamplus_host.ble.entry import Entry
 from mamplus_host.ble.layer import Layer
 from mamplus_host.errors import BleExpired, BleInvalid, BleRollback, BleShrunk, BleWrongDevice
-from tests.journey.attacks import Device, Files
-from tests.journey.repository import CREATED_S, DEVICE_ID, Repository, entries, signed_by
+from tests.journey.attacks import DAY_S, Device, Files, feed
+from tests.journey.repository import DEVICE_ID, Repository, entries, signed_by
 
-DAY_S = 86_400
 FAR_VERSION = 9_999_999_000
-
-
-def feed(count: int) -> list[Entry]:
-    return entries(count, first=100, valid_until=CREATED_S + DAY_S)
-
-
-@pytest.fixture
-def repository() -> Repository:
-    made = Repository()
-    made.publish(entries(10))
-    made.publish(entries(3, first=900), layer=Layer.EMERGENCY)
-    return made.publish(feed(20), layer=Layer.FEEDS)
-
-
-@pytest.fixture
-def device(tmp_path: Path, repository: Repository) -> Device:
-    made = Device(tmp_path / "device", repository)
-    made.load(repository)
-    return made
 
 
 # --- carriers ------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ The thief signs with the real key whatever he likes. Every other file is the ent
 
 import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,15 +18,8 @@ from mamplus_host.ble.format import Generation
 from mamplus_host.ble.layer import Layer
 from mamplus_host.errors import BleInvalid
 from mamplus_host.verdicts import Verdict
-from tests.journey.attacks import Device, Files
+from tests.journey.attacks import DAY_S, SOON, Device, Files, feed, published
 from tests.journey.repository import CREATED_S, Repository, entries, in_days, signed_by
-
-DAY_S = 86_400
-SOON = CREATED_S + DAY_S
-
-
-def feed(count: int, **changes: Any) -> list[Entry]:
-    return entries(count, first=100, **{"valid_until": SOON, **changes})
 
 
 def one(kind: Kind, value: str, **changes: Any) -> Entry:
@@ -36,17 +28,7 @@ def one(kind: Kind, value: str, **changes: Any) -> Entry:
 
 @pytest.fixture
 def repository() -> Repository:
-    made = Repository(root_keys=3, root_threshold=2)
-    made.publish(entries(10))
-    made.publish(entries(3, first=900), layer=Layer.EMERGENCY)
-    return made.publish(feed(20), layer=Layer.FEEDS)
-
-
-@pytest.fixture
-def device(tmp_path: Path, repository: Repository) -> Device:
-    made = Device(tmp_path / "device", repository)
-    made.load(repository)
-    return made
+    return published(root_keys=3, root_threshold=2)
 
 
 def only(repository: Repository, *roles: str) -> Repository:

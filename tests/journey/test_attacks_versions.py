@@ -2,7 +2,6 @@
 """Attacks that show a device the past, the future, or a mixture: rollback, freeze, fast-forward, mix and match."""
 
 import time
-from pathlib import Path
 
 import pytest
 
@@ -18,21 +17,6 @@ YEAR_S = 364 * 86_400  # root and targets vouch for a little more
 TEN_YEARS_S = 10 * 365 * 86_400
 FAR = (1 << 62) + 1
 FAR_VERSION = 9_999_999_000  # a version has ten digits at most
-
-
-@pytest.fixture
-def repository() -> Repository:
-    made = Repository()
-    made.publish(entries(10))
-    made.publish(entries(3, first=900), layer=Layer.EMERGENCY)
-    return made.publish(entries(20, first=100, valid_until=CREATED_S + 86_400), layer=Layer.FEEDS)
-
-
-@pytest.fixture
-def device(tmp_path: Path, repository: Repository) -> Device:
-    made = Device(tmp_path / "device", repository)
-    made.load(repository)
-    return made
 
 
 def test_every_layer_arrives_with_its_own_number(device: Device) -> None:

@@ -21,25 +21,15 @@ from mamplus_host.ble.trust_chain import MAX_ROLE_BYTES, MAX_ROOT_BYTES, MAX_TIM
 from mamplus_host.ble.update import FetchResult, update
 from mamplus_host.ble.update_helper import update_here
 from mamplus_host.errors import BleInvalid, BleRejected, NotPossible, UplinkFailed
-from tests.journey.attacks import Device, Files
+from tests.journey.attacks import Device, Files, published
 from tests.journey.powercut import forked
-from tests.journey.repository import CREATED_S, Repository, entries
+from tests.journey.repository import Repository, entries
 from tests.journey.served import Request, Served, files, served
 
 
 @pytest.fixture
 def repository() -> Repository:
-    made = Repository()
-    made.publish(entries(200))
-    made.publish(entries(3, first=900), layer=Layer.EMERGENCY)
-    return made.publish(entries(20, first=1000, valid_until=CREATED_S + 86_400), layer=Layer.FEEDS)
-
-
-@pytest.fixture
-def device(tmp_path: Path, repository: Repository) -> Device:
-    made = Device(tmp_path / "device", repository)
-    made.load(repository)
-    return made
+    return published(200, feed_first=1000)
 
 
 # --- other bytes ------------------------------------------------------------------------------------
