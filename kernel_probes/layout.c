@@ -28,6 +28,8 @@ struct mamplus_bucket bucket;
 struct mamplus_guard_key guard_key;
 struct mamplus_refused_key refused_key;
 struct mamplus_refusing refusing;
+struct mamplus_question question;
+struct mamplus_asker asker;
 struct mamplus_active active;
 struct mamplus_posture posture;
 struct mamplus_held held;

@@ -3,6 +3,7 @@
 
 Journey: collector, /proc -> [recent] -> ble/shadow.
 
+Of DNS names the kernel says only which were refused, so those of the last minutes are read from its memory, too.
 Distinct values, the least recently used go first. What was suspected or refused is not remembered, and is
 forgotten when it is: that a list blocks it is no surprise. Nothing here leaves the device but as what a held
 generation would have blocked.

@@ -10,6 +10,7 @@ The few that are lifelines are hashed here, once for each content.
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Usage:
         """`tables`: of the agent, which knows programs by their content; None: they are named by their path alone."""
         self._cgroup, self._tables = cgroup, tables
         self._accounts = Accounts()
+        self._asked_ns = 0  # of names, those that were asked for since: what was forgotten meanwhile stays so
 
     def in_use(self) -> Iterator[Use]:
         """Yield what is in use at this moment."""
@@ -49,6 +51,7 @@ class Usage:
             yield from self._account(tgid)
         for peer in in_use.peers(tgids):
             yield destination(peer.address, peer.port, peer.protocol, peer.by)
+        yield from self._names()
 
     def _account(self, tgid: int) -> Iterator[Use]:
         """Yield the user and the groups that `tgid` runs under; those of uid 0 are never refused."""
@@ -60,6 +63,13 @@ class Usage:
             user, groups = self._accounts.names(uid)
             yield from (Use(Kind.USER, name, where) for name in user)
             yield from (Use(Kind.GROUP, name, where) for name in groups)
+
+    def _names(self) -> list[Use]:
+        """Return the DNS names that were asked for since the last look."""
+        if self._tables is None:
+            return []
+        since_ns, self._asked_ns = self._asked_ns, time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        return [Use(Kind.DOMAIN, name, comm) for name, comm in self._tables.asked_names(since_ns)]
 
     def lifelines(self, enterprise: Enterprise | None, chosen: Policy) -> list[Use]:
         """Return what no list may newly block unasked."""

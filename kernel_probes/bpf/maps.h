@@ -58,6 +58,15 @@ MAMPLUS_KEYED(guard, HASH, MAMPLUS_GUARD_MAX, struct mamplus_guard_key, __u32, 0
 
 MAMPLUS_KEYED(refused, HASH, MAMPLUS_REFUSED_MAX, struct mamplus_refused_key, __u64, 0);
 
+/* LRU: what is lost was asked for long ago. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAMPLUS_QUESTIONS_MAX);
+	__type(key, struct mamplus_question);
+	__type(value, struct mamplus_asker);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} names SEC(".maps");
+
 MAMPLUS_SINGLE(active, struct mamplus_active, 0);
 MAMPLUS_SINGLE(refusing, struct mamplus_refusing, 0);
 MAMPLUS_SINGLE(posture, struct mamplus_posture, 0);

@@ -6,6 +6,7 @@
  *          (`-m bpf --object-pinned`). mamplus_dns: cgroup_skb/egress.
  * Emits:   struct mamplus_packet, struct mamplus_dns for what the list refuses. What an action refuses
  *          (refused.h) is counted: refuse.bpf.c sees it again, and the socket hooks told who began it.
+ *          What is asked for and not refused is remembered in `names`.
  * Returns: packet: 1 matches, and the rule drops; 0 does not. dns: 0 drops (sendto fails with
  *          EPERM), 1 lets go on.
  * Missing: what cannot be parsed is let go on: the socket hooks judged its address before. No ring
@@ -162,6 +163,23 @@ static __always_inline bool is_question(struct __sk_buff *skb, struct packet *pa
 	       load(skb, packet->payload + sizeof(struct udphdr) + 2, &flags, 1) && !(flags & MAMPLUS_DNS_QR);
 }
 
+/*
+ * Remember what may be asked for: what a new list is tried on. Nobody is woken, and no record is made. A function
+ * with a frame of its own: the caller's is nearly full.
+ */
+static __noinline int remember_name(const unsigned char *name)
+{
+	struct mamplus_asker *known = bpf_map_lookup_elem(&names, name), asker = {};
+
+	if (known) {
+		known->boot_ns = bpf_ktime_get_boot_ns();
+		return 0;
+	}
+	asker.boot_ns = bpf_ktime_get_boot_ns();
+	fill_comm(&asker.comm);
+	return bpf_map_update_elem(&names, name, &asker, BPF_ANY);
+}
+
 /* Returns 1 to let the question go on. */
 static __always_inline int judge_name(struct __sk_buff *skb, struct packet *packet, const unsigned char *name)
 {
@@ -171,8 +189,11 @@ static __always_inline int judge_name(struct __sk_buff *skb, struct packet *pack
 
 	fill_head_no_task(&head, MAMPLUS_KIND_DNS, sizeof(*event));
 	ble_name(&head, name);
-	if (head.verdict != MAMPLUS_BLOCK && head.verdict != MAMPLUS_SUSPECT)
+	if (head.verdict != MAMPLUS_BLOCK && head.verdict != MAMPLUS_SUSPECT) {
+		remember_name(name);
 		return 1;
+	}
+	bpf_map_delete_elem(&names, name);
 	refused = refuse_blocked(&head);
 	if (refused)
 		count(MAMPLUS_C_REFUSED);

@@ -43,6 +43,12 @@ static __always_inline void fill_head_of(struct mamplus_head *head, __u16 kind, 
 	head->cgroup_id = cgroup_id;
 }
 
+/* Who sends a packet. */
+static __always_inline void fill_comm(char (*comm)[MAMPLUS_COMM_LEN])
+{
+	(*comm)[0] = 0;
+}
+
 static __always_inline void fill_head(struct mamplus_head *head, __u16 kind, __u32 size)
 {
 	fill_head_of(head, kind, size, bpf_get_current_cgroup_id());
@@ -71,6 +77,14 @@ static __always_inline void fill_head_of(struct mamplus_head *head, __u16 kind, 
 	head->pad = 0;
 	__builtin_memset(head->comm, 0, sizeof(head->comm));
 	BPF_CORE_READ_STR_INTO(&head->comm, task, comm);
+}
+
+/* Who sends a packet. */
+static __always_inline void fill_comm(char (*comm)[MAMPLUS_COMM_LEN])
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	BPF_CORE_READ_STR_INTO(comm, task, comm);
 }
 
 static __always_inline void fill_head(struct mamplus_head *head, __u16 kind, __u32 size)

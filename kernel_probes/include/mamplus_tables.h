@@ -14,6 +14,7 @@
 #define MAMPLUS_KNOWN_MAX 65536		/* files whose SHA-256 is remembered (LRU) */
 #define MAMPLUS_HELD_MAX 1024		/* starts that may wait at one time: 0.5 MB, allocated at load */
 #define MAMPLUS_GUARD_MAX 64
+#define MAMPLUS_QUESTIONS_MAX 512	/* names that are remembered (LRU): 0.2 MB */
 #define MAMPLUS_OPENED_MAX 64		/* threads of the responder */
 #define MAMPLUS_INTERPRETERS_MAX 1024	/* contents */
 #define MAMPLUS_PATTERNS_MAX 64		/* paths of interpreters */
@@ -138,6 +139,16 @@ struct mamplus_refusing {
 	unsigned int system_uids;	/* users below are the system's own; an app's user gets no lifeline */
 };
 
+/* Key of `names`: what was asked for and not refused. Lower case, a dot before each label, zeros after the last. */
+struct mamplus_question {
+	unsigned char name[MAMPLUS_NAME_LEN];
+};
+
+struct mamplus_asker {
+	unsigned long long boot_ns;	/* when it was asked for last */
+	char comm[MAMPLUS_COMM_LEN];	/* who asked first: a resolver on this device asks again */
+};
+
 /* The one element of `active`. */
 struct mamplus_active {
 	unsigned long long word;	/* generation << 1 | side */
@@ -255,6 +266,7 @@ _Static_assert(sizeof(struct mamplus_shape) == 856, "hole in mamplus_shape");
 _Static_assert(sizeof(struct mamplus_guard_key) == 20, "hole in mamplus_guard_key");
 _Static_assert(sizeof(struct mamplus_refused_key) == 24, "hole in mamplus_refused_key");
 _Static_assert(sizeof(struct mamplus_refusing) == 32, "hole in mamplus_refusing");
+_Static_assert(sizeof(struct mamplus_asker) == 24, "hole in mamplus_asker");
 _Static_assert(sizeof(struct mamplus_wait) == 64, "hole in mamplus_wait");
 _Static_assert(sizeof(struct mamplus_opened) == 88, "hole in mamplus_opened");
 _Static_assert(sizeof(struct mamplus_held) == 504, "hole in mamplus_held");

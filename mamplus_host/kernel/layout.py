@@ -28,6 +28,7 @@ SIDES = 2
 KNOWN_MAX = 65536
 HELD_MAX = 1024
 GUARD_MAX = 64
+QUESTIONS_MAX = 512
 OPENED_MAX = 64
 INTERPRETERS_MAX = 1024
 PATTERNS_MAX = 64
@@ -543,6 +544,15 @@ REFUSING_FIELDS = (
     "hosts",
     "lifeline",
     "system_uids",
+)
+
+QUESTION = Struct("=256s")  # 256 bytes
+QUESTION_FIELDS = ("name",)
+
+ASKER = Struct("=Q16s")  # 24 bytes
+ASKER_FIELDS = (
+    "boot_ns",
+    "comm",
 )
 
 ACTIVE = Struct("=Q")  # 8 bytes

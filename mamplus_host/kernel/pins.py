@@ -93,7 +93,8 @@ UNATTACHED = ("mamplus_answer", "mamplus_access", *PACKET.values())
 LINKS = (*TRACING, *CGROUP)
 MAPS = (
     "active", "asked", "ble", "counters", "events", "guard", "heartbeat", "held", "holds", "interpreters", "known",
-    "loaders", "opened", "patterns", "posture", "refused", "refusing", "scope", "shape", "waiting", "waits", "watch",
+    "loaders", "names", "opened", "patterns", "posture", "refused", "refusing", "scope", "shape", "waiting", "waits",
+    "watch",
 )  # fmt: skip
 GUARD_MAPS = ("guard_state", "own", "own_objects")
 OPTIONAL_MAPS = ("file_rules", "guards", "guard_names", "guard_writers")  # made by the objects that read them

@@ -131,6 +131,7 @@ class Tables:
         self._posture = self._map("posture", 4, layout.POSTURE.size)
         self._guard = self._map("guard", layout.GUARD_KEY.size, 4)
         self._known = self._map("known", layout.FILE_KEY.size, layout.KNOWN.size)
+        self._names = self._map("names", layout.QUESTION.size, layout.ASKER.size)
         self._counters = self._map("counters", 4, 8 * possible_cpus())
 
     def generation(self) -> int:
@@ -274,6 +275,20 @@ class Tables:
         while keys := list(islice(self._known.keys(), _BATCH)):
             self._known.remove_many(keys)
 
+    def asked_names(self, since_ns: int) -> list[tuple[str, str]]:
+        """Return the DNS names that were asked for and not refused since `since_ns` (CLOCK_BOOTTIME), oldest first.
+
+        Each with the name of the program that asked first, "" where the kernel does not say. The kernel keeps a few
+        hundred; of those that come while this reads, some may be missed.
+        """
+        found, names = [], self._names.keys()
+        for key in names:
+            value = self._names.get(key)
+            boot_ns, comm = layout.ASKER.unpack(value) if value is not None else (0, b"")
+            if boot_ns > since_ns:
+                found.append((boot_ns, _text(key)[1:], _text(comm)))
+        return [(name, comm) for _boot_ns, name, comm in sorted(found)]
+
     def _map(self, name: str, key_size: int, value_size: int) -> Map:
         return Map.pinned(self._directory / name, key_size, value_size)
 
@@ -363,6 +378,11 @@ def _idle(stack: Stack) -> dict[str, int]:
                 name = view.section.name.lower()
                 found[name] = found.get(name, 0) + view.count
     return found
+
+
+def _text(field: bytes) -> str:
+    """Return what stands before the first NUL; a name on the wire may hold any byte, and ours are ASCII."""
+    return field.partition(b"\0")[0].decode("ascii", "backslashreplace")
 
 
 def possible_cpus() -> int:
