@@ -3,7 +3,8 @@
 
 Journey: uplink, ledger -> [deadman] -> generations.
 
-Set only where there was contact before the swap. Ended only by an answer on a connection that was made after it:
+Set only where there was contact before the swap: the uplink's, or, of what was installed while no agent ran, that
+over which it came. Ended only by an answer on a connection that was made after it:
 that an old connection lives on proves nothing about the new list. Written before the swap, carried over restarts and
 reboots (`ble/standing.py`). After a rollback, an enterprise that stays silent under the old list, too, acquits the
 new one: it is tried again, under a timer, when the enterprise is there.
@@ -43,11 +44,14 @@ class DeadMan:
         self._clock, self._ledger, self._reach = clock, ledger, reach
         self._awake_ns = self._looked_ns = self._spent_ns = clock.boot_ns()
 
-    def watch(self, new: Known, previous: Known | None, limit_s: int) -> Watch | None:
-        """Return the timer for the swap from `previous` to `new`; None where there is no contact to lose."""
+    def watch(self, new: Known, previous: Known | None, limit_s: int, *, was_fetched: bool = False) -> Watch | None:
+        """Return the timer for the swap from `previous` to `new`; None where there is no contact to lose.
+
+        `was_fetched`: `new` came from the enterprise while nobody kept a connection.
+        """
         reach = self._reach()
-        has_contact = (reach is not None and reach.is_reachable()) or self._ledger.standing.watch is not None
-        if previous is None or not has_contact:
+        is_reached = was_fetched or (reach is not None and reach.is_reachable())
+        if previous is None or not (is_reached or self._ledger.standing.watch is not None):
             return None
         now_ns = self._clock.boot_ns()
         return Watch(

@@ -19,6 +19,7 @@ from mamplus_host import age, policy
 from mamplus_host.aging import Aging
 from mamplus_host.analyzer.matcher import in_user_space, places
 from mamplus_host.ble import guard, standing
+from mamplus_host.ble.record import NETWORK
 from mamplus_host.ble.shadow import Shadow, Use
 from mamplus_host.ble.stack import Stack
 from mamplus_host.ble.standing import Held, Known, Standing
@@ -107,19 +108,22 @@ class Generations:
         """Enforce what was in force before this start, then look at what has been installed since."""
         self.read_policy()
         self._align()
-        self.reload()
+        self._take(is_begin=True)
 
     def reload(self) -> bool:
         """Take the newest installed generation, when nothing speaks against it; False: what is in force stays.
 
         Tables first, then the analyzer, then what is held. KernelRefused or BleInvalid: the old one stays.
         """
+        return self._take()
+
+    def _take(self, *, is_begin: bool = False) -> bool:
         try:
-            return self._take_newest()
+            return self._take_newest(is_begin=is_begin)
         finally:
             self._superseded_s = self._superseded()
 
-    def _take_newest(self) -> bool:
+    def _take_newest(self, *, is_begin: bool) -> bool:
         self.read_policy()
         newest = next(iter(self._store.records()), None)
         if newest is not None and newest.state == self.state:
@@ -134,7 +138,7 @@ class Generations:
         if self.ble is not None and (ble.state == self.state or self._is_kept_out(ble) or self._holds(ble)):
             ble.close()
             return False
-        self._swap(ble)
+        self._swap(ble, was_fetched=is_begin and self._was_fetched(ble))
         return True
 
     def _superseded(self) -> int:
@@ -239,10 +243,14 @@ class Generations:
 
     # --- swap, and back --------------------------------------------------------------------------
 
-    def _swap(self, ble: Stack) -> None:
+    def _was_fetched(self, ble: Stack) -> bool:
+        """Whether a generation came over the network, and not on a stick."""
+        return any(record.source == NETWORK for record in self._store.records() if record.state == ble.state)
+
+    def _swap(self, ble: Stack, *, was_fetched: bool = False) -> None:
         ledger = self._ledger
         previous = None if self._config.agent.mode == "monitor" else self.ble  # monitor mode refuses nothing
-        watch = self._dead_man.watch(ble, previous, self.policy.dead_man_s)
+        watch = self._dead_man.watch(ble, previous, self.policy.dead_man_s, was_fetched=was_fetched)
         ledger.keep(standing.before_swap(ledger.standing, watch))
         try:
             self._enforce(ble)

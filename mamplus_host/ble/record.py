@@ -10,6 +10,7 @@ import msgspec
 from mamplus_host.ble.layer import Layer, state_of
 
 HISTORY = 10  # generations
+NETWORK = "network"  # source of what came from the enterprise itself
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,7 +27,7 @@ from mamplus_host.ble.apply import DeltaMisfit
 from mamplus_host.ble.carrier import Missing, Source, open_local
 from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.network import Network
-from mamplus_host.ble.record import Installed, Part
+from mamplus_host.ble.record import NETWORK, Installed, Part
 from mamplus_host.ble.store import BleStore, is_long
 from mamplus_host.ble.trust import Held, Offered, Trust
 from mamplus_host.ble.update import TOTAL_S, FetchResult, Prepared
@@ -70,11 +70,11 @@ def _verified(state: Path, source: str | None, total_s: float, lock_wait_s: floa
             offered = trust.verify(opened, work / "1", held_of(before), now_s=clock.accept_s)
             verified_ns = time.monotonic_ns()
             try:
-                record = _prepared(store, offered, before, source or "network", enterprise)
+                record = _prepared(store, offered, before, source or NETWORK, enterprise)
             except DeltaMisfit as misfit:  # what is installed is not what the record says of it: the list mends it
                 store.note = f"{misfit}; took the whole list"
                 offered = trust.verify(opened, work / "2", held_of(before), now_s=clock.accept_s, lists_only=True)
-                record = _prepared(store, offered, before, source or "network", enterprise)
+                record = _prepared(store, offered, before, source or NETWORK, enterprise)
         yield _Verified(store, clock, trust, offered, before, record, verified_ns)
 
 

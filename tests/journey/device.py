@@ -12,6 +12,7 @@ from mamplus_host.ble.encode import encode, encode_delta
 from mamplus_host.ble.entry import Entry, Kind, canonical
 from mamplus_host.ble.format import Generation
 from mamplus_host.ble.layer import Layer
+from mamplus_host.ble.record import NETWORK
 from mamplus_host.ble.shadow import Use
 from mamplus_host.ble.stack import Stack
 from mamplus_host.ble.store import BleStore
@@ -153,7 +154,7 @@ class Device:
 
     def install(
         self, number: int, *lines: tuple[Kind, str], verdict: Verdict = Verdict.BLOCK, until: int = 0,
-        layer: Layer = Layer.ENTERPRISE,
+        layer: Layer = Layer.ENTERPRISE, source: str = NETWORK,
     ) -> None:  # fmt: skip
         """Install a generation as the update helper does; nothing is loaded yet."""
         entries = [
@@ -165,7 +166,7 @@ class Device:
         staged.write_bytes(data)
         before = self.store.installed()
         self.store.install(
-            self.store.prepare([whole(staged, layer)], before, source="network", enterprise_id=self.enterprise_id)
+            self.store.prepare([whole(staged, layer)], before, source=source, enterprise_id=self.enterprise_id)
         )
         self.clock.confirm(self.clock.wall)
 

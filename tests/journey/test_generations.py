@@ -228,6 +228,39 @@ def test_an_enterprise_that_was_silent_before_the_swap_sets_no_timer(device: Dev
     assert (device.generations.number, device.generations.standing.watch, device.sent) == (2, None, [])
 
 
+def test_what_was_fetched_while_no_agent_ran_is_under_the_timer_from_the_start(device: Device) -> None:
+    device.install(2, BAD, *PROGRAMS)
+    device.start(reach=False)
+    device.run(115)
+    assert (device.generations.number, device.sent) == (2, [])
+
+    device.run(10)
+
+    assert (device.generations.number, device.generations.standing.bad) == (1, (2,))
+    assert [alert.rule for alert in device.sent] == ["dead-man"]
+
+
+def test_contact_after_the_start_ends_the_timer_of_what_was_fetched_before(device: Device) -> None:
+    device.install(2, BAD, *PROGRAMS)
+    device.link.is_up = False
+    device.start()
+    device.run(60)
+    device.answered()
+
+    device.run(1000)
+
+    assert (device.generations.number, device.generations.standing.watch, device.sent) == (2, None, [])
+
+
+def test_what_was_loaded_from_a_stick_while_no_agent_ran_is_under_no_timer(device: Device) -> None:
+    device.install(2, BAD, *PROGRAMS, source="/media/stick")
+    device.start(reach=False)
+
+    device.run(1000)
+
+    assert (device.generations.number, device.generations.standing.watch, device.sent) == (2, None, [])
+
+
 def test_a_newer_generation_is_tried_after_a_rollback(device: Device) -> None:
     device.take(2, BAD, *PROGRAMS)
     device.run(125)
