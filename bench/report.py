@@ -36,7 +36,8 @@ def write(name: str, *, title: str, unit: str, values: dict[str, list[float]], p
     print(f"{title} ({unit})")
     for label, row in series.items():
         spread = f"{row['quartile_1']:.4g} to {row['quartile_3']:.4g}"
-        print(f"  {label:28} {row['median']:10.4g}  {spread:24} x{row['ratio']:.3f}  p={row['p']:.2g}")
+        sure = f"p={row['p']:.2g}" if row["repetitions"] > 1 else "once"
+        print(f"  {label:28} {row['median']:10.4g}  {spread:24} x{row['ratio']:.3f}  {sure}")
     for key, value in facts.items():
         print(f"  {key}: {value}")
 

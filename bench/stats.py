@@ -8,8 +8,8 @@ from typing import Any
 
 
 def summary(values: list[float]) -> dict[str, float]:
-    """Return median and quartiles of at least two values."""
-    low, _, high = quantiles(values, n=4, method="inclusive")
+    """Return median and quartiles; of one value they are that value, and `repetitions` says so."""
+    low, _, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     return {"median": median(values), "quartile_1": low, "quartile_3": high, "repetitions": len(values)}
 
 

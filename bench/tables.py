@@ -19,7 +19,7 @@ from pathlib import Path
 from bench import report
 from bench import tables_lists as lists
 from bench.rig import rig
-from bench.tables_peers import CHANGES, Hands, Subject, Taken, ipset, nft, nft_interval, too_large
+from bench.tables_peers import CHANGES, Bounds, Hands, Subject, Taken, TooSlow, ipset, nft, nft_interval, too_large
 from mamplus_host.ble.format import Generation
 from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.stack import LayerFiles, Stack
@@ -29,6 +29,7 @@ from mamplus_host.kernel.objects import Kernel
 
 PEER = "hash map"
 NETWORKS_MAX = 1_000_000
+SPENT_S = 30  # a subject is repeated until it has loaded for so long
 METRICS = {  # of Taken: title, unit, factor
     "load_ms": ("list in force", "ms", 1.0),
     "patch_ms": (f"{CHANGES} more in force", "ms", 1.0),
@@ -43,9 +44,9 @@ Series = dict[str, list[Taken]]
 class Bench:
     """Attached probes, whose maps ours are, and the hands for all others."""
 
-    def __init__(self, directory: Path, kernel: Kernel, pinned: Path, repeat: int) -> None:
+    def __init__(self, directory: Path, kernel: Kernel, pinned: Path, repeat: int, bounds: Bounds) -> None:
         self._directory, self._tables, self._pinned, self._repeat = directory, kernel.tables, pinned, repeat
-        self._hands = Hands(directory, pinned)
+        self.bounds, self._hands = bounds, Hands(directory, pinned, bounds)
 
     def subjects(self) -> dict[str, Subject]:
         return {
@@ -53,9 +54,9 @@ class Bench:
             PEER: partial(self._map, "hash"),
             "hash map, not preallocated": partial(self._map, "hash_no_prealloc"),
             "LPM trie": partial(self._map, "trie"),
-            "ipset": partial(ipset, self._directory),
-            "nft set": partial(nft, self._directory),
-            "nft interval set": partial(nft_interval, self._directory),
+            "ipset": partial(ipset, self._directory, self.bounds),
+            "nft set": partial(nft, self._directory, self.bounds),
+            "nft interval set": partial(nft_interval, self._directory, self.bounds),
         }
 
     def ours(self, count: int) -> Taken:
@@ -112,33 +113,39 @@ class Bench:
 
 def measure(
     bench: Bench, count: int, rounds: int, wanted: Sequence[str], last: dict[str, tuple[int, list[Taken]]]
-) -> Series:
-    """Load each subject once in every round, each round beginning with another one; slow ones in fewer rounds."""
+) -> tuple[Series, dict[str, str]]:
+    """Load each subject once in every round, each round beginning with another one; slow ones in fewer rounds.
+
+    Returns what they took, and why others were left out.
+    """
     values: Series = {}
     subjects = {name: subject for name, subject in bench.subjects().items() if not wanted or name in wanted}
-    for name in list(subjects):
-        if reason := too_large(count, last.get(name)):
-            print(f"  {name} is left out at {count}: {reason}")
-            del subjects[name]
+    large = {name: too_large(count, last.get(name), bench.bounds) for name in subjects}
+    left_out = {name: reason for name, reason in large.items() if reason}
     names = list(subjects)
     for number in report.progress(range(rounds), f"tables {count}", rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            spent_s = sum(taken.load_ms for taken in values.get(name, ())) / 1000
-            if len(values.get(name, ())) < 2 or spent_s < 30:
+            spent_s = sum(taken.load_ms + taken.patch_ms for taken in values.get(name, ())) / 1000
+            if name in left_out or spent_s >= SPENT_S:
+                continue
+            try:
                 values.setdefault(name, []).append(subjects[name](count))
-    return values
+            except TooSlow as error:
+                left_out[name] = str(error)
+    return {name: taken for name, taken in values.items() if taken}, left_out
 
 
-def keep(count: int, series: Series) -> None:
+def keep(count: int, series: Series, left_out: dict[str, str]) -> None:
     for metric, (title, unit, factor) in METRICS.items():
         values = {name: [getattr(one, metric) * factor for one in taken] for name, taken in series.items()}
         values = {name: found for name, found in values.items() if any(found)}
         if len(values) > 1:
             peer = PEER if PEER in values else list(values)[-1]
             report.write(
-                f"tables_{metric}_{count}", title=f"{title}, {count} addresses", unit=unit, values=values, peer=peer
-            )
+                f"tables_{metric}_{count}", title=f"{title}, {count} addresses", unit=unit, values=values, peer=peer,
+                left_out=left_out,
+            )  # fmt: skip
 
 
 @contextmanager
@@ -183,14 +190,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--repeat", type=int, default=1_000_000, help="lookups a measurement")
     parser.add_argument("--subjects", nargs="+", default=[], help="as they are printed; default: all")
+    parser.add_argument("--patience", type=float, default=120, metavar="S", help="for a peer's load")
+    parser.add_argument("--memory", type=float, default=6, metavar="GB", help="for a peer's program")
     arguments = parser.parse_args()
+    bounds = Bounds(arguments.patience, arguments.memory * 1e9)
     last: dict[str, tuple[int, list[Taken]]] = {}
     with attached() as (directory, kernel, pinned):
-        bench = Bench(directory, kernel, pinned, arguments.repeat)
+        bench = Bench(directory, kernel, pinned, arguments.repeat, bounds)
         for count in arguments.sizes:
-            series = measure(bench, count, arguments.rounds, arguments.subjects, last)
+            series, left_out = measure(bench, count, arguments.rounds, arguments.subjects, last)
             last |= {name: (count, taken) for name, taken in series.items()}
-            keep(count, series)
+            keep(count, series, left_out)
             if count <= NETWORKS_MAX:
                 networks = [bench.networks(count) for _ in range(arguments.rounds)]
                 keep_networks(count, {name: [one[name] for one in networks] for name in networks[0]})

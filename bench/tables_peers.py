@@ -8,7 +8,9 @@ network namespace that is made for it and gone afterwards.
 import os
 import re
 import secrets
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +22,18 @@ from bench import tables_lists as lists
 HERE = Path(__file__).parent
 PROBES = HERE.parent / "kernel_probes"
 CHANGES = 1000
-LIMIT_S, LIMIT_BYTES = 120, 6 << 30  # a peer that would take more than this is left out, and said so
+
+
+class TooSlow(Exception):
+    """A peer was ended, for it took longer than anybody waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """A peer that takes more than this is left out, and said so."""
+
+    patience_s: float = 120
+    memory_bytes: float = 6e9  # of its program
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +52,8 @@ class Taken:
 class Hands:
     """The compiled C programs, in `directory`."""
 
-    def __init__(self, directory: Path, pins: Path) -> None:
+    def __init__(self, directory: Path, pins: Path, bounds: Bounds) -> None:
+        self._bounds = bounds
         self._object, self._program, self._pins = directory / "lookup.bpf.o", directory / "lookup", pins
         multiarch = subprocess.check_output(["gcc", "-print-multiarch"], text=True).strip()
         bpf = ["-target", "bpf", "-mcpu=v2", "-g", "-O2", f"-I/usr/include/{multiarch}", f"-I{PROBES}/bpf"]
@@ -51,7 +65,11 @@ class Hands:
         """Run one subject of `lookup.c`; an entry that is not found, or one found wrongly, ends the benchmark."""
         paths = [str(path) for path in (self._program, self._object, self._pins)]
         command = [*paths, kind, *map(str, (count, repeat, changes))]
-        done = subprocess.run(command, input=given, capture_output=True, check=False)
+        patience_s = self._bounds.patience_s
+        try:
+            done = subprocess.run(command, input=given, capture_output=True, check=False, timeout=patience_s)
+        except subprocess.TimeoutExpired:
+            raise TooSlow(f"it was ended after {patience_s:.0f} s") from None
         if done.returncode:
             raise SystemExit(f"lookup {kind} failed: {done.stderr.decode().strip()}")
         said = {key: float(value) for key, value in re.findall(r"(\w+)=([\d.]+)", done.stdout.decode())}
@@ -75,50 +93,64 @@ def netns() -> Iterator[str]:
         _run("ip", "netns", "del", name)
 
 
-def ipset(directory: Path, count: int) -> Taken:
+def ipset(directory: Path, bounds: Bounds, count: int) -> Taken:
     whole, more = directory / "ipset.all", directory / "ipset.more"
     lists.write_ipset(whole, count, "bench")
     lists.write_ipset(more, min(CHANGES, count), "bench", create=False, offset=2)
     with netns() as name:
         inside = ["ip", "netns", "exec", name]
-        load_ms, peak = timed([*inside, "ipset", "restore", "-file", str(whole)])
+        load_ms, peak = timed([*inside, "ipset", "restore", "-file", str(whole)], bounds)
         about = subprocess.check_output([*inside, "ipset", "list", "-terse"], text=True)
         memory = int(re.findall(r"Size in memory: (\d+)", about)[0])
-        patch_ms, _ = timed([*inside, "ipset", "restore", "-exist", "-file", str(more)])
+        patch_ms = timed_more([*inside, "ipset", "restore", "-exist", "-file", str(more)], bounds)
     whole.unlink()
     return Taken(load_ms, memory, patch_ms, peak_bytes=peak)
 
 
-def nft(directory: Path, count: int, *, interval: bool = False) -> Taken:
+def nft(directory: Path, bounds: Bounds, count: int, *, interval: bool = False) -> Taken:
     whole, more = directory / "nft.all", directory / "nft.more"
     lists.write_nft(whole, count, "bench", interval=interval)
     lists.write_nft(more, min(CHANGES, count), "bench", interval=interval, offset=2)
     with netns() as name:
         inside = ["ip", "netns", "exec", name]
         before = kernel_bytes()
-        load_ms, peak = timed([*inside, "nft", "-f", str(whole)])
+        load_ms, peak = timed([*inside, "nft", "-f", str(whole)], bounds)
         memory = kernel_bytes() - before
-        patch_ms, _ = timed([*inside, "nft", "-f", str(more)])
+        patch_ms = timed_more([*inside, "nft", "-f", str(more)], bounds)
     whole.unlink()
     return Taken(load_ms, memory, patch_ms, peak_bytes=peak)
 
 
-def nft_interval(directory: Path, count: int) -> Taken:
-    return nft(directory, count, interval=True)
+def nft_interval(directory: Path, bounds: Bounds, count: int) -> Taken:
+    return nft(directory, bounds, count, interval=True)
 
 
-def timed(command: Sequence[str]) -> tuple[float, float]:
+def timed(command: Sequence[str], bounds: Bounds) -> tuple[float, float]:
     """Run a program; return milliseconds from its start to its end, and its largest resident size in bytes."""
     begin_ns = time.perf_counter_ns()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    alarm = threading.Timer(bounds.patience_s, process.kill)
+    alarm.start()
     assert process.stderr is not None
     said = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     took_ms = (time.perf_counter_ns() - begin_ns) / 1e6
+    alarm.cancel()
     process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode == -signal.SIGKILL:
+        raise TooSlow(f"it was ended after {took_ms / 1000:.0f} s")
     if process.returncode:
         raise SystemExit(f"{' '.join(command[:6])} failed: {said.decode(errors='replace')[:400]}")
     return took_ms, usage.ru_maxrss * 1024
+
+
+def timed_more(command: Sequence[str], bounds: Bounds) -> float:
+    """Return milliseconds, or 0 when it had to be ended: the list that stands was measured all the same."""
+    try:
+        return timed(command, bounds)[0]
+    except TooSlow as error:
+        print(f"  {command[4]}, {CHANGES} more: {error}")
+        return 0
 
 
 def kernel_bytes() -> int:
@@ -128,14 +160,14 @@ def kernel_bytes() -> int:
     return 1024 * (sizes["Slab"] + sizes["VmallocUsed"] + sizes["Percpu"])
 
 
-def too_large(count: int, last: tuple[int, list[Taken]] | None) -> str:
+def too_large(count: int, last: tuple[int, list[Taken]] | None, bounds: Bounds) -> str:
     """Return why a subject is left out at `count`, judged by its last size; "": it is not."""
     if last is None:
         return ""
     factor, taken = count / last[0], last[1][-1]
-    if taken.load_ms * factor > LIMIT_S * 1000:
-        return f"it would take {taken.load_ms * factor / 1000:.0f} s, more than {LIMIT_S}"
-    if taken.peak_bytes * factor > LIMIT_BYTES:
+    if taken.load_ms * factor > bounds.patience_s * 1000:
+        return f"it would take {taken.load_ms * factor / 1000:.0f} s, more than {bounds.patience_s:.0f}"
+    if taken.peak_bytes * factor > bounds.memory_bytes:
         return f"its program would need {taken.peak_bytes * factor / 1e9:.0f} GB"
     return ""
 

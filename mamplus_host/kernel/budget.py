@@ -9,6 +9,7 @@ one that has room only in part is cut, in the order of its keys. What is left ou
 import mmap
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mamplus_host.ble.format import GROUP, Generation, Section, View
@@ -58,21 +59,34 @@ def rules(parts: Sequence[Generation], sections: frozenset[Section], now_s: int,
 
 def windows(part: Generation, view: View, rule: Rules) -> Iterator["ffi.CData"]:
     """Yield a section as `struct mamplus_columns`, window by window; pages that were read are given back."""
+    for first in range(0, view.count, _WINDOW):
+        with _columns(part, view, rule, first, min(_WINDOW, view.count - first)) as columns:
+            yield columns
+        _give_back(part, view, first, columns.count)
+
+
+@contextmanager
+def whole(part: Generation, view: View, rule: Rules) -> Iterator["ffi.CData"]:
+    """Yield a section as one `struct mamplus_columns`, of which C gives the pages back that it has read."""
+    with _columns(part, view, rule, 0, view.count) as columns:
+        columns.is_mapped = isinstance(part.buffer, mmap.mmap)
+        yield columns
+
+
+@contextmanager
+def _columns(part: Generation, view: View, rule: Rules, first: int, count: int) -> Iterator["ffi.CData"]:
     columns = ffi.new("struct mamplus_columns *", {"section": view.section, "group_count": len(rule.verdicts)})
     with ffi.from_buffer(part.buffer) as data, ffi.from_buffer("uint8_t[]", rule.verdicts) as verdicts:
-        columns.verdicts = verdicts
+        columns.verdicts, columns.count = verdicts, count
         columns.strings, columns.strings_size = data + part.strings.start, len(part.strings)
-        for first in range(0, view.count, _WINDOW):
-            columns.count = min(_WINDOW, view.count - first)
-            columns.keys = data + view.keys + first * view.key_size
-            columns.groups, columns.ends = data + view.groups + first * 4, data + view.ends + first * 4
-            columns.texts = data + view.texts + first * 4 if view.texts else ffi.NULL
-            columns.has_cut = view.section in rule.cuts
-            if columns.has_cut:
-                columns.cut_group = rule.cut_group
-                columns.cut = min(max(rule.cuts[view.section] - first, 0), columns.count)
-            yield columns
-            _give_back(part, view, first, columns.count)
+        columns.keys = data + view.keys + first * view.key_size
+        columns.groups, columns.ends = data + view.groups + first * 4, data + view.ends + first * 4
+        columns.texts = data + view.texts + first * 4 if view.texts else ffi.NULL
+        columns.has_cut = view.section in rule.cuts
+        if columns.has_cut:
+            columns.cut_group = rule.cut_group
+            columns.cut = min(max(rule.cuts[view.section] - first, 0), count)
+        yield columns
 
 
 def _views(part: Generation, sections: frozenset[Section]) -> Iterator[View]:

@@ -22,7 +22,7 @@ from mamplus_host.errors import KernelRefused
 from mamplus_host.kernel import layout
 from mamplus_host.kernel._native import ffi, lib
 from mamplus_host.kernel.bpf import Map, checked
-from mamplus_host.kernel.budget import Rules, windows
+from mamplus_host.kernel.budget import Rules, whole, windows
 
 _ARRAY, _INNER_FLAGS = 2, 1 << 10 | 1 << 12  # BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE | BPF_F_INNER_MAP
 _WORDS_A_BUCKET = 6.4  # of eight: 11.25 bytes an entry, filters included
@@ -218,7 +218,7 @@ def _made(table: Filled, build: "ffi.CData") -> Filled:
 def _scatter(build: "ffi.CData", part: Part, table: Table) -> None:
     for section in table.sections:
         if section in part.generation.sections:
-            for columns in windows(part.generation, part.generation.sections[section], part.rules):
+            with whole(part.generation, part.generation.sections[section], part.rules) as columns:
                 _require_room(lib.mamplus_build_scatter(build, columns), table)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mamplus_host.kernel._native import ffi, lib
 
 from mamplus_host.ble.format import NET_KEY, Section
+from mamplus_host.kernel.layout import BLOCK_BUCKETS
 from tests import table_reader as reader
 from tests.table_reader import Reader
 
@@ -156,8 +157,8 @@ def test_names_are_hashed_with_the_salt_and_alone_is_another_key() -> None:
 
 
 def test_of_two_entries_with_one_key_the_greater_verdict_stays() -> None:
-    entries = ip4_entries(50_000, SUSPECT)
-    table = Table(8, 2000)  # while it is filled, all that comes has room
+    entries = ip4_entries(48_000, SUSPECT)
+    table = Table(8, BLOCK_BUCKETS)  # while it is filled, all that comes has room
 
     assert table.fill(
         columns(Section.IP4, entries), columns(Section.IP4, [(key, ALLOW) for key, _ in entries[::2]]),
@@ -170,8 +171,8 @@ def test_of_two_entries_with_one_key_the_greater_verdict_stays() -> None:
 
 
 def test_a_table_that_is_nearly_full_holds_all_by_moving_words() -> None:
-    entries = ip4_entries(15_500)
-    table = Table(1, 2048)  # 94.6 % full
+    entries = ip4_entries(15_000)
+    table = Table(1, BLOCK_BUCKETS)  # 94.5 % full
 
     assert table.fill(columns(Section.IP4, entries)) == 0
 
@@ -337,3 +338,21 @@ def test_a_copy_is_the_same_by_however_many_threads() -> None:
         with ffi.from_buffer("uint64_t[]", copy, require_writable=True) as to:
             lib.mamplus_build_copy(to, table.build.words, len(copy) // 8, threads)
         assert copy == table.memory
+
+
+@pytest.mark.parametrize("threads", [2, 3, 4])
+def test_pairs_of_threads_share_a_block_from_both_ends(threads: int) -> None:
+    entries = ip4_entries(300_000)
+    table = Table(25, 1900, threads=threads)  # 79 % full, two turns and more for every thread
+
+    assert table.fill(columns(Section.IP4, entries)) == 0
+
+    assert table.build.entries == len(entries)
+    assert len(table.reader.held()) == len(entries)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+def test_blocks_that_overflow_ask_for_more_room_and_hold_nothing_wrong(threads: int) -> None:
+    table = Table(5, 1900, threads=threads)
+
+    assert table.fill(columns(Section.IP4, ip4_entries(100_000))) == ENOSPC
