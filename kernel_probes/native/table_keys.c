@@ -224,24 +224,43 @@ int verdict_of(const struct mamplus_columns *columns, uint32_t index)
 	return columns->verdicts[group];
 }
 
+/* verdicts as they stand in the file's groups; 0 or -EINVAL. */
+static int named_verdicts(const struct mamplus_columns *columns, uint32_t first, uint32_t count, uint8_t *verdicts)
+{
+	const unsigned char *groups = columns->groups + (size_t)first * 4;
+	const uint8_t *known = columns->verdicts;
+	uint32_t group_count = columns->group_count, worst = 0;
+
+	for (uint32_t i = 0; i < count; i++) {
+		uint32_t group = le32toh(read32(groups + (size_t)i * 4));
+
+		if (group >= group_count)
+			return -EINVAL;
+		verdicts[i] = known[group];
+		worst |= verdicts[i] - 1U;	/* in a whole list nothing is withdrawn: 0 becomes large */
+	}
+	return worst < OVER_BUDGET ? 0 : -EINVAL;
+}
+
 /* verdicts: 0 for what is left out. 0 or -EINVAL. */
 static int verdicts_of(struct mamplus_build *counted, const struct mamplus_columns *columns, uint32_t first,
 		       uint32_t count, uint8_t *verdicts)
 {
 	const unsigned char *ends = columns->ends + (size_t)first * 4;
-	bool endless = none_ends(ends, count);
+	int error = named_verdicts(columns, first, count, verdicts);
 
+	for (uint32_t i = 0; columns->has_cut && i < count; i++)
+		if (first + i >= columns->cut && le32toh(read32(columns->groups + ((size_t)first + i) * 4)) == columns->cut_group)
+			verdicts[i] = OVER_BUDGET;
+	if (!none_ends(ends, count))
+		for (uint32_t i = 0; i < count; i++)
+			if (!is_live(counted, ends + (size_t)i * 4))
+				verdicts[i] = 0;
 	for (uint32_t i = 0; i < count; i++) {
-		int verdict = verdict_of(columns, first + i);
-
-		if (verdict <= 0)
-			return -EINVAL;	/* in a whole list nothing is withdrawn */
-		if (!endless && !is_live(counted, ends + (size_t)i * 4))
-			verdict = 0;
-		counted->over_budget += verdict == OVER_BUDGET;
-		verdicts[i] = verdict & MAMPLUS_VERDICT_MASK;
+		counted->over_budget += verdicts[i] / OVER_BUDGET;
+		verdicts[i] &= MAMPLUS_VERDICT_MASK;
 	}
-	return 0;
+	return error;
 }
 
 int make_words(struct mamplus_build *counted, const struct mamplus_columns *columns, uint32_t first, uint32_t count,
@@ -253,7 +272,7 @@ int make_words(struct mamplus_build *counted, const struct mamplus_columns *colu
 	if (!error)
 		error = make_identities(counted, columns, first, count, words);
 	for (uint32_t i = 0; i < count && !error; i++) {
-		words[i] = words[i] && verdicts[i] ? words[i] << MAMPLUS_VERDICT_BITS | verdicts[i] : 0;
+		words[i] = (words[i] << MAMPLUS_VERDICT_BITS | verdicts[i]) & -(uint64_t)(words[i] && verdicts[i]);
 	}
 	return error;
 }
