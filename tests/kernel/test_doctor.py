@@ -28,9 +28,9 @@ from mamplus_host.verdicts import Verdict
 from story.stage import wait_for
 from tests.journey.offers import whole
 
-from .conftest import Agent
+from .conftest import SLOWNESS, Agent
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(240 * SLOWNESS)]
 ENFORCED_EVERYWHERE = {  # tiers that every kernel gives on which the agent starts
     "probes", "exec: unknown program", "connect, send", "DNS", "packets of open sockets", "hold a suspect",
 }  # fmt: skip
@@ -61,7 +61,7 @@ def _command_lines() -> Iterator[str]:
 def ended() -> tuple[int, list[Trial]]:
     """All trials against probes of their own, and the process that made them."""
     with helper() as process:
-        out, _ = process.communicate(timeout=120)
+        out, _ = process.communicate(timeout=120 * SLOWNESS)
     return process.pid, [msgspec.json.decode(line, type=Trial) for line in out.splitlines()]
 
 
