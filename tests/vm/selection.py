@@ -19,9 +19,10 @@ from tests.vm.kernels import ROOT, StockKernel
 # attaches an agent of its own, so what is decided in user space (the vault, the table builder, exports) is left to the
 # machine's own kernel.
 _WANTED = (
-    "features", "verifier", "lsm_exec", "file_guard", "lsm_guard",
+    "features.py", "verifier.py", "lsm_exec.py", "file_guard.py", "lsm_guard.py",
+    "doctor.py::test_with_bpf_lsm_each_control_that_it_can_enforce_is_enforced_by_it",
 )  # fmt: skip
-PLACES = (*(f"tests/kernel/test_{name}.py" for name in _WANTED), "tests/attacks/test_attacks_lsm.py")
+PLACES = (*(f"tests/kernel/test_{name}" for name in _WANTED), "tests/attacks/test_attacks_lsm.py")
 # Both kernels have what these files need, so a test that skips there hides something; but for these, and why.
 MAY_SKIP = {
     f"tests/attacks/*[[]{name}]": "not measured on one of the kernels yet"
