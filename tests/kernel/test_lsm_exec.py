@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from mamplus_host.config import Config
 from mamplus_host.kernel import layout, responder
 from mamplus_host.kernel.bpf import Map
 from mamplus_host.kernel.features import YES, probe
@@ -336,9 +337,10 @@ def test_a_responder_that_dies_leaves_nobody_waiting(agent: Agent, fresh: Callab
 
 
 def test_past_the_deadline_the_declared_answer_is_given(
-    attach: Callable[..., Agent], fresh: Callable[..., Path]
+    agent: Agent, configure: Callable[..., Config], fresh: Callable[..., Path]
 ) -> None:
-    agent = attach(exec={"deadline_ms": 1})
+    assert wants(agent, "mmap", fresh()) == GRANTED  # its own libraries are known from here on
+    agent.kernel.tables.set_posture(configure(exec={"deadline_ms": 1}))
     library = fresh()
     os.truncate(library, 1 << 28)
 
