@@ -96,7 +96,7 @@ class GuardSet:
         if any(Path(real).is_relative_to(tree) or tree.is_relative_to(real) for tree in self._trees):
             raise ActionFailed(f"{path!r} is guarded: it is the agent's own")
         if is_of_init(real):
-            raise ActionFailed(f"{path!r} is guarded: what starts the device is made of it")
+            raise ActionFailed(f"{path!r} is guarded: what starts the device, or the agent, is made of it")
 
     def refuse_address(self, address: str, port: int = EVERY_PORT) -> None:
         """Raise ActionFailed when `address` (with `port`; 0: any) has to stay reachable: the enterprise's, say."""
@@ -138,12 +138,16 @@ def unit_of(cgroup: str) -> str:
 
 
 def is_of_init(path: str) -> bool:
-    """Say whether process 1 runs or has mapped the file at `path`: a library that all programs need, mostly."""
-    with suppress(OSError):
+    """Say whether process 1 or the agent runs or has mapped the file at `path`: a library of all programs, mostly."""
+    return any(_uses(process, path) for process in ("/proc/1", "/proc/self"))
+
+
+def _uses(process: str, path: str) -> bool:
+    with suppress(OSError):  # process 1 of a container may let nobody look at it
         found = os.stat(path)
-        if os.path.samestat(found, os.stat("/proc/1/exe")):
+        if os.path.samestat(found, os.stat(f"{process}/exe")):
             return True
-        for line in Path("/proc/1/maps").read_bytes().splitlines():
+        for line in Path(f"{process}/maps").read_bytes().splitlines():
             fields = line.split(None, 5)
             if len(fields) == 6 and int(fields[4]) == found.st_ino and fields[5] == os.fsencode(path):
                 return True

@@ -3,13 +3,17 @@
 
 from ipaddress import IPv4Address
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mamplus_host import policy
+from mamplus_host.actionrules import ActionRules
 from mamplus_host.config import Agent, Config, SuspicionPolicy
+from mamplus_host.errors import ConfigInvalid
 from mamplus_host.events import Connect, DnsQuery, Event, Exec, Exit, File, FileAccess, FileChange, Fork, Head, Packet
-from mamplus_host.executor.plan import Action, plan
+from mamplus_host.executor.plan import Action, plan, target_of
 from mamplus_host.verdicts import ActionKind, Decision, Finding, Verdict
 
 HERE = IPv4Address("127.0.0.1")
@@ -104,3 +108,89 @@ def test_no_action_ever_aims_at_a_guarded_process_or_at_pid_0_or_1(
 
     assert not aimed & (guarded | {0, 1})
     assert aimed <= {tgid}
+
+
+# --- what the policy says ------------------------------------------------------------------------
+
+K = ActionKind
+
+
+@pytest.mark.parametrize(
+    ("rules", "decision", "kinds"),
+    [
+        ({"confirmed": {"exec": ["kill-tree", "kill"]}}, decided(EXEC, Finding.CONFIRMED), [K.KILL]),
+        ({"confirmed": {"exec": ["kill-cgroup", "freeze"]}}, decided(EXEC, Finding.CONFIRMED), [K.FREEZE]),
+        ({"confirmed": {"exec": []}}, decided(EXEC, Finding.CONFIRMED), []),
+        ({"confirmed": {"exec": ["kill", "evidence", "notify"]}}, decided(EXEC, Finding.CONFIRMED),
+         [K.NOTIFY, K.EVIDENCE, K.KILL]),
+        ({"confirmed": {"exec": ["kill", "evidence"]}}, decided(EXEC, Finding.CONFIRMED, in_kernel=True),
+         [K.REFUSED, K.EVIDENCE]),
+        ({"suspected": {"connect": ["refuse", "cut"]}}, decided(CONNECT, Finding.SUSPECTED), [K.CUT, K.REFUSE]),
+        ({"suspected": {"exec": ["kill"]}}, decided(EXEC, Finding.CONFIRMED), [K.KILL]),
+        ({"confirmed": {"access": ["kill"]}}, decided(OPENED, Finding.CONFIRMED), [K.KILL]),
+        ({"confirmed": {"file": []}}, decided(CHANGE, Finding.CONFIRMED), []),
+    ],
+    ids=["mildest", "milder", "none", "tell-first", "kernel-holds", "network", "else-built-in", "access", "file"],
+)  # fmt: skip
+def test_the_policy_chooses_and_the_mildest_that_holds_is_planned(
+    rules: dict[str, object], decision: Decision, kinds: list[ActionKind]
+) -> None:
+    said = msgspec.convert(rules, ActionRules)
+
+    assert [action.kind for action in plan(decision, Config(), rules=said)] == kinds
+
+
+def test_harder_ones_follow_in_order_should_the_mild_one_fail() -> None:
+    said = ActionRules(confirmed={"exec": ("kill-cgroup", "kill-tree", "freeze", "notify")})
+
+    (_notify, freeze) = plan(decided(EXEC, Finding.CONFIRMED), Config(), rules=said)
+
+    assert freeze.otherwise == (K.KILL_TREE, K.KILL_CGROUP)
+
+
+def test_what_a_policy_says_to_watch_only_overrules_what_the_device_is_configured_for() -> None:
+    said = ActionRules(suspected={"exec": ()})
+    assert plan(decided(EXEC, Finding.SUSPECTED), Config(), rules=said) == ()
+    said = ActionRules(suspected={"exec": ("freeze",)})
+    assert [one.kind for one in plan(decided(EXEC, Finding.SUSPECTED), WATCH, rules=said)] == [K.FREEZE]
+
+
+def test_time_limits_are_the_policys_else_the_devices() -> None:
+    (freeze,) = plan(decided(EXEC, Finding.SUSPECTED), Config(suspicion=SuspicionPolicy(deadline_s=100)))
+    assert freeze.ttl_s == 100
+    (freeze,) = plan(decided(EXEC, Finding.SUSPECTED), Config(), rules=ActionRules(ttl_s={"freeze": 60}))
+    assert freeze.ttl_s == 60
+
+
+@pytest.mark.parametrize(
+    ("rules", "complaint"),
+    [
+        ({"confirmed": {"exec": ["kill", "kill"]}}, "names one twice"),
+        ({"confirmed": {"exec": ["restore"]}}, "restore puts protected files back"),
+        ({"confirmed": {"packet": ["kill"]}}, "no evidence there"),
+        ({"ttl_s": {"kill": 100}}, "holds nothing that could end"),
+        ({"spared": {"programs": ["till"]}}, "absolute path"),
+        ({"spared": {"units": ["till"]}}, "system unit's name"),
+        ({"confirmed": {"exec": ["wipe"]}}, "not as docs/policy.md has it"),
+        ({"confirmed": {"boot": ["kill"]}}, "not as docs/policy.md has it"),
+        ({"ttl_s": {"freeze": 5}}, "not as docs/policy.md has it"),
+        ({"disarm": {"programs": 1}}, "not as docs/policy.md has it"),
+        ({"disarm": {"never": 1}}, "not as docs/policy.md has it"),
+    ],
+)  # fmt: skip
+def test_what_no_device_should_follow_is_refused_with_its_place(rules: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ConfigInvalid, match=complaint):
+        policy.parse(msgspec.json.encode({"actions": rules}))
+
+
+def test_a_policy_with_actions_is_spelled_and_read_back_the_same() -> None:
+    said = policy.Policy(version=3, actions=ActionRules(confirmed={"exec": ("kill-tree",)}, ttl_s={"isolate": 3600}))
+    assert policy.parse(policy.encode(said)) == said
+
+
+def test_a_deed_is_told_what_the_event_says_of_its_target() -> None:
+    decision = decided(CONNECT, Finding.CONFIRMED)
+    target = target_of(decision, Action(kind=K.REFUSE, tgid=500, boot_ns=7))
+
+    wanted = {"address": "127.0.0.1", "port": 1, "protocol": 6, "tgid": 500, "boot_ns": 7, "uid": 0}
+    assert wanted.items() <= target.items()
