@@ -8,7 +8,7 @@ from bench.rig import clean_up_when_ended
 
 BENCHMARKS = (
     "exec_cost", "open_cost", "hash_speed", "connect_cost", "drain", "idle", "tables", "delta", "import_speed",
-    "path_patterns", "restore_latency", "ransom",
+    "path_patterns", "restore_latency", "ransom", "act_latency",
 )  # fmt: skip
 
 

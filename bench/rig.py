@@ -104,16 +104,22 @@ def clean_up_when_ended() -> None:
 
 
 @contextmanager
-def rig() -> Iterator[Rig]:
-    """Yield a Rig; its cgroup and files are gone afterwards, also after SIGTERM."""
+def own_cgroup() -> Iterator[Path]:
+    """Yield a cgroup of our own; what is in it is ended afterwards, also after SIGTERM."""
     clean_up_when_ended()
     cgroup = cgroup_dir(Config()) / f"mamplus-bench-{secrets.token_hex(6)}"
     cgroup.mkdir()
     try:
-        with tempfile.TemporaryDirectory(prefix="mamplus-bench-") as directory:
-            yield Rig(Path(directory), cgroup)
+        yield cgroup
     finally:
         _remove(cgroup)
+
+
+@contextmanager
+def rig() -> Iterator[Rig]:
+    """Yield a Rig; its cgroup and files are gone afterwards, also after SIGTERM."""
+    with own_cgroup() as cgroup, tempfile.TemporaryDirectory(prefix="mamplus-bench-") as directory:
+        yield Rig(Path(directory), cgroup)
 
 
 def _remove(cgroup: Path) -> None:

@@ -213,13 +213,16 @@ class Pipeline:
         except Exception:  # likewise; the report goes out all the same
             self._note_fault(batch[0].event)
             outcomes = [[] for _ in batch]
+        told = list[Escalation]()
         for decision, done in zip(batch, outcomes, strict=True):
             try:
-                self._report(decision, done)
+                told += self._reported(decision, done)
             except Exception:  # likewise
                 self._note_fault(decision.event)
+        self._send(told)
 
-    def _report(self, decision: Decision, outcomes: list[Outcome]) -> None:
+    def _reported(self, decision: Decision, outcomes: list[Outcome]) -> list[Escalation]:
+        """Note an alert; return what is to be sent of it: nothing, when it is one more of the same."""
         event = decision.event
         if isinstance(event, FileChange):
             self._on_restored(event.path)
@@ -227,10 +230,10 @@ class Pipeline:
         if first_id != decision.id:
             self._alerts.note_repeat(first_id)
             self._alerts.note_outcomes([o for o in outcomes if o.action is not ActionKind.REFUSED], under=first_id)
-            return
+            return []
         escalation = self._escalation(decision, outcomes)
         self._alerts.put(decision, escalation)
-        self._send(escalation)
+        return [escalation]
 
     def _is_a_trial(self, event: Event) -> bool:
         """Whether the event is of the family of the process that tries the controls."""
@@ -320,29 +323,31 @@ class Pipeline:
         """Send an alert that comes from no event; one that was sent before is not sent again."""
         if self._outbox.state_of(escalation.id) == "":
             self._alerts.note(escalation)
-            self._send(escalation)
+            self._send([escalation])
 
     def flush(self) -> None:
         """Try again to store what a full disk kept out, oldest first; called at every tick."""
         self._alerts.flush()
-        while self._unstored and self._store(self._unstored[0]):
+        while self._unstored and self._store([self._unstored[0]]):
             self._unstored.popleft()
 
-    def _send(self, escalation: Escalation) -> None:
+    def _send(self, escalations: list[Escalation]) -> None:
         """`Send_alert`: a full disk must not stop the loop that defends. What it keeps out waits in memory, bounded."""
-        if self._unstored or not self._store(escalation):
+        if not escalations or (not self._unstored and self._store(escalations)):
+            return
+        for escalation in escalations:
             if len(self._unstored) == MAX_UNSTORED:
                 self._unstored.popleft()
                 self.counts["escalations_failed"] += 1
             self._unstored.append(escalation)
 
-    def _store(self, escalation: Escalation) -> bool:
+    def _store(self, escalations: list[Escalation]) -> bool:
         try:
-            self._outbox.put(escalation)
+            self._outbox.put_many(escalations)
         except MamplusError as error:
-            LOG.error("escalation %s waits in memory: %s", escalation.id, error)
+            LOG.error("%d escalations, %s first, wait in memory: %s", len(escalations), escalations[0].id, error)
             return False
-        self.counts["escalations"] += 1
+        self.counts["escalations"] += len(escalations)
         self._on_escalation()
         return True
 

@@ -83,6 +83,7 @@ def role_of(path: str) -> str:
     return PATHS.get(path, "")
 
 
+@lru_cache(maxsize=1024)
 def unit_role(unit: str) -> str:
     """Return what a system unit is to the device; "" for any other. `unit`: as "ssh.service"."""
     return next((role for role, names in _UNITS.items() if any(fnmatchcase(unit, name) for name in names)), "")

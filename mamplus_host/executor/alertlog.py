@@ -39,6 +39,8 @@ class AlertLog:
         self._unwritten: dict[str, _Row] = {}  # by id, oldest first
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
+        # No sync an alert: a power cut may take the last ones off this list, not out of the journal or the outbox.
+        self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute("PRAGMA foreign_keys=ON")
         self._db.execute("PRAGMA cache_size=-128")
         self._db.executescript(_SCHEMA)

@@ -159,6 +159,18 @@ class Processes:
         finally:
             os.close(pidfd)
 
+    def send_end(self, victim: Victim) -> None:
+        """Have a process end without waiting for that; one that is not ours to end, or has ended, is left alone."""
+        with suppress(ActionFailed, OSError):
+            pidfd = _pidfd_of(victim)
+            if pidfd is not None:
+                try:
+                    self._guarded.refuse_process(victim.tgid)
+                    self._cgroup(victim.tgid)
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                finally:
+                    os.close(pidfd)
+
     def family(self, root: Victim) -> list[Victim]:
         """Return what `root` started, as far as its ancestry still shows it and it may be acted on; parents first."""
         found = [task(tgid) for tgid in descendants(root.tgid) if not self._is_spared(tgid)]

@@ -22,7 +22,7 @@ from mamplus_host.clock import ListClock
 from mamplus_host.errors import ActionFailed, MamplusError
 from mamplus_host.executor.inforce import InForce, InForceStore
 from mamplus_host.executor.journal import Journal
-from mamplus_host.executor.shape import Deed, Facts, FoundAgain, Passing, Shared, State
+from mamplus_host.executor.shape import Deed, Facts, FoundAgain, Hastened, Passing, Shared, State
 from mamplus_host.executor.steps import step
 from mamplus_host.verdicts import ActionKind, Indicator, Outcome
 
@@ -59,6 +59,10 @@ class Runner:
         self, deeds: dict[ActionKind, Deed], *, journal: Journal, store: InForceStore, clock: ListClock
     ) -> None:
         self._deeds, self._journal, self._store, self._clock = deeds, journal, store, clock
+        self._hastened = {kind: deed for kind, deed in deeds.items() if isinstance(deed, Hastened)}
+        self._shared = {kind: deed for kind, deed in deeds.items() if isinstance(deed, Shared)}
+        passing = {kind for kind, deed in deeds.items() if isinstance(deed, Passing) and deed.is_passing}
+        self._kept = {kind for kind, deed in deeds.items() if deed.has_inverse} - passing
         self.counts: Counter[str] = Counter(done=0, failed=0, undone=0)
 
     # --- forward -----------------------------------------------------------------------------
@@ -70,13 +74,13 @@ class Runner:
             if deed is None:
                 raise ActionFailed(f"this device has nothing that could do {work.kind.value!r}")
             work.facts = deed.prepare(work.id, {**work.target, "ttl_s": work.ttl_s})
-            work.facts = self._shared_facts(deed, work)
+            work.facts = self._shared_facts(work)
         except FAILURES as error:
             self.close(work, "failed", _words(error))
 
-    def _shared_facts(self, deed: Deed, work: Work) -> Facts:
+    def _shared_facts(self, work: Work) -> Facts:
         """Return the facts of whoever has the same effect in force already: what is seen now is its work."""
-        others = self._store.sharing(work.kind, _place(deed, work.facts))
+        others = self._store.sharing(work.kind, self._place(work.kind, work.facts))
         return others[0].facts if others else work.facts
 
     def run(self, works: Iterable[Work]) -> None:
@@ -85,6 +89,8 @@ class Runner:
         wanted = self._noted(wanted)
         failed = list[Work]()
         words = dict[str, str]()
+        if len(wanted) > 1:
+            self._hasten(wanted)
         for work in wanted:
             step("do")
             try:
@@ -97,9 +103,15 @@ class Runner:
         self._forget(work for work in failed if "could not be taken back" not in words[work.id])
         self.close_all([(work, "failed" if work in failed else "done", words[work.id]) for work in wanted])
 
+    def _hasten(self, works: list[Work]) -> None:
+        for work in works:
+            if work.kind in self._hastened:
+                step("hasten")
+                self._hastened[work.kind].hasten(work.facts)
+
     def _noted(self, works: list[Work]) -> list[Work]:
         """Put what will be in force on the disk; return what may be done."""
-        kept = [work for work in works if self._is_kept(work.kind)]
+        kept = [work for work in works if work.kind in self._kept]
         step("in force")
         try:
             self._store.put([self._entry(work) for work in kept])
@@ -113,20 +125,20 @@ class Runner:
         known = self._store.get(work.id)
         if known is not None:  # begun before a crash: its time runs since then
             return known
-        place = _place(self._deeds[work.kind], work.facts)
+        place = self._place(work.kind, work.facts)
         entry = InForce(id=work.id, decision_id=work.decision_id, kind=work.kind, facts=work.facts, place=place,
                         indicator=work.indicator, ttl_s=work.ttl_s, on_end=work.on_end,
                         since_s=self._clock.wall_s())  # fmt: skip
         return self._store.stamped(entry)
 
-    def _is_kept(self, kind: ActionKind) -> bool:
-        deed = self._deeds[kind]
-        return deed.has_inverse and not (isinstance(deed, Passing) and deed.is_passing)
+    def _place(self, kind: ActionKind, facts: Facts) -> str:
+        deed = self._shared.get(kind)
+        return deed.place(facts) if deed is not None else ""
 
     def _take_back(self, work: Work) -> str:
         """Undo what a `do` that failed may have done; return how that went, as the end of a sentence."""
         deed = self._deeds[work.kind]
-        if not self._is_kept(work.kind) or self._others(work):
+        if work.kind not in self._kept or self._others(work):
             return ""
         try:
             if deed.verify(work.facts) is not State.UNDONE:
@@ -164,7 +176,7 @@ class Runner:
         return detail
 
     def _others(self, work: Work) -> list[InForce]:
-        place = _place(self._deeds[work.kind], work.facts)
+        place = self._place(work.kind, work.facts)
         return [entry for entry in self._store.sharing(work.kind, place) if entry.id != work.id]
 
     # --- looking -----------------------------------------------------------------------------
@@ -184,7 +196,7 @@ class Runner:
         return isinstance(deed, FoundAgain) and deed.is_found_again
 
     def is_passing(self, kind: ActionKind) -> bool:
-        return self.has_inverse(kind) and not self._is_kept(kind)
+        return self.has_inverse(kind) and kind not in self._kept
 
     # --- journal -----------------------------------------------------------------------------
 
@@ -256,10 +268,6 @@ def _intent(work: Work, is_undo: bool) -> dict[str, Any]:
 def _outcome(work: Work, state: str, detail: str) -> dict[str, Any]:
     known = {"id": work.id} if work.id else {}
     return {"action": work.kind.value, **known, "state": state, "detail": detail}
-
-
-def _place(deed: Deed, facts: Facts) -> str:
-    return deed.place(facts) if isinstance(deed, Shared) else ""
 
 
 def _words(error: Exception) -> str:

@@ -74,6 +74,14 @@ class FoundAgain(Protocol):
 
 
 @runtime_checkable
+class Hastened(Protocol):
+    """A deed whose `do` waits for something: of several actions all are begun before the first is waited for."""
+
+    def hasten(self, facts: Facts) -> None:
+        """Begin what `do` will wait for; raises nothing. `do` follows, and does it all when this did nothing."""
+
+
+@runtime_checkable
 class Passing(Protocol):
     """A deed with an inverse that holds nothing: it is not kept in force, has no time limit, and `detach` leaves it.
 

@@ -17,7 +17,7 @@ This module neither decides what to escalate nor talks to the network.
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,19 +96,18 @@ class Outbox:
 
     def put(self, escalation: Escalation) -> int:
         """Commit `escalation` to disk and return its sequence number; NotPossible (and counted) when it cannot be."""
-        data = self._bounded(escalation)
-        size = len(data) + _OVERHEAD_BYTES
+        return self.put_many([escalation])[0]
+
+    def put_many(self, escalations: Sequence[Escalation]) -> list[int]:
+        """As `put`, of several: all with one sync, or none."""
+        rows = [(one.id, int(one.severity), self._bounded(one)) for one in escalations]
         try:
             with self._transaction() as database:
-                seq = database.execute(
-                    "INSERT INTO record (id, severity, bytes, body) VALUES (?, ?, ?, ?)",
-                    (escalation.id, int(escalation.severity), size, data),
-                ).lastrowid
-                _count(database, put=1, queued=1, queued_bytes=size)
+                seqs = [_insert(database, *row) for row in rows]
                 _evict(database, self._max_bytes)
-                return int(seq or 0)
+                return seqs
         except NotPossible:
-            self._lost += 1
+            self._lost += len(rows)
             raise
 
     def batch(
@@ -188,6 +187,14 @@ class Outbox:
             finally:
                 if database.in_transaction:
                     database.execute("ROLLBACK")
+
+
+def _insert(database: sqlite3.Connection, alert_id: str, severity: int, data: bytes) -> int:
+    size = len(data) + _OVERHEAD_BYTES
+    row = (alert_id, severity, size, data)
+    seq = database.execute("INSERT INTO record (id, severity, bytes, body) VALUES (?, ?, ?, ?)", row).lastrowid
+    _count(database, put=1, queued=1, queued_bytes=size)
+    return int(seq or 0)
 
 
 def _open(path: Path, *, first_seq: int = 0) -> sqlite3.Connection:

@@ -194,7 +194,7 @@ class Device:
 
     @contextmanager
     def _boot(self) -> Iterator[None]:
-        before, tasks.boot_id = tasks.boot_id, lambda: self.boot_id
+        before, tasks.boot_id = tasks.boot_id, lambda: self.boot_id  # type: ignore[assignment]
         try:
             yield
         finally:

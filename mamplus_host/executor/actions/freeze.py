@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from mamplus_host.errors import ActionFailed
+from mamplus_host.executor import tasks
 from mamplus_host.executor.actions.of_this_boot import same_boot
 from mamplus_host.executor.process import Hold, Processes
 from mamplus_host.executor.shape import Facts, State
-from mamplus_host.executor.tasks import boot_id
 from mamplus_host.verdicts import ActionKind
 
 
@@ -27,7 +27,7 @@ class Freeze:
 
     def prepare(self, action_id: str, target: dict[str, Any]) -> Facts:
         hold = self._processes.where(target["tgid"], target["boot_ns"], action_id)
-        return {"boot": boot_id(), "hold": msgspec.to_builtins(hold)}
+        return {"boot": tasks.boot_id(), "hold": msgspec.to_builtins(hold)}
 
     def place(self, facts: Facts) -> str:
         return hold_of(facts).cgroup

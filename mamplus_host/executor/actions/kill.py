@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from mamplus_host.errors import ActionFailed
+from mamplus_host.executor import tasks
 from mamplus_host.executor.actions.of_this_boot import same_boot
 from mamplus_host.executor.process import Hold, Processes, Victim, is_alive
 from mamplus_host.executor.shape import Facts, State
-from mamplus_host.executor.tasks import boot_id
 from mamplus_host.verdicts import ActionKind
 
 NO_INVERSE = "a killed process cannot be brought back; start it again"
@@ -29,9 +29,13 @@ class Kill:
 
     def prepare(self, _action_id: str, target: dict[str, Any]) -> Facts:
         if "hold" in target:
-            return {"boot": boot_id(), "hold": target["hold"], "why": target.get("why", "")}
+            return {"boot": tasks.boot_id(), "hold": target["hold"], "why": target.get("why", "")}
         victim = self._processes.look(target["tgid"], target["boot_ns"])
-        return {"boot": boot_id(), "tgid": victim.tgid, "start_ns": victim.start_ns}
+        return {"boot": tasks.boot_id(), "tgid": victim.tgid, "start_ns": victim.start_ns}
+
+    def hasten(self, facts: Facts) -> None:
+        if "hold" not in facts and same_boot(facts):
+            self._processes.send_end(Victim(facts["tgid"], facts["start_ns"]))
 
     def do(self, facts: Facts) -> str:
         if not same_boot(facts):

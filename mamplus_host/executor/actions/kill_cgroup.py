@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from mamplus_host.errors import ActionFailed
+from mamplus_host.executor import tasks
 from mamplus_host.executor.actions.kill import NO_INVERSE
 from mamplus_host.executor.actions.of_this_boot import same_boot
 from mamplus_host.executor.process import Processes, members
 from mamplus_host.executor.shape import Facts, State
-from mamplus_host.executor.tasks import boot_id
 from mamplus_host.verdicts import ActionKind
 
 
@@ -24,7 +24,7 @@ class KillCgroup:
 
     def prepare(self, _action_id: str, target: dict[str, Any]) -> Facts:
         cgroup = self._processes.app(target["tgid"], target["boot_ns"])
-        return {"boot": boot_id(), "cgroup": str(cgroup), "ino": cgroup.stat().st_ino}
+        return {"boot": tasks.boot_id(), "cgroup": str(cgroup), "ino": cgroup.stat().st_ino}
 
     def do(self, facts: Facts) -> str:
         if not same_boot(facts):

@@ -6,11 +6,11 @@ from typing import Any
 import msgspec
 
 from mamplus_host.errors import ActionFailed
+from mamplus_host.executor import tasks
 from mamplus_host.executor.actions.kill import NO_INVERSE
 from mamplus_host.executor.actions.of_this_boot import same_boot
 from mamplus_host.executor.process import Processes, Victim, is_alive
 from mamplus_host.executor.shape import Facts, State
-from mamplus_host.executor.tasks import boot_id
 from mamplus_host.verdicts import ActionKind
 
 MAX_KNOWN = 500  # descendants that are written down; more are found again while the root lives
@@ -28,7 +28,7 @@ class KillTree:
     def prepare(self, _action_id: str, target: dict[str, Any]) -> Facts:
         root = self._processes.look(target["tgid"], target["boot_ns"])
         family = self._processes.family(root)[:MAX_KNOWN]
-        return {"boot": boot_id(), "root": msgspec.to_builtins(root), "family": msgspec.to_builtins(family)}
+        return {"boot": tasks.boot_id(), "root": msgspec.to_builtins(root), "family": msgspec.to_builtins(family)}
 
     def do(self, facts: Facts) -> str:
         if not same_boot(facts):
