@@ -171,17 +171,17 @@ def poll_ended(pidfd: int) -> None:
 
 
 @contextmanager
-def subject(name: str, cgroup: Path) -> Iterator[Ours | Bare]:
+def subject(name: str, cgroup: Path, state: str | None) -> Iterator[Ours | Bare]:
     if name == PEER:
         yield Bare()
         return
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(dir=state) as directory:
         yield Ours(Path(directory), cgroup)
 
 
-def measure(name: str, seconds: float) -> list[float]:
+def measure(name: str, seconds: float, state: str | None) -> list[float]:
     """Return the milliseconds from each alert to its action done."""
-    with own_cgroup() as cgroup, subject(name, cgroup) as one, victims(int(PER_S * seconds), cgroup) as tgids:
+    with own_cgroup() as cgroup, subject(name, cgroup, state) as one, victims(int(PER_S * seconds), cgroup) as tgids:
         played(tgids, one.take)
         assert len(one.took_ms) == len(tgids), f"{len(one.took_ms)} of {len(tgids)} were acted on"
         return one.took_ms
@@ -191,12 +191,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=1.0, help="of alerts, a round")
+    parser.add_argument("--state", metavar="DIR", help="where journal and outbox lie: their syncs are on the way")
     args = parser.parse_args()
     p99: dict[str, list[float]] = {OURS: [], PEER: []}
     p50: dict[str, list[float]] = {OURS: [], PEER: []}
     for _ in report.progress(range(args.rounds), "rounds", args.rounds):
         for name in (OURS, PEER):
-            took = measure(name, args.seconds)
+            took = measure(name, args.seconds, args.state)
             p99[name].append(statistics.quantiles(took, n=100)[98])
             p50[name].append(statistics.median(took))
     report.write(

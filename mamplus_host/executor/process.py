@@ -156,6 +156,9 @@ class Processes:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             if not _ended(pidfd, WAIT_S):
                 raise ActionFailed(f"process {victim.tgid} got SIGKILL but has not ended after {WAIT_S:g} s")
+        except (ActionFailed, ProcessLookupError):
+            if not _ended(pidfd, 0):  # else it ended while we looked: /proc had nothing of it any more
+                raise
         finally:
             os.close(pidfd)
 
