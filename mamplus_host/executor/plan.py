@@ -82,7 +82,8 @@ def target_of(decision: Decision, action: Action) -> dict[str, Any]:
     event = decision.event
     found: dict[str, Any] = {
         "alert": decision.id, "reason": decision.reason, "tgid": action.tgid, "boot_ns": action.boot_ns,
-        "rule": decision.rule, "severity": int(decision.severity), "indicator": msgspec.to_builtins(decision.indicator),
+        "ttl_s": action.ttl_s, "rule": decision.rule, "severity": int(decision.severity),
+        "indicator": msgspec.to_builtins(decision.indicator),
     }  # fmt: skip
     if not isinstance(event, FileEvent):
         found |= {"uid": event.head.uid, "comm": event.head.comm}

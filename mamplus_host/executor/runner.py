@@ -133,7 +133,7 @@ class Runner:
 
     def _place(self, kind: ActionKind, facts: Facts) -> str:
         deed = self._shared.get(kind)
-        return deed.place(facts) if deed is not None else ""
+        return deed.effect(facts) if deed is not None else ""
 
     def _take_back(self, work: Work) -> str:
         """Undo what a `do` that failed may have done; return how that went, as the end of a sentence."""

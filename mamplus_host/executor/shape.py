@@ -55,11 +55,11 @@ class Deed(Protocol):
 class Shared(Protocol):
     """A deed whose effect several actions may want at once: an address is refused for two alerts, say.
 
-    Of two actions with the same place the second takes over the facts of the first, for what it would see is the
+    Of two actions with the same effect the second takes over the facts of the first, for what it would see is the
     first one's work; and only the last of them that ends is undone.
     """
 
-    def place(self, facts: Facts) -> str:
+    def effect(self, facts: Facts) -> str:
         """Return what the effect is on; "": nothing that another could share."""
 
 

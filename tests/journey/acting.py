@@ -63,7 +63,7 @@ class Setting:
             raise ActionFailed(f"{target['path']!r} is gone")
         return {"path": str(path), "old": path.read_text(), "old_mode": path.stat().st_mode & 0o777}
 
-    def place(self, facts: Facts) -> str:
+    def effect(self, facts: Facts) -> str:
         return str(facts["path"])
 
     def do(self, facts: Facts) -> str:

@@ -144,10 +144,10 @@ def test_the_power_may_go_again_and_again_while_the_start_finishes(tmp_path: Pat
 
 def test_what_has_ended_is_not_ended_again_after_a_cut(tmp_path: Path) -> None:
     device = Device(tmp_path)
-    path = device.file("one")
+    path, another = device.file("one"), device.file("other", "another by now")
     assert device.run(act(device, "A", ActionKind.KILL, path), cut_at=5)
     assert not path.exists()
-    device.file("one", "another by now")
+    another.rename(path)
 
     settle(device)
 
@@ -159,6 +159,17 @@ def test_two_actions_with_one_effect_end_with_the_last_of_them(device: Device) -
     path = device.file("one")
     device.run(act(device, "A", ActionKind.REFUSE, path))
     device.run(act(device, "B", ActionKind.REFUSE, path))
+
+    device.run(lambda: device.executor.undo("A"))
+    assert look(path) == ("refuse", 0o400)
+
+    device.run(lambda: device.executor.undo("B"))
+    assert look(path) == ("as it was", 0o640)
+
+
+def test_two_decisions_of_one_batch_about_one_thing_are_taken_one_after_the_other(device: Device) -> None:
+    path, action = device.file("one"), (Action(kind=ActionKind.REFUSE, boot_ns=1),)
+    device.run(lambda: device.executor.carry_out_all([(decided("A", path), action), (decided("B", path), action)]))
 
     device.run(lambda: device.executor.undo("A"))
     assert look(path) == ("refuse", 0o400)
@@ -186,6 +197,17 @@ def test_what_somebody_else_changed_meanwhile_is_told_and_not_called_undone(devi
     path.write_text("somebody else's")
 
     assert [(seen.wanted, seen.seen) for seen in device.executor.verify("A")] == [("done", "between")]
+
+
+def test_what_is_not_seen_to_be_undone_is_not_called_so(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = device.file("one")
+    device.run(act(device, "A", ActionKind.REFUSE, path))
+    monkeypatch.setattr(device.executor._runner._deeds[ActionKind.REFUSE], "undo", lambda _facts: "done, honestly")
+
+    (outcome,) = device.executor.undo("A")
+
+    assert (outcome.state, "seen as 'done'" in outcome.detail) == ("failed", True)
+    assert device.in_force() == {"A-refuse"}
 
 
 def test_a_time_limit_ends_by_itself_also_while_the_device_was_off(device: Device) -> None:

@@ -29,7 +29,7 @@ class Freeze:
         hold = self._processes.where(target["tgid"], target["boot_ns"], action_id)
         return {"boot": tasks.boot_id(), "hold": msgspec.to_builtins(hold)}
 
-    def place(self, facts: Facts) -> str:
+    def effect(self, facts: Facts) -> str:
         return hold_of(facts).cgroup
 
     def do(self, facts: Facts) -> str:
