@@ -2,6 +2,7 @@
 """What every deed of this device promises, whoever wrote it: taken from the registry itself."""
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def test_what_has_no_inverse_says_so_and_why(deeds: dict[ActionKind, Deed]) -> N
     for deed in deeds.values():
         if not deed.has_inverse:
             with pytest.raises(ActionFailed, match=r"\w+ \w+ \w+"):
-                deed.undo({})
+                deed.undo(defaultdict(str))
 
 
 def test_a_target_that_says_nothing_is_refused_in_a_way_that_the_executor_takes(deeds: dict[ActionKind, Deed]) -> None:
