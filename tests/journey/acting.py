@@ -5,6 +5,7 @@ A deed here is a real one in its shape: it has several effects with a step betwe
 counts how often the world was changed. `World` is what survives a power cut and what does not.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -172,12 +173,19 @@ class Device:
             return False
         except PowerCut:
             self.steps = seen
-            self.close()
+            self._lose()
             return True
 
     def close(self) -> None:
-        self.journal.close()
+        """The agent stops."""
         self.vault.close()
+        self.journal.close()
+
+    def _lose(self) -> None:
+        """What an agent had open is gone with it: nothing of its stopping happens."""
+        self.vault.store.close()
+        with contextlib.suppress(OSError):  # it was just stopping
+            self.journal.close()
 
     def reboot(self, off_s: float) -> None:
         """The device restarts: what does not last is as before."""
