@@ -39,6 +39,7 @@ from mamplus_host.doctor.examiner import Examiner
 from mamplus_host.enterprise import load_enterprise
 from mamplus_host.errors import EventMalformed, MamplusError, NotPossible
 from mamplus_host.events import Event, FileChange, FileEvent, Tamper
+from mamplus_host.executor.actions import refuse
 from mamplus_host.executor.alertlog import AlertLog
 from mamplus_host.executor.deeds import deeds
 from mamplus_host.executor.disarm import Disarmed
@@ -147,6 +148,7 @@ class Service:
         self.maintenance = self._make_keeper()
         self.generations = self._make_generations()
         self._alone(self.vault.sweep_all)  # what a power cut left beside a file is kept before the file is looked at
+        self._alone(lambda: self.executor.adopt(refuse.standing(self.network)))
         self._alone(lambda: self.alerts.note_outcomes(self.executor.recover()))
         self.isolating = self._make_isolating()
         self._alone(self.generations.begin)  # a list that cannot be loaded must not keep the agent from starting

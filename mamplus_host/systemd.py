@@ -4,6 +4,11 @@
 import contextlib
 import os
 import socket
+import time
+
+START_MORE_S = 90  # what a start may take from each sign of life on: it finishes what a crash interrupted
+_BEAT_S = 1.0  # who lives says so no oftener
+_said_s = [float("-inf")]  # monotonic: when it was said last
 
 
 def notify(message: str) -> None:
@@ -15,5 +20,9 @@ def notify(message: str) -> None:
 
 
 def watchdog() -> None:
-    """Say that we live: also from within one long piece of work."""
-    notify("WATCHDOG=1")
+    """Say that we live: also from within one long piece of work, and while we still start."""
+    now_s = time.monotonic()
+    if now_s - _said_s[0] < _BEAT_S:
+        return
+    _said_s[0] = now_s
+    notify(f"WATCHDOG=1\nEXTEND_TIMEOUT_USEC={START_MORE_S * 1_000_000}")

@@ -8,11 +8,13 @@ What ends an action: a person (`undo`), the enterprise (`resolve_held`: the list
 `recover` of the next agent, and what a restart of the device took away is put back in force.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
+from mamplus_host import systemd
 from mamplus_host.clock import ListClock
 from mamplus_host.config import Config
 from mamplus_host.errors import ActionFailed
@@ -68,7 +70,7 @@ class Executor:
         self._boot = tasks.boot_id()
         self._store = InForceStore(config.state / "actions.json", clock=clock, boot_id=self._boot)
         known = registry.deeds(config, vault, clock, guarded) if deeds is None else deeds
-        self._runner = Runner(known, journal=journal, store=self._store, clock=clock)
+        self._runner = Runner(known, journal=journal, store=self._store, clock=clock, alive=systemd.watchdog)
         self.disarmed = disarmed or Disarmed(config.state / "rules.json", clock=clock)
         self._later: dict[str, tuple[int, int]] = {}  # what could not be undone in time: how often, and when again
         if self._store.was_damaged:
@@ -214,7 +216,8 @@ class Executor:
                 ended = self._end_in_time(entry)
                 self._note_failure(entry.id, ended)
                 outcomes += ended
-        self._store.tick()
+        with suppress(ActionFailed):  # a full disk: what was ended is told all the same, and the next tick writes
+            self._store.tick()
         return outcomes
 
     def _end_in_time(self, entry: InForce) -> list[Outcome]:
@@ -298,6 +301,20 @@ class Executor:
 
     # --- after a crash -----------------------------------------------------------------------
 
+    def adopt(self, standing: Mapping[str, tuple[Facts, int]]) -> None:
+        """Count what stands on the device among what is in force, where a damaged `actions.json` took that away.
+
+        `standing`: facts and time limit by the action's id. Else nobody could take it back. Call before `recover`.
+        """
+        lost = list[InForce]()
+        for action_id, (facts, ttl_s) in standing.items():
+            decision_id, _, kind = action_id.partition("-")
+            if self._store.get(action_id) is None and kind in set(ActionKind):
+                entry = InForce(id=action_id, decision_id=decision_id, kind=ActionKind(kind), facts=facts, ttl_s=ttl_s,
+                                since_s=self._clock.wall_s())  # fmt: skip
+                lost.append(self._store.stamped(entry))
+        self._store.put(lost)
+
     def recover(self) -> list[Outcome]:
         """Finish or undo what a crash interrupted; call once, before the first event. Returns what was done.
 
@@ -310,8 +327,9 @@ class Executor:
 
     def _finish_alone(self, record: Record) -> Outcome:
         """One action that cannot be finished must not keep the agent from starting: it has failed, and is told."""
-        work = Work(id="", decision_id=record.id, kind=ActionKind(record.data["action"]))
+        work = Work(id=str(record.data.get("id", "")), decision_id=record.id, kind=ActionKind.REFUSED)
         try:
+            work.kind = ActionKind(record.data["action"])
             work = reopened(record.data, record.id) if "facts" in record.data else finish_old(record, self._store, work)
             self._finish(work, is_undo=bool(record.data.get("undo")))
         except FAILURES as error:
@@ -337,7 +355,10 @@ class Executor:
     def _reinstate(self, entry: InForce) -> list[Outcome]:
         work = Work.of(entry)
         if entry.facts.get("boot", self._boot) != self._boot:
-            self._store.drop([entry.id])
+            try:
+                self._store.drop([entry.id])
+            except ActionFailed:
+                return []  # a full disk: nothing of it stands, and the next start says so
             self._runner.close(work, "undone", "the device restarted, and what was held ended with it")
             return [work.outcome] if work.outcome else []
         try:

@@ -12,7 +12,7 @@ and told as failed; it never stops the ones beside it.
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -56,8 +56,11 @@ class Runner:
     """One thread only."""
 
     def __init__(
-        self, deeds: dict[ActionKind, Deed], *, journal: Journal, store: InForceStore, clock: ListClock
-    ) -> None:
+        self, deeds: dict[ActionKind, Deed], *, journal: Journal, store: InForceStore, clock: ListClock,
+        alive: Callable[[], object] = int,
+    ) -> None:  # fmt: skip
+        """`alive` is called before each action: the watchdog must not end the agent because there are many."""
+        self._alive = alive
         self._deeds, self._journal, self._store, self._clock = deeds, journal, store, clock
         self._hastened = {kind: deed for kind, deed in deeds.items() if isinstance(deed, Hastened)}
         self._shared = {kind: deed for kind, deed in deeds.items() if isinstance(deed, Shared)}
@@ -92,6 +95,7 @@ class Runner:
         if len(wanted) > 1:
             self._hasten(wanted)
         for work in wanted:
+            self._alive()
             step("do")
             try:
                 words[work.id] = self._deeds[work.kind].do(work.facts)
@@ -154,6 +158,7 @@ class Runner:
         """Do the inverse of what was done; every work has its outcome after this."""
         wanted = self._intended([work for work in works if work.outcome is None], is_undo=True)
         for work in wanted:
+            self._alive()
             step("undo")
             try:
                 detail = self._undo_one(work)

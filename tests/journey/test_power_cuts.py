@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mamplus_host.actionrules import ActionRules, Disarm
 from mamplus_host.errors import ActionFailed
 from mamplus_host.events import Exec, File, FileChange, Head
+from mamplus_host.executor.inforce import InForceStore
 from mamplus_host.executor.plan import Action
 from mamplus_host.verdicts import ActionKind, Decision, Finding, Indicator, Verdict
 
@@ -270,6 +271,45 @@ def test_a_full_disk_leaves_what_could_not_be_noted_undone(device: Device, monke
 
     assert look(path) == ("as it was", 0o640)
     assert device.says() == {"A-refuse": "failed"}
+
+
+def test_what_this_release_does_not_know_keeps_nothing_else_from_being_finished(device: Device) -> None:
+    path = device.file("one")
+    device.journal.append("intent", "A", {"action": "of-a-later-release", "id": "A-of-a-later-release", "facts": {}})
+    assert device.run(act(device, "B", ActionKind.REFUSE, path), cut_at=4)
+
+    settle(device)
+
+    assert look(path) == ("refuse", 0o400)
+    assert device.says() == {"A-of-a-later-release": "failed", "B-refuse": "done"}
+
+
+def test_what_ended_in_time_is_told_though_the_disk_is_full(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = device.file("one")
+    device.run(act(device, "A", ActionKind.REFUSE, path, ttl_s=60))
+    device.clock.pass_s(61)
+
+    def full(_self: object) -> None:
+        raise ActionFailed("cannot note what is in force")
+
+    monkeypatch.setattr(InForceStore, "tick", full)
+
+    assert [outcome.state for outcome in device.executor.expire()] == ["undone"]
+
+
+def test_what_stands_can_be_taken_back_though_the_note_of_it_was_damaged(device: Device) -> None:
+    path = device.file("one")
+    device.run(act(device, "A", ActionKind.REFUSE, path))
+    facts = device.executor._store.of("A")[0].facts
+    (device.config.state / "actions.json").write_text("{")
+    device.start()
+    with pytest.raises(ActionFailed, match="no longer in force"):
+        device.executor.undo("A")
+
+    device.executor.adopt({"A-refuse": (facts, 0), "no-action": ({}, 0)})
+
+    assert [outcome.state for outcome in device.executor.undo("A-refuse")] == ["undone"]
+    assert look(path) == ("as it was", 0o640)
 
 
 def test_one_sync_serves_all_actions_of_a_batch(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ The hooks carry it out, also for connections that stand, and go on while no agen
 ends there by itself. Loopback and what is guarded stay open in every case.
 """
 
+import math
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,16 @@ def seen(network: Network, facts: Facts) -> State:
     if noted is None:
         return State.BETWEEN if holds and not network.is_wanted(refusal) and _is_there(refusal) else State.UNDONE
     return State.DONE if holds or noted.is_loosened else State.BETWEEN
+
+
+def standing(network: Network) -> dict[str, tuple[Facts, int]]:
+    """Return facts and time limit (0: none) of all that is refused, by the action's id."""
+    found = {}
+    for action_id, refusal in network.all().items():
+        left_s = network.left_s(refusal)
+        ttl_s = 0 if left_s is None else max(1, math.ceil(left_s))
+        found[action_id] = ({"id": action_id, "refusal": msgspec.to_builtins(refusal)}, ttl_s)
+    return found
 
 
 def _is_there(refusal: Refusal) -> bool:
