@@ -14,7 +14,8 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ HELPER_MIN_S = 30.0
 _BYTES_PER_S = 8 << 20  # that the slowest device encrypts
 MAX_BOXES = 10_000
 MAX_REMEMBERED = 100
+_BEAT_S = 1.0
 
 Page = dict[str, Any]
 
@@ -36,8 +38,9 @@ Page = dict[str, Any]
 class Boxes:
     """One directory of boxes. One process, one thread."""
 
-    def __init__(self, directory: Path, *, max_bytes: int) -> None:
-        self.directory, self._max_bytes = directory, max_bytes
+    def __init__(self, directory: Path, *, max_bytes: int, alive: Callable[[], object] = int) -> None:
+        """`alive` is called while a file is encrypted: the watchdog must not end the agent meanwhile."""
+        self.directory, self._max_bytes, self._alive = directory, max_bytes, alive
 
     def page(self, action_id: str) -> Page | None:
         """Return the facts of a kept file, None when it is not kept."""
@@ -124,6 +127,10 @@ class Boxes:
     def _make_room(self, action_id: str, size: int) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.box(action_id).unlink(missing_ok=True)  # of a cut-off try: without a page it is nobody's
+        self.want_room(size)
+
+    def want_room(self, size: int) -> None:
+        """Raise ActionFailed when a file of `size` bytes does not fit."""
         used = sum(path.stat().st_size for path in self.directory.glob("*.box"))
         if used + boxed_bytes(size) > self._max_bytes:
             raise ActionFailed(
@@ -135,7 +142,8 @@ class Boxes:
         with self._key() as key:
             call = [sys.executable, "-P", "-m", "mamplus_host.executor.box_helper", command, action_id]
             numbers = (source, target, key)
-            answer = _run([*call, *(str(number) for number in numbers)], numbers, HELPER_MIN_S + size / _BYTES_PER_S)
+            timeout_s = HELPER_MIN_S + size / _BYTES_PER_S
+            answer = _run([*call, *(str(number) for number in numbers)], numbers, timeout_s, self._alive)
         return str(answer["sha256"]), int(answer["size"])
 
     @contextmanager
@@ -157,15 +165,24 @@ def boxed_bytes(size: int) -> int:
     return HEADER_BYTES + size + max(1, -(-size // PIECE_BYTES)) * TAG_BYTES
 
 
-def _run(call: list[str], numbers: tuple[int, ...], timeout_s: float) -> dict[str, Any]:
-    try:
-        done = subprocess.run(
-            call, pass_fds=numbers, capture_output=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL
-        )
-    except subprocess.TimeoutExpired:
-        raise ActionFailed(f"the file was not encrypted within {timeout_s:.0f} s; is the disk broken?") from None
-    if done.returncode:
-        words = done.stderr.decode(errors="backslashreplace").strip().splitlines()
-        raise ActionFailed(words[-1] if words else f"the encrypting helper ended with code {done.returncode}")
-    answer: dict[str, Any] = json.loads(done.stdout)
+def _run(call: list[str], numbers: tuple[int, ...], timeout_s: float, alive: Callable[[], object]) -> dict[str, Any]:
+    end = time.monotonic() + timeout_s
+    with subprocess.Popen(
+        call, pass_fds=numbers, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+    ) as helper:  # fmt: skip
+        while True:
+            alive()
+            try:
+                out, err = helper.communicate(timeout=_BEAT_S)
+                break
+            except subprocess.TimeoutExpired:
+                if time.monotonic() > end:
+                    helper.kill()
+                    raise ActionFailed(
+                        f"the file was not encrypted within {timeout_s:.0f} s; is the disk broken?"
+                    ) from None
+    if helper.returncode:
+        words = err.decode(errors="backslashreplace").strip().splitlines()
+        raise ActionFailed(words[-1] if words else f"the encrypting helper ended with code {helper.returncode}")
+    answer: dict[str, Any] = json.loads(out)
     return answer

@@ -68,7 +68,8 @@ def _on_the_device(config: Config, clock: ListClock, guarded: GuardSet) -> Itera
     def roads() -> list[str]:
         return [str(address) for address, _port in guarded.never()]
 
-    yield Quarantine(Boxes(state / "quarantine", max_bytes=limits.quarantine_bytes), guarded, clock=clock)
+    boxes = Boxes(state / "quarantine", max_bytes=limits.quarantine_bytes, alive=systemd.watchdog)
+    yield Quarantine(boxes, guarded, clock=clock, alive=systemd.watchdog)
     yield Notify(state / "notices", clock)
     yield Lock()
     yield Radio(roads)

@@ -336,3 +336,44 @@ def test_names_beyond_the_limits_are_counted_and_told(
     facts = deed.prepare(ID, {"path": str(dressed(disk))})
 
     assert "1 more name(s)" in deed.do(facts)
+
+
+def test_a_file_with_one_guarded_name_keeps_all_of_them(tmp_path: Path, disk: Path) -> None:
+    """As the programs of BusyBox are: one of them is blocked, and another one starts the device."""
+    guarded = disk / "system"
+    guarded.mkdir()
+    (disk / "tool").write_bytes(b"everything in one")
+    os.link(disk / "tool", guarded / "init")
+    boxes = Boxes(tmp_path / "state", max_bytes=1 << 30)
+    deed = Quarantine(boxes, GuardSet(trees=(guarded,)), clock=SystemClock())
+
+    with pytest.raises(ActionFailed, match="guarded"):
+        deed.prepare(ID, {"path": str(disk / "tool")})
+
+
+def test_what_does_not_fit_is_not_read_either(
+    tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """A file of holes has any size that its owner likes, and reading it would take hours."""
+    deed = made(tmp_path / "state", max_bytes=1 << 20)
+    with (disk / "vast").open("wb") as file:
+        file.truncate(8 << 30)
+
+    def read(*_arguments: object) -> str:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(quarantine, "sha256_of", read)
+    with pytest.raises(ActionFailed, match="do not fit"):
+        deed.prepare(ID, {"path": str(disk / "vast")})
+
+
+def test_the_watchdog_hears_while_a_file_is_read_and_encrypted(tmp_path: Path) -> None:
+    heard: list[str] = []
+    boxes = Boxes(tmp_path / "state", max_bytes=1 << 30, alive=lambda: heard.append("boxes"))
+    deed = Quarantine(boxes, GuardSet(), clock=SystemClock(), alive=lambda: heard.append("read"))
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(65 << 20)
+
+    deed.do(deed.prepare(ID, {"path": str(tmp_path / "large")}))
+
+    assert {"boxes", "read"} <= set(heard)

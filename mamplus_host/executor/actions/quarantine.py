@@ -9,6 +9,9 @@ within limits; `missing_names` says how many were not found. A file that is writ
 again, and after TRIES taken as it was read last: whoever keeps writing must not keep it in reach.
 
 What stands at the old place when the file comes back is nobody's to overwrite: then undo fails and says so.
+
+A file that has one name among what the device cannot do without is left alone, whatever name was meant: the programs of
+BusyBox are one file.
 """
 
 import hashlib
@@ -16,6 +19,7 @@ import os
 import re
 import stat
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -39,6 +43,7 @@ MAX_ATTRIBUTE_BYTES = 16 << 10
 TEMPORARY = ".mamplus-back-"
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,80}")
 _CHUNK = 1 << 20
+_BEAT_BYTES = 64 << 20  # that the slowest device reads in a few seconds
 
 
 class Quarantine:
@@ -47,8 +52,11 @@ class Quarantine:
     kind = ActionKind.QUARANTINE
     has_inverse = True
 
-    def __init__(self, boxes: Boxes, guarded: GuardSet, *, clock: Clock) -> None:
-        self._boxes, self._guarded, self._clock = boxes, guarded, clock
+    def __init__(
+        self, boxes: Boxes, guarded: GuardSet, *, clock: Clock, alive: Callable[[], object] = int
+    ) -> None:  # fmt: skip
+        """`alive` is called while a file is read: the watchdog must not end the agent meanwhile."""
+        self._boxes, self._guarded, self._clock, self._alive = boxes, guarded, clock, alive
 
     def prepare(self, action_id: str, target: dict[str, Any]) -> Facts:
         """`target`: `path`; with `sha256` only that very content is taken."""
@@ -65,10 +73,13 @@ class Quarantine:
 
     def _look(self, action_id: str, path: str, descriptor: int, wanted: str) -> Facts:
         found = os.fstat(descriptor)
-        sha256 = sha256_of(descriptor)
+        self._boxes.want_room(found.st_size)  # before it is read: a file may say that it has any size
+        sha256 = sha256_of(descriptor, self._alive)
         if wanted and wanted != sha256:
             raise ActionFailed(f"{path!r} is another file by now: its SHA-256 is {sha256}, want {wanted}")
         others = _other_names(path, found) if found.st_nlink > 1 else []
+        for other in others:
+            self._guarded.refuse_path(other)
         return {
             "id": action_id, "path": path, "names": others, "missing_names": found.st_nlink - 1 - len(others),
             "dev": found.st_dev, "ino": found.st_ino, "at": self._clock.wall_s(), **_page_of(descriptor, sha256),
@@ -92,7 +103,8 @@ class Quarantine:
         try:
             found = os.fstat(descriptor)
             is_it = found.st_ino == facts["ino"] and (
-                found.st_dev == facts["dev"] or sha256_of(descriptor) == facts["sha256"]  # a boot may number anew
+                found.st_dev == facts["dev"]
+                or sha256_of(descriptor, self._alive) == facts["sha256"]  # a boot may number anew
             )
             if not is_it:
                 raise ActionFailed(f"{facts['path']!r} is another file by now; it stays")
@@ -204,24 +216,26 @@ class Quarantine:
         found = names.stat_of(name)
         if found is None or found.st_ino not in (page["ino"], page.get("back", 0)):
             return False
-        return bool(found.st_size == page["size"] and _content_at(name) == page["sha256"])
+        return bool(found.st_size == page["size"] and _content_at(name, self._alive) == page["sha256"])
 
 
-def sha256_of(descriptor: int) -> str:
+def sha256_of(descriptor: int, alive: Callable[[], object] = int) -> str:
     digest, at = hashlib.sha256(), 0
     while chunk := os.pread(descriptor, _CHUNK, at):
         digest.update(chunk)
         at += len(chunk)
+        if at % _BEAT_BYTES == 0:
+            alive()
     return digest.hexdigest()
 
 
-def _content_at(path: str) -> str:
+def _content_at(path: str, alive: Callable[[], object]) -> str:
     try:
         descriptor = names.open_regular(path)
     except OSError:
         return ""
     try:
-        return sha256_of(descriptor)
+        return sha256_of(descriptor, alive)
     finally:
         os.close(descriptor)
 
