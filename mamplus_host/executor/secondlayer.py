@@ -94,6 +94,7 @@ class SecondLayer:
             if self._rules.is_empty:
                 return False
             changed = [self._ensure(name) for name in self._names()]
+            self.fault = ""
             return any(changed)
 
     def settle(self) -> None:
@@ -163,9 +164,20 @@ class _Waiter(threading.Thread):
         try:
             while not self._is_ending:
                 self._poll.poll()
-                self._turn()
+                self._turn_alone()
         finally:
             self._close()
+
+    def _turn_alone(self) -> None:
+        """Take a turn so that its failure cannot end the thread: the rules would be kept by nobody."""
+        try:
+            self._turn()
+        except Exception as error:  # told, shown in `status`; the next news or tick tries again
+            fault = f"{type(error).__name__}: {error}"
+            if fault != self._layer.fault:  # one that comes at every turn would fill the log
+                LOG.exception("a look at the second layer failed; the hooks refuse all the same")
+            self._layer.fault, self._seen = fault, None
+            time.sleep(_AGAIN_S)
 
     def _turn(self) -> None:
         self._drain()

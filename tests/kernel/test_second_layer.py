@@ -4,6 +4,7 @@
 import re
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.netrules_helper import CHAINS
 from mamplus_host.executor.network import Network, Refusal
 from mamplus_host.executor.process import Processes
-from mamplus_host.executor.secondlayer import SecondLayer
+from mamplus_host.executor.secondlayer import SecondLayer, _Waiter
 
 from . import acts, networld
 from .conftest import Agent
@@ -246,3 +247,25 @@ def _try_until(world: World, is_so: Callable[[], bool]) -> set[str]:
         for _again in range(50):
             met |= {world.act(how, other) for how in ("tcp", "udp") for other in (OTHER4, OTHER6)}
     return met
+
+
+def test_whatever_goes_wrong_the_thread_goes_on_looking(
+    quiet: str, tmp_path: Path, cgroup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = network_of(config_for(quiet, tmp_path, cgroup), "best").second
+    turns = threading.Semaphore(0)
+
+    def fail(self: _Waiter) -> None:
+        self._read()
+        turns.release()
+        raise ValueError("no answer of the helper")
+
+    monkeypatch.setattr(_Waiter, "_turn", fail)
+    layer.begin(lambda: None)
+    try:
+        for _ in range(2):
+            layer.poke()
+            assert turns.acquire(timeout=BACK_WITHIN_S)
+        assert "no answer of the helper" in layer.fault
+    finally:
+        layer.stop()
