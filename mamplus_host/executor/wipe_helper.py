@@ -20,7 +20,7 @@ import os
 import stat
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from mamplus_host.executor.names import DIRECTORY, above
 
@@ -49,7 +49,7 @@ def tree(path: str) -> Answer:
     except FileNotFoundError:
         return {"files": 0, "bytes": 0, "note": "was not there"}
     try:
-        _empty(descriptor, os.fstat(descriptor).st_dev, gone)
+        _empty(descriptor, gone)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -57,31 +57,69 @@ def tree(path: str) -> Answer:
     return {"files": gone.files, "bytes": gone.bytes, "note": note}
 
 
-def _empty(directory: int, device: int, gone: Gone) -> None:
-    for name in os.listdir(directory):
-        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        try:
-            if found.st_dev != device:
-                gone.kept.append(name)  # something is mounted there
-            elif stat.S_ISDIR(found.st_mode):
-                _empty_below(directory, name, device, gone)
-                os.rmdir(name, dir_fd=directory)
-            else:
-                if stat.S_ISREG(found.st_mode):
-                    _punch_name(directory, name, found)
-                os.unlink(name, dir_fd=directory)
-                gone.files += 1
-                gone.bytes += found.st_size
-        except OSError:
-            gone.kept.append(name)
-
-
-def _empty_below(directory: int, name: str, device: int, gone: Gone) -> None:
-    below = os.open(name, DIRECTORY, dir_fd=directory)
+def _empty(top: int, gone: Gone) -> None:
+    """Delete all below `top`, however deep that is: one directory is open at a time, and `..` leads back."""
+    device = os.fstat(top).st_dev
+    levels = [_level(top, "")]
+    current = os.dup(top)
     try:
-        _empty(below, device, gone)
+        while True:
+            names, _identity, own = levels[-1]
+            name = next(names, None)
+            if name is not None:
+                below = _delete(current, name, device, gone)
+                if below >= 0:
+                    os.close(current)
+                    current = below
+                    levels.append(_level(below, name))
+                continue
+            levels.pop()
+            if not levels:
+                return
+            above_it = _up(current, levels[-1][1])
+            os.close(current)
+            current = above_it
+            try:
+                os.rmdir(own, dir_fd=current)
+            except OSError:
+                gone.kept.append(own)
     finally:
-        os.close(below)
+        os.close(current)
+
+
+def _level(directory: int, name: str) -> tuple[Iterator[str], tuple[int, int], str]:
+    """Return what is to be known of a directory on the way down: names in it, what it is, its own name."""
+    found = os.fstat(directory)
+    return iter(os.listdir(directory)), (found.st_dev, found.st_ino), name
+
+
+def _up(directory: int, wanted: tuple[int, int]) -> int:
+    """Return a descriptor of the directory above; OSError when that is another by now: it was moved elsewhere."""
+    parent = os.open("..", DIRECTORY, dir_fd=directory)
+    found = os.fstat(parent)
+    if (found.st_dev, found.st_ino) != wanted:
+        os.close(parent)
+        raise OSError(errno.ESTALE, "a directory was moved meanwhile; the next try goes on")
+    return parent
+
+
+def _delete(directory: int, name: str, device: int, gone: Gone) -> int:
+    """Delete one name; return a descriptor of what has to be emptied first, -1 when there is nothing more to do."""
+    try:
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if found.st_dev != device:
+            gone.kept.append(name)  # something is mounted there
+        elif stat.S_ISDIR(found.st_mode):
+            return os.open(name, DIRECTORY, dir_fd=directory)
+        else:
+            if stat.S_ISREG(found.st_mode):
+                _punch_name(directory, name, found)
+            os.unlink(name, dir_fd=directory)
+            gone.files += 1
+            gone.bytes += found.st_size
+    except OSError:
+        gone.kept.append(name)
+    return -1
 
 
 def _punch_name(directory: int, name: str, found: os.stat_result) -> None:

@@ -386,3 +386,33 @@ def test_a_container_in_use_is_suspended_by_a_lock_and_its_passphrase_brings_it_
         subprocess.run(command, input=PASSWORD, check=True)
         held.write(b"on")
     assert deed.verify(facts) is State.UNDONE
+
+
+def test_a_tree_of_any_depth_is_emptied(place: Path) -> None:
+    work = Work(place, "paths")
+    current = os.open(work.plain, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=current)
+        below = os.open("d", os.O_RDONLY | os.O_DIRECTORY, dir_fd=current)
+        os.close(current)
+        current = below
+    os.close(current)
+    facts = work.deed.prepare(ID, {"order": work.order()})
+
+    assert "names stay" not in work.deed.do(facts)
+
+    assert list(work.plain.iterdir()) == []
+
+
+def test_what_cannot_be_wiped_does_not_spare_the_rest(place: Path) -> None:
+    work = Work(place, "paths")
+    broken = place / "broken"
+    broken.write_text("no directory")
+    deed = work.made(Container(paths=(str(broken), str(work.plain))))
+    facts = deed.prepare(ID, {"order": work.order()})
+
+    with pytest.raises(ActionFailed, match=r"wiped all but content of .*broken"):
+        deed.do(facts)
+
+    assert list(work.plain.iterdir()) == []
+    assert not work.receipts.has(ID)

@@ -68,10 +68,15 @@ class Wipe:
         order, _data, _signature = orders.read(facts["order"])
         self._want_configured(facts)
         self._orders.mark(order)
-        taken: list[dict[str, Any]] = []
+        taken, failed = list[dict[str, Any]](), list[str]()
         for what, work in self._work(facts):
             step(f"wipe.{what.split()[0]}")
-            taken.append({"what": what, **work()})
+            try:
+                taken.append({"what": what, **work()})
+            except (ActionFailed, OSError, ValueError) as error:  # what is missing or broken does not spare the rest
+                failed.append(f"{what}: {error}")
+        if failed:
+            raise ActionFailed(f"order {order.id} wiped all but {'; '.join(failed)}; another order tries those again")
         step("wipe.receipt")
         done = {"order": order.id, "device": order.device, "at": self._clock.wall_s(), "steps": taken}
         self._receipts.write(facts["id"], done)
