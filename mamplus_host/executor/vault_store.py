@@ -140,9 +140,12 @@ class Store:
     def add(self, path: str, kind: str, taken_at: float, sha256: str, facts: Facts, *, action: str = "") -> int:
         """Note a version whose content was copied in; return its id. A golden one makes the path protected.
 
-        `action`: what put another in its place, for finding it again.
+        `action`: what put another in its place, for finding it again. A golden one is never older than the one before
+        it: a clock that was set back must not have what an administrator replaced come back for ever.
         """
         key = os.fsencode(path)
+        if kind == GOLDEN:
+            taken_at = max(taken_at, self._newest_at(key))
         row = (key, kind, taken_at, sha256, facts.size, facts.mode, facts.uid, facts.gid, facts.atime_ns,
                facts.mtime_ns, msgspec.msgpack.encode(facts.xattrs), facts.type, os.fsencode(facts.target),
                facts.inode, action)  # fmt: skip
@@ -157,6 +160,10 @@ class Store:
                 row,
             )
         return int(cursor.lastrowid or 0)
+
+    def _newest_at(self, key: bytes) -> float:
+        query = "SELECT COALESCE(MAX(taken_at), 0) FROM versions WHERE path = ? AND kind = 'golden'"
+        return float(self._db.execute(query, (key,)).fetchone()[0])
 
     def versions(self, path: str, *, kind: str | None = None) -> list[Version]:
         """Return what is kept of `path`, newest first."""

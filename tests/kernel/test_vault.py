@@ -386,3 +386,16 @@ def test_times_and_names_that_no_index_can_hold_do_not_stop_a_restoration(vault:
     vault.restore(golden)
 
     assert picture(golden) == before
+
+
+def test_a_clock_that_is_set_back_does_not_bring_back_what_was_replaced(
+    vault: Vault, golden: Path, clock: Clock
+) -> None:
+    clock.wall -= 500_000
+    golden.write_bytes(b"what an update brought")
+
+    assert vault.accept(str(golden))
+
+    assert vault.intact(str(golden))
+    vault.place(str(golden))
+    assert golden.read_bytes() == b"what an update brought"
