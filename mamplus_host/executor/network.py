@@ -113,7 +113,8 @@ class Network:
 
     def _tell(self, wanted: Wanted) -> None:
         """Have the second layer say the same, when that is something else than before."""
-        said = (wanted, self.guarded())
+        is_watched = self._config.agent.mode == "monitor"  # rules know no such mode: there are none then
+        said = (Wanted() if is_watched else wanted, self.guarded())
         if said != self._said:
             boot_ns, wall_s = self._clock.boot_ns(), self._clock.wall_s()
             self.second.follow(rules(*said, boot_ns=boot_ns, wall_s=wall_s))

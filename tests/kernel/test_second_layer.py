@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mamplus_host.clock import DeviceClock
+from mamplus_host.config import Agent as AgentConfig
 from mamplus_host.config import Config, Paths, Scope
 from mamplus_host.executor.actions.isolate import Isolate
 from mamplus_host.executor.actions.refuse import Refuse, refusal_of
@@ -269,3 +271,20 @@ def test_whatever_goes_wrong_the_thread_goes_on_looking(
         assert "no answer of the helper" in layer.fault
     finally:
         layer.stop()
+
+
+def test_an_agent_that_only_watches_drops_nothing_and_takes_away_what_stood(
+    quiet: str, tmp_path: Path, cgroup: Path
+) -> None:
+    inside(quiet, "iptables-legacy", "-S")
+    inside(quiet, "ip6tables-legacy", "-S")
+    before = rules_of(quiet)
+    config = config_for(quiet, tmp_path, cgroup)
+    network = network_of(config, "best")
+    network.put("isolation", _refusal(Isolate(network)))
+    network.enforce()
+    assert rules_of(quiet) != before
+
+    network_of(msgspec.structs.replace(config, agent=AgentConfig(mode="monitor")), "best").enforce()
+
+    assert rules_of(quiet) == before
