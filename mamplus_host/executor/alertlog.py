@@ -2,7 +2,8 @@
 """What was decided and why, for `mamplus alerts` and `mamplus explain`, in one SQLite file.
 
 Journey: executor -> [alert log]; the journal beside it is the proof, this is the index that
-people ask. Bounded: above `max_alerts` the oldest go.
+people ask. Bounded: above `max_alerts` the oldest go, and of what was done about repetitions of an alert the first
+MAX_OF_REPEATS are kept with it: who is refused a thousand times a second must not fill the disk.
 """
 
 import sqlite3
@@ -27,6 +28,9 @@ CREATE INDEX IF NOT EXISTS outcomes_by_alert ON outcomes(alert_id);
 
 
 _INSERT = "INSERT OR IGNORE INTO alerts (id, at, repeats, entry_id, in_kernel, body) VALUES (?, ?, ?, ?, ?, ?)"
+MAX_OF_REPEATS = 100
+_ADD = "INSERT INTO outcomes SELECT id, ?2 FROM alerts WHERE id = ?1"
+_ADD_FEW = f"{_ADD} AND (SELECT COUNT(*) FROM outcomes WHERE alert_id = ?1) < {MAX_OF_REPEATS}"
 _Row = tuple[str, float, int, int, bool, bytes]
 
 
@@ -37,13 +41,7 @@ class AlertLog:
         self._max_alerts, self._max_unwritten = max_alerts, max_unwritten
         self.lost = 0  # alerts, and what was to be added to one, that a full disk kept out for good
         self._unwritten: dict[str, _Row] = {}  # by id, oldest first
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        # No sync an alert: a power cut may take the last ones off this list, not out of the journal or the outbox.
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.execute("PRAGMA foreign_keys=ON")
-        self._db.execute("PRAGMA cache_size=-128")
-        self._db.executescript(_SCHEMA)
+        self._db = _opened(path)
 
     def put(self, decision: Decision, escalation: Escalation) -> None:
         """Remember an alert as it was escalated."""
@@ -70,7 +68,7 @@ class AlertLog:
         for outcome in outcomes:
             alert_id = under or outcome.decision_id
             row = (alert_id, encode_line(outcome))
-            is_written = self._execute("INSERT INTO outcomes SELECT id, ?2 FROM alerts WHERE id = ?1", row)
+            is_written = self._execute(_ADD_FEW if under else _ADD, row)
             self.lost += alert_id in self._unwritten or not is_written
 
     def list(self, *, limit: int = 100) -> list[dict[str, Any]]:
@@ -127,3 +125,31 @@ class AlertLog:
         except sqlite3.OperationalError:
             return False
         return True
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """Return the database at `path`; a damaged one is put aside: this index must not keep the agent from starting."""
+    try:
+        return _connected(path)
+    except sqlite3.OperationalError:
+        raise  # locked, or no room: that passes
+    except sqlite3.DatabaseError:
+        path.replace(path.with_name(path.name + ".damaged"))
+        for rest in ("-wal", "-shm"):
+            path.with_name(path.name + rest).unlink(missing_ok=True)
+        return _connected(path)
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, isolation_level=None)
+    try:
+        database.execute("PRAGMA journal_mode=WAL")
+        # No sync an alert: a power cut may take the last ones off this list, not out of the journal or the outbox.
+        database.execute("PRAGMA synchronous=NORMAL")
+        database.execute("PRAGMA foreign_keys=ON")
+        database.execute("PRAGMA cache_size=-128")
+        database.executescript(_SCHEMA)
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mamplus_host.executor.alertlog import AlertLog
+from mamplus_host.executor.alertlog import MAX_OF_REPEATS, AlertLog
 from mamplus_host.verdicts import ActionKind, Escalation, Finding, Outcome, Severity
 
 
@@ -72,3 +72,28 @@ def test_what_was_done_about_an_alert_that_waits_is_counted_as_lost(log: AlertLo
     log.note_outcomes([Outcome(decision_id=alert(1).id, action=ActionKind.KILL, state="done")])
 
     assert log.lost == 1
+
+
+def test_what_is_done_about_repetitions_does_not_grow_without_end(log: AlertLog) -> None:
+    log.note(alert(1))
+    repeated = [
+        Outcome(decision_id=f"R{n}", action=ActionKind.NOTIFY, state="failed", detail="") for n in range(MAX_OF_REPEATS)
+    ]
+
+    for _ in range(3):
+        log.note_outcomes(repeated, under=alert(1).id)
+    log.note_outcomes([Outcome(decision_id=alert(1).id, action=ActionKind.FREEZE, state="undone", detail="")])
+
+    later = log.get(alert(1).id)["later"]
+    assert len(later) == MAX_OF_REPEATS + 1
+    assert later[-1]["state"] == "undone", "what is done about the alert itself is always told"
+
+
+def test_a_damaged_file_is_put_aside_and_a_new_one_begun(tmp_path: Path) -> None:
+    (tmp_path / "alerts.sqlite").write_bytes(b"no database" * 1000)
+
+    log = AlertLog(tmp_path / "alerts.sqlite")
+
+    log.note(alert(1))
+    assert ids(log) == [alert(1).id]
+    assert (tmp_path / "alerts.sqlite.damaged").read_bytes().startswith(b"no database")
