@@ -376,9 +376,25 @@ def _pidfd_of(victim: Victim) -> int | None:
 
 
 def _kill_all(cgroup: Path) -> None:
-    _write(cgroup / "cgroup.kill", "1")
+    try:
+        _write(cgroup / "cgroup.kill", "1")
+    except (FileNotFoundError, PermissionError):  # before Linux 5.14: 661ee6280931 ("cgroup: introduce cgroup.kill")
+        _kill_members(cgroup)
     if not _reaches(cgroup, b"populated 0"):
         raise ActionFailed(f"{str(cgroup)!r} was killed, and is not empty after {WAIT_S:g} s")
+
+
+def _kill_members(cgroup: Path) -> None:
+    """End all that is in a cgroup: what is frozen has no more children, and ends all the same."""
+    before = (cgroup / "cgroup.freeze").read_text().strip()
+    _write(cgroup / "cgroup.freeze", "1")
+    try:
+        _reaches(cgroup, b"frozen 1")
+        for tgid in members(cgroup):
+            with suppress(ProcessLookupError):
+                os.kill(tgid, signal.SIGKILL)
+    finally:
+        _write(cgroup / "cgroup.freeze", before)
 
 
 def _remove(cgroup: Path) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Killing trees and apps, and what is spared: real processes in our own cgroup, and a real SIGKILL at every step."""
 
+import errno
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from mamplus_host.clock import SystemClock
 from mamplus_host.config import Limits
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor import deeds as registry
+from mamplus_host.executor import process
 from mamplus_host.executor.guardset import GuardSet, program_role
 from mamplus_host.executor.journal import verify
 from mamplus_host.executor.plan import Action
@@ -141,6 +143,29 @@ def test_an_app_ends_with_what_left_its_parents(deeds: Callable[..., dict[Action
 
         assert members(app) == frozenset()
         assert deed.verify(facts) is State.DONE
+
+
+def test_an_app_ends_also_where_the_kernel_ends_no_cgroups(
+    deeds: Callable[..., dict[ActionKind, Deed]], scope: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As before Linux 5.14: there is no cgroup.kill."""
+    write = process._write
+
+    def older(path: Path, text: str) -> None:
+        if path.name == "cgroup.kill":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        write(path, text)
+
+    monkeypatch.setattr(process, "_write", older)
+    app = scope / "app"
+    app.mkdir()
+    deed = deeds()[ActionKind.KILL_CGROUP]
+    with acts.running(ORPHANS, cgroup=app) as root:
+        root.line()
+        deed.do(deed.prepare("A", {"tgid": root.pid, "boot_ns": now()}))
+
+        assert members(app) == frozenset()
+        assert (app / "cgroup.freeze").read_text() == "0\n"
 
 
 def test_an_app_that_was_started_again_is_not_ended_a_second_time(
