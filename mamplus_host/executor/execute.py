@@ -78,6 +78,11 @@ class Executor:
         adopt_held(config.state / "held.json", self._store, self._boot)
 
     @property
+    def _is_enforcing(self) -> bool:
+        """Whether more may be done about what is held since the agent enforced than to let it go."""
+        return self._config.agent.mode == "enforce"
+
+    @property
     def counts(self) -> dict[str, int]:
         return dict(self._runner.counts)
 
@@ -201,7 +206,7 @@ class Executor:
         outcomes = list[Outcome]()
         for entry in self._store.all():
             verdict = Verdict.NOTHING if entry.indicator is None else lookup(entry.indicator)
-            if verdict is Verdict.BLOCK and entry.kind is ActionKind.FREEZE:
+            if verdict is Verdict.BLOCK and entry.kind is ActionKind.FREEZE and self._is_enforcing:
                 outcomes += self._end(entry, "the list now says block")
             elif verdict >= Verdict.ALLOW:
                 works.append(Work.of(entry))
@@ -223,7 +228,7 @@ class Executor:
     def _end_in_time(self, entry: InForce) -> list[Outcome]:
         if self._store.get(entry.id) is None:
             return []  # ended with another one
-        if entry.on_end == "kill":
+        if entry.on_end == "kill" and self._is_enforcing:
             return self._end(entry, _NOBODY)
         return self._undo_now([entry], _NOBODY if entry.kind is ActionKind.FREEZE else _TIME_OVER)
 

@@ -172,6 +172,23 @@ def test_monitor_mode_touches_nothing_and_says_what_it_would_have_done(scope: Pa
     agent.close()
 
 
+def test_an_agent_that_only_watches_by_now_lets_go_and_ends_nothing(scope: Path, tmp_path: Path) -> None:
+    policy = SuspicionPolicy(deadline_s=100, on_deadline="kill")
+    before = Agent(acts.config_for(tmp_path / "state", scope, suspicion=policy))
+    with acts.counting(tmp_path, scope) as suspect:
+        before.treat(suspect.pid, Finding.SUSPECTED)
+        before.close()
+        watching = Agent(msgspec.structs.replace(before.config, agent=AgentConfig(mode="monitor")))
+
+        assert watching.executor.resolve_held({BAD: Verdict.BLOCK}.__getitem__) == []
+        watching.clock.ahead_s = 101
+        outcomes = watching.executor.expire()
+
+        assert [(one.action, one.state) for one in outcomes] == [(ActionKind.FREEZE, "undone")]
+        suspect.await_moving()
+    watching.close()
+
+
 def test_two_suspicions_of_one_app_hold_it_until_both_are_answered(agent: Agent, scope: Path, tmp_path: Path) -> None:
     second_id = "01SECOND" + "0" * 18
     with acts.counting(tmp_path, scope) as suspect:
