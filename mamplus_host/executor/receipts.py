@@ -7,6 +7,7 @@ Journey: wipe -> [receipts] -> service -> outbox.
 import base64
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,14 @@ class Receipts:
         return (self._directory / f"{action_id}.json").exists()
 
     def untold(self) -> dict[str, dict[str, Any]]:
-        """Return the receipts that the enterprise was not told of, by the id of their action."""
-        found = {path.stem: json.loads(path.read_bytes()) for path in sorted(self._directory.glob("*.json"))}
-        return {action_id: kept for action_id, kept in found.items() if not kept["told"]}
+        """Return the receipts that the enterprise was not told of, by the id of their action; a damaged one is none."""
+        found = {}
+        for path in sorted(self._directory.glob("*.json")):
+            with suppress(ValueError, KeyError, TypeError):
+                kept = json.loads(path.read_bytes())
+                if not kept["told"] and json.loads(kept["receipt"])["order"]:
+                    found[path.stem] = kept
+        return found
 
     def told(self, action_id: str) -> None:
         """Note that a receipt is in the outbox."""

@@ -257,6 +257,8 @@ def test_the_receipt_is_signed_by_the_device_names_its_steps_and_is_told_once(pl
     assert said["order"] == f"{7:016x}"
     assert [one["what"] for one in said["steps"]][:2] == [f"keys of {work.image}", f"keys of {work.folder}"]
     assert said["steps"][0]["slots"] == 0
+    (work.state / "receipts" / "damaged.json").write_text('{"told"')
+    assert list(work.receipts.untold()) == [ID], "a damaged one stands in the way of no other"
     work.receipts.told(ID)
     assert work.receipts.untold() == {}
     assert work.receipts.has(ID)
