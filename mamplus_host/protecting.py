@@ -28,6 +28,7 @@ from mamplus_host.collector.mounts import Mounts
 from mamplus_host.config import Config
 from mamplus_host.errors import ActionFailed, MamplusError, NotPossible
 from mamplus_host.events import FileChange, MassRewrite
+from mamplus_host.executor import vault_files
 from mamplus_host.executor.package_managers import PackageManagers
 from mamplus_host.executor.stopping import Stopper
 from mamplus_host.executor.vault import Vault, is_at_or_below, is_kept
@@ -37,6 +38,7 @@ from mamplus_host.executor.vault_window import BY_MANAGER, VaultWindow
 
 LOG = logging.getLogger("mamplus")
 MAX_PENDING = 4096  # new files that wait until nobody touches them
+MAX_NOT_TAKEN = 1000  # new files that are remembered as not kept
 _TICKS_PER_TIDYING = 12  # a minute
 _SCANNED_AT_ONCE = 200  # files that are looked at with every tick though nothing told of them
 _SETTLE_AFTER_S = 0.5  # without any touch
@@ -262,8 +264,12 @@ class Protecting:
         """Return how many of the first few files look encrypted now."""
         found = 0
         for path in list(paths)[:_SAMPLES]:
-            with suppress(OSError, MamplusError), open(path, "rb") as file:
-                after = file.read(LOOKED_AT_BYTES)
+            with suppress(OSError, MamplusError):
+                descriptor = vault_files.look(path)  # a pipe or a device may stand there by now: opening those acts
+                try:
+                    after = os.pread(descriptor, LOOKED_AT_BYTES, 0)
+                finally:
+                    os.close(descriptor)
                 found += looks_scrambled(self._vault.beginning(path, LOOKED_AT_BYTES), after)
         return found
 
@@ -299,22 +305,28 @@ class Protecting:
                 self.files.add_directories([directory])
                 for name in (*below, *names):
                     self._note_pending(os.path.join(directory, name), change)
+                if len(self._pending) >= MAX_PENDING:
+                    break  # a folder of millions must not hold the loop up
         self._note_pending(path, change)
 
     def _note_pending(self, path: str, change: FileChange) -> None:
         if not is_kept(path) or self.files.knows(path):
             return
         if len(self._pending) >= MAX_PENDING and path not in self._pending:
-            self._not_taken[path] = f"{MAX_PENDING} new files wait already; `mamplus protect` takes it"
+            self._note_not_taken(path, f"{MAX_PENDING} new files wait already; `mamplus protect` takes it")
             return
         self._pending[path] = (change.boot_ns, change.tgid)
+
+    def _note_not_taken(self, path: str, why: str) -> None:
+        if path in self._not_taken or len(self._not_taken) < MAX_NOT_TAKEN:
+            self._not_taken[path] = why
 
     def _drop_pending_of(self, head: int) -> None:
         """What a family made that was stopped is left where it is, and does not become what should be there."""
         for path, (_at, tgid) in list(self._pending.items()):
             if tgid and (tgid == head or head in self._ancestors(tgid)):
                 del self._pending[path]
-                self._not_taken[path] = f"made by the family of process {head}, which was stopped"
+                self._note_not_taken(path, f"made by the family of process {head}, which was stopped")
 
     def _take_pending(self) -> None:
         """Keep what is new and was left alone for long enough."""
@@ -331,7 +343,7 @@ class Protecting:
             except FileNotFoundError:
                 continue
             except (OSError, MamplusError) as error:
-                self._not_taken[path] = str(error)
+                self._note_not_taken(path, str(error))
                 self._pending[path] = (now, 0)
         self._watch(taken)
 
@@ -347,7 +359,7 @@ class Protecting:
         try:
             is_new = self._vault.accept(path)
         except (OSError, MamplusError) as error:
-            self._not_taken[path] = str(error)
+            self._note_not_taken(path, str(error))
             return False
         if not self._vault.is_protected(path):
             self.files.remove(path)

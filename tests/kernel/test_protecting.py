@@ -22,7 +22,7 @@ from mamplus_host.executor.process import Processes
 from mamplus_host.executor.stopping import Stopper
 from mamplus_host.executor.vault import Vault
 from mamplus_host.executor.vault_window import BY_MANAGER, BY_PERSON
-from mamplus_host.protecting import Protecting
+from mamplus_host.protecting import MAX_NOT_TAKEN, Protecting
 from tests.kernel import acts
 
 pytestmark = pytest.mark.kernel
@@ -434,3 +434,22 @@ def test_nobody_outside_of_the_scope_is_stopped(device: Device) -> None:
     assert Path(f"/proc/{outside.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T"
     outside.kill()
     outside.wait()
+
+
+@pytest.mark.timeout(60)
+def test_pipes_devices_and_links_in_the_place_of_rewritten_files_are_not_opened(device: Device, tmp_path: Path) -> None:
+    """Opening a pipe waits for who writes: whoever rewrote many files would stop the agent with one."""
+    pipe, link, text = tmp_path / "pipe", tmp_path / "link", tmp_path / "text"
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/null")
+    text.write_text("as it was")
+    device.protecting.protect(text)
+
+    assert device.protecting._scrambled([str(pipe), str(link), str(text)]) == 0
+
+
+def test_what_is_remembered_of_new_files_is_bounded(device: Device, tmp_path: Path) -> None:
+    for number in range(MAX_NOT_TAKEN + 10):
+        device.protecting._note_not_taken(f"{tmp_path}/{number}", "too many")
+
+    assert len(device.protecting._not_taken) == MAX_NOT_TAKEN
