@@ -53,8 +53,8 @@ class Appeals:
         said = " ".join("".join(c if c.isprintable() else " " for c in text).split())
         if not said or len(said) > MAX_TEXT:
             raise NotPossible(f"your words have {len(said)} characters, want 1 to {MAX_TEXT}")
-        if len(alert) < MIN_ID:
-            raise NotPossible(f"{alert!r} is too short for an id; copy it from the message that you got")
+        if len(alert) < MIN_ID or not (alert.isascii() and alert.isalnum()):  # a pattern would be guessing, too
+            raise NotPossible(f"{alert!r} is no id, or too short for one; copy it from the message that you got")
         self._count(uid)
         about = self._alert_of(alert)
         at_s = self._clock.wall_s()

@@ -117,3 +117,14 @@ def test_users_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) 
     for uid in range(100):
         many.ask(uid=uid)
     assert len(many.appeals._asked) <= 4
+
+
+@pytest.mark.parametrize("pattern", ["%%%%%%%%", "01JD____", "01JD%AAAAAAAA"])
+def test_a_pattern_is_no_id(pattern: str) -> None:
+    """The alerts are looked up by the beginning or end of their ids, and a pattern fits all of them."""
+    desk = Desk()
+
+    with pytest.raises(NotPossible, match="no id"):
+        desk.ask(alert=pattern)
+
+    assert desk.told == []
