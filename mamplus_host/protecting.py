@@ -45,6 +45,7 @@ _SETTLE_AFTER_S = 0.5  # without any touch
 _SAMPLES = 8  # files of a mass rewrite whose contents are compared, for evidence
 _GONE = ("delete", "moved-away")
 _NS = 1_000_000_000
+_AGAIN_NS, _SELDOM_NS = 10 * _NS, 3600 * _NS  # until one that could not be put back is tried again: at first, at most
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +55,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     protected: int
     trees: list[str]
     unwatched: dict[str, str]  # path -> why; looked at with every tick instead
-    covered: dict[str, str]  # directory -> what lies over it; nothing is put back there
+    covered: dict[str, str]  # directory or file -> what lies over it; nothing is put back there
     pending: int  # new files that wait until nobody touches them
     not_taken: dict[str, str]  # new files that cannot be kept, and why; the first few
     accepted: int  # changes that were kept because a window or the package manager answered for them
@@ -87,6 +88,9 @@ class Protecting:
         self._not_taken: dict[str, str] = {}
         self._mounts, self._lies_on = Mounts(), dict[str, str]()
         self._covered: dict[str, str] = {}
+        self._again: dict[
+            str, tuple[int, int]
+        ] = {}  # damaged path -> when it is tried again, and for how long not then
         self._scan: list[str] = []
         self.accepted = self._ticks = 0
         self._touched_ns = 0  # when something was told last, CLOCK_BOOTTIME
@@ -384,16 +388,20 @@ class Protecting:
     # --- what no event tells -----------------------------------------------------------------
 
     def _note_mounts(self, paths: Iterable[str]) -> None:
-        for directory in {os.path.dirname(path) for path in paths} | set(self._tree_directories()):
-            self._lies_on.setdefault(directory, self._mounts.of(directory))
+        files, points = set(paths), set(self._mounts.points())
+        for place in {os.path.dirname(path) for path in files} | set(self._tree_directories()) | (files & points):
+            self._lies_on.setdefault(place, self._mounts.of(place))
 
     def _look_at_mounts(self) -> None:
-        """Tell of a mount that covers a protected directory: what is there now is not what is protected."""
+        """Tell of a mount that covers a protected directory or file: what is there now is not what is protected."""
         before = self._covered
+        over_files = [
+            one for one in self._mounts.points() if one not in self._lies_on and self._vault.is_protected(one)
+        ]
         self._covered = {
-            directory: self._mounts.of(directory)
-            for directory, lay_on in self._lies_on.items()
-            if self._mounts.of(directory) != lay_on
+            place: self._mounts.of(place)
+            for place, lay_on in [*self._lies_on.items(), *((one, "") for one in over_files)]
+            if self._mounts.of(place) != lay_on
         }
         for directory in [one for one in self._covered if one not in before]:
             if os.path.dirname(directory) in self._covered:
@@ -420,8 +428,19 @@ class Protecting:
         return [
             FileChange(boot_ns=now, path=path, changes=(OVERFLOW,), tgid=0)
             for path in dict.fromkeys([*unwatched, *some])
-            if not self._vault.looks_intact(path) and self._is_damaged(path)
+            if self._still_differs(path, now)
         ]
+
+    def _still_differs(self, path: str, now: int) -> bool:
+        """Say whether a path is damaged; of one that cannot be put back more and more seldom."""
+        if self._vault.looks_intact(path) or not self._is_damaged(path):
+            self._again.pop(path, None)
+            return False
+        due, wait = self._again.get(path, (0, _AGAIN_NS))
+        if now < due:
+            return False
+        self._again[path] = (now + wait, min(2 * wait, _SELDOM_NS))
+        return True
 
     def _is_damaged(self, path: str) -> bool:
         if self._is_covered(path) or path in self._accepting or not self._vault.is_protected(path):

@@ -28,6 +28,10 @@ class Mounts:
         self._points = dict(_points(text))  # of two at one place the later one is on top
         return True
 
+    def points(self) -> list[str]:
+        """Return the places that something is mounted at."""
+        return list(self._points)
+
     def of(self, path: str) -> str:
         """Return what `path` lies on: device, root within it, and place of the mount."""
         while path not in self._points and path != "/":

@@ -289,6 +289,36 @@ def test_a_mount_over_a_tree_is_told_and_nothing_is_put_into_it(device: Device, 
     assert device.protecting.state().covered == {}
 
 
+def test_a_mount_over_a_file_is_told_once_and_nothing_is_tried_there(device: Device, tree: Path, place: Path) -> None:
+    device.protecting.protect(tree)
+    other = place / "other"
+    other.write_text("another's")
+    by_another("mount", "--bind", other, tree / "old")
+    try:
+        for _ in range(3):
+            device.tick()
+        assert device.told == ["vault-covered"]
+        assert list(device.protecting.state().covered) == [str(tree / "old")]
+        assert other.read_text() == "another's"
+    finally:
+        by_another("umount", tree / "old")
+    device.tick()
+    assert device.protecting.state().covered == {}
+
+
+def test_what_cannot_be_put_back_is_tried_more_and_more_seldom(device: Device, tree: Path) -> None:
+    device.protecting.protect(tree)
+    device.protecting.files.read()
+    (tree / "old").write_text("our own write, which nobody tells")
+    (tree / "old").chmod(0o600)
+    found = []
+    for _ in range(20):  # a hundred seconds of ticks
+        found.append(len(device.protecting.tick()))
+        device.clock.ahead_s += 5
+    assert found[0] == 1
+    assert 3 <= sum(found) <= 5
+
+
 def test_mounts_are_read_with_their_escapes(tmp_path: Path) -> None:
     source = tmp_path / "mountinfo"
     source.write_bytes(b"21 1 8:1 / / rw - ext4 /dev/sda1 rw\n22 21 8:2 /a /with\\040space rw - ext4 /dev/sda2 rw\n")

@@ -16,6 +16,7 @@ OPENED = everywhere(Outcome.REFUSED)  # without LSM: a fanotify permission mark 
 ASKED = "where no LSM hook refuses it, the open is asked about by fanotify"
 MAPPED = "a write through a mapping changes neither times nor calls anything; found at the next look at its content"
 RESTORED = "where nothing refuses it, the content is put back from the vault"
+COVERED = "where nothing refuses it, it is told; nothing can be put back below a mount"
 SILENT = "the content is as it was, so without LSM nothing is noticed"
 WAYS: Mapping[str, tuple[str, Mapping[str, Expected], str]] = {
     "write": ("Writes to it.", OPENED, ASKED),
@@ -31,8 +32,8 @@ WAYS: Mapping[str, tuple[str, Mapping[str, Expected], str]] = {
     "times": ("Sets its times.", PUT_BACK, RESTORED),
     "xattr": ("Sets an extended attribute.", PUT_BACK, RESTORED),
     "chattr": ("Makes it immutable, so that nobody can put it back.", NOT_SEEN, SILENT),
-    "bind-over": ("Mounts another file over it.", NOT_SEEN, SILENT),
-    "move-over": ("Moves a mount over it (move_mount(2)).", NOT_SEEN, SILENT),
+    "bind-over": ("Mounts another file over it.", PUT_BACK, COVERED),
+    "move-over": ("Moves a mount over it (move_mount(2)).", PUT_BACK, COVERED),
     "proc-root": ("Writes to it below /proc/self/root.", OPENED, ASKED),
     "reopen": ("Opens it with O_PATH, and that again for writing through /proc/self/fd.", OPENED, ASKED),
     "handle": ("Opens it with open_by_handle_at(2): no path at all.", OPENED, ASKED),
