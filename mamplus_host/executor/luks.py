@@ -48,16 +48,16 @@ def mappings(uuid: str, sys_root: Path = Path("/sys")) -> list[str]:
     """Return the names under which the container is open, in /dev/mapper."""
     found = []
     for place in sorted((sys_root / "block").glob("dm-*"))[:_MAX_MAPPINGS]:
-        kind = _read(place / "dm/uuid")
+        kind = read(place / "dm/uuid")
         if kind.startswith("CRYPT-LUKS2-" + uuid.replace("-", "") + "-"):
-            found.append(_read(place / "dm/name"))
+            found.append(read(place / "dm/name"))
     return found
 
 
 def is_suspended(name: str, sys_root: Path = Path("/sys")) -> bool:
     """Whether the mapping is frozen and its key out of the kernel's memory."""
     return any(
-        _read(place / "dm/name") == name and _read(place / "dm/suspended") == "1"
+        read(place / "dm/name") == name and read(place / "dm/suspended") == "1"
         for place in (sys_root / "block").glob("dm-*")
     )
 
@@ -91,7 +91,8 @@ def _words(done: "subprocess.CompletedProcess[str]") -> str:
     return (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
+    """Return a word of sysfs, "" when it is not there."""
     try:
         return path.read_text().strip()
     except OSError:

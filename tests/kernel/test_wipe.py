@@ -18,7 +18,7 @@ from mamplus_host.clock import SystemClock
 from mamplus_host.config import Container, parse
 from mamplus_host.errors import ActionFailed, CodeUsed, ConfigInvalid
 from mamplus_host.executor import fscrypt, luks
-from mamplus_host.executor.actions.container_lock import ContainerLock
+from mamplus_host.executor.actions.container_lock import ContainerLock, refuse_system
 from mamplus_host.executor.actions.wipe import Wipe
 from mamplus_host.executor.receipts import Receipts
 from mamplus_host.executor.shape import State
@@ -418,3 +418,26 @@ def test_what_cannot_be_wiped_does_not_spare_the_rest(place: Path) -> None:
 
     assert list(work.plain.iterdir()) == []
     assert not work.receipts.has(ID)
+
+
+@pytest.mark.parametrize(("point", "is_refused"), [("/", True), ("/var", True), ("/srv/work", False)])
+def test_a_container_that_the_device_runs_from_is_not_touched(tmp_path: Path, point: str, is_refused: bool) -> None:
+    """LVM in LUKS: what is mounted is a volume, and its slave is the container."""
+    block = tmp_path / "sys/block"
+    for name, kind, number in (("work", "CRYPT-LUKS2-00ff-work", "253:0"), ("group-volume", "LVM-1", "253:1")):
+        (block / f"dm-{number[-1]}" / "dm").mkdir(parents=True)
+        (block / f"dm-{number[-1]}" / "dm/uuid").write_text(kind)
+        (block / f"dm-{number[-1]}" / "dm/name").write_text(name)
+    (block / "dm-1/slaves").mkdir()
+    (block / "dm-1/slaves/dm-0").symlink_to(block / "dm-0")
+    (tmp_path / "sys/dev/block").mkdir(parents=True)
+    (tmp_path / "sys/dev/block/253:1").symlink_to(block / "dm-1")
+    line = f"22 1 253:1 / {point} rw,relatime shared:1 - ext4 /dev/mapper/group-volume rw\n"
+    (tmp_path / "mountinfo").write_text(line)
+    one = {"path": "/dev/sda2", "uuid": "00-ff"}
+
+    if is_refused:
+        with pytest.raises(ActionFailed, match="lies in it"):
+            refuse_system(one, tmp_path, tmp_path / "sys")
+    else:
+        refuse_system(one, tmp_path, tmp_path / "sys")

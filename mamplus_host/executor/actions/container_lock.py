@@ -9,6 +9,7 @@ all users; files that are open stay readable until they are closed, and are repo
 person knows the passphrase.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from mamplus_host.executor.mounts import INIT
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
 from mamplus_host.verdicts import ActionKind
+
+OF_SYSTEM = ("/", "/boot", "/etc", "/usr", "/var", "/var/lib")  # where the device's own file systems are mounted
 
 
 class ContainerLock:
@@ -34,7 +37,11 @@ class ContainerLock:
         """`target` says nothing: what is locked stands in the configuration."""
         if not (self._container.luks or self._container.fscrypt):
             raise ActionFailed("no professional container is configured that could be locked; see [container]")
-        return {"id": action_id, "because": str(target.get("reason", "")), **look(self._container)}
+        return {
+            "id": action_id,
+            "because": str(target.get("reason", "")),
+            **look(self._container, self._process, self._sys),
+        }
 
     def do(self, facts: Facts) -> str:
         said = []
@@ -60,12 +67,38 @@ class ContainerLock:
         return State.BETWEEN if any(shut_ones) else State.UNDONE
 
 
-def look(container: Container) -> dict[str, Any]:
+def look(container: Container, process: Path = INIT, sys_root: Path = Path("/sys")) -> dict[str, Any]:
     """Return what the container is made of, by names that outlive a boot; ActionFailed: it is not as configured."""
+    found = [{"path": path, "uuid": luks.uuid_of(path)} for path in container.luks]
+    for one in found:
+        refuse_system(one, process, sys_root)
     return {
-        "luks": [{"path": path, "uuid": luks.uuid_of(path)} for path in container.luks],
+        "luks": found,
         "fscrypt": [{"path": path, "key": fscrypt.key_of(path)} for path in container.fscrypt],
     }
+
+
+def refuse_system(one: dict[str, str], process: Path, sys_root: Path) -> None:
+    """Raise ActionFailed for a container that the device itself runs from: without its key everything would stop."""
+    names = set(luks.mappings(one["uuid"], sys_root))
+    if not names:
+        return
+    for mount in mounts.mounted(process):
+        below = {mount.source.removeprefix("/dev/mapper/")}  # btrfs shows no device that sysfs knows
+        if mount.point in OF_SYSTEM and names & (below | _mappings_below(sys_root / "dev/block" / mount.device)):
+            raise ActionFailed(f"{one['path']!r} is not touched: the system's {mount.point!r} lies in it")
+
+
+def _mappings_below(node: Path) -> set[str]:
+    """Return the names of a block device and of what it is made of (LVM in LUKS), as far as they have one."""
+    found, waiting, seen = set[str](), [node], set[str]()
+    while waiting and len(seen) < 64:
+        real = os.path.realpath(waiting.pop())
+        if real not in seen:
+            seen.add(real)
+            found.add(luks.read(Path(real, "dm/name")))
+            waiting += Path(real, "slaves").glob("*")
+    return found - {""}
 
 
 def shut(name: str, process: Path, sys_root: Path) -> str:

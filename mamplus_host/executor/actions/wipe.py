@@ -62,7 +62,8 @@ class Wipe:
         if self._container.is_empty:
             raise ActionFailed("no professional container is configured; there is nothing to wipe: see [container]")
         paths = [{"path": path} for path in self._container.paths]
-        return {"id": action_id, "order": text, "order_id": order.id, **look(self._container), "paths": paths}
+        made_of = look(self._container, self._process, self._sys)
+        return {"id": action_id, "order": text, "order_id": order.id, **made_of, "paths": paths}
 
     def do(self, facts: Facts) -> str:
         order, _data, _signature = orders.read(facts["order"])
