@@ -4,7 +4,8 @@
 Journey: actions/evidence -> [snapshot] -> /proc, file system.
 
 Everything is bounded by count, bytes and time, and what a bound left out is named in `cut`. The environment of
-processes is not read: passwords live there. What is read here leaves the device sealed only.
+processes is not read: passwords live there. What is read here leaves the device sealed only. A named path may have
+been chosen by a suspect, and we are root: no link is followed to it, and nothing of the kernel's own is sampled.
 """
 
 import base64
@@ -20,8 +21,14 @@ from typing import Any
 import msgspec
 
 from mamplus_host.collector.sockets import inet_sockets
+from mamplus_host.executor import names
 from mamplus_host.executor.evidence import ancestry, file_facts
 from mamplus_host.executor.tasks import descendants, task
+
+# /proc/kcore counts as a regular file. /dev/shm is no device's: whoever wants to leave no trace keeps files there.
+_KERNELS = ("/proc/", "/sys/", "/dev/")
+_NOT_KERNELS = "/dev/shm/"
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,28 +109,55 @@ def _samples(found: list[tuple[str, str]], budget: _Budget) -> list[dict[str, An
     samples: list[dict[str, Any]] = []
     seen: set[tuple[int, int]] = set()
     for path, name in found:
-        with suppress(OSError):
-            who = os.stat(path)
-            if (who.st_dev, who.st_ino) in seen or not stat.S_ISREG(who.st_mode):
+        try:
+            descriptor = _open_named(path) if path == name else _open_program(path)
+        except OSError:
+            if os.path.lexists(path):
+                budget.cut.append(f"the file {name!r}: it is no regular file of a disk, or a link leads to it")
+            continue
+        try:
+            who = os.fstat(descriptor)
+            if (who.st_dev, who.st_ino) in seen:
                 continue
             seen.add((who.st_dev, who.st_ino))
             if len(samples) >= budget.limits.samples:
                 budget.cut.append(f"the file {name!r}")
             elif budget.allows(f"the file {name!r}"):
-                samples.append(_sample(path, name, who, budget))
+                with suppress(OSError):
+                    samples.append(_sample(descriptor, name, who, budget))
+        finally:
+            os.close(descriptor)
     return samples
 
 
-def _sample(path: str, name: str, who: os.stat_result, budget: _Budget) -> dict[str, Any]:
-    most = budget.limits.sample_bytes
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    try:
-        data = os.pread(descriptor, most, 0)
-    finally:
+def _open_named(path: str) -> int:
+    """Return a descriptor of a regular file that is not the kernel's own; OSError when none is there."""
+    plain = "/" + os.path.normpath(path).lstrip("/")
+    if plain.startswith(_KERNELS) and not plain.startswith(_NOT_KERNELS):
+        raise FileNotFoundError(f"{path!r} is the kernel's")
+    descriptor = names.open_regular(plain)
+    if os.fstat(descriptor).st_dev in (os.stat("/proc").st_dev, os.stat("/sys").st_dev):  # mounted once more
         os.close(descriptor)
+        raise FileNotFoundError(f"{path!r} is the kernel's")
+    return descriptor
+
+
+def _open_program(path: str) -> int:
+    """Return a descriptor of what /proc/PID/exe means: the kernel's word on what runs, whatever lies at its name."""
+    descriptor = os.open(path, _READ)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileNotFoundError(f"{path!r} is no regular file")
+    return descriptor
+
+
+def _sample(descriptor: int, name: str, who: os.stat_result, budget: _Budget) -> dict[str, Any]:
+    most = budget.limits.sample_bytes
+    data = os.pread(descriptor, most, 0)
     if who.st_size > most:
         budget.cut.append(f"{who.st_size - most} bytes of {name!r}")
-    return {**file_facts(path), "path": name, "links": who.st_nlink, "sample": base64.b64encode(data).decode()}
+    facts = file_facts(f"/proc/self/fd/{descriptor}")  # of what was opened, though another be at its name by now
+    return {**facts, "path": name, "links": who.st_nlink, "sample": base64.b64encode(data).decode()}
 
 
 def _lines(path: Path, most: int) -> Iterator[str]:

@@ -200,3 +200,21 @@ def test_a_storm_of_alerts_takes_twelve_snapshots_in_ten_minutes(tmp_path: Path)
         deed.prepare(ID, {"tgid": os.getpid()})
     with pytest.raises(ActionFailed, match="no more than 12"):
         deed.prepare(ID, {"tgid": os.getpid()})
+
+
+def test_no_link_is_followed_to_a_named_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"of root alone")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "secret").write_bytes(b"of root alone, too")
+    (tmp_path / "link").symlink_to("secret")
+    (tmp_path / "way").symlink_to("folder")
+
+    found = snapshot.take(0, (str(tmp_path / "link"), str(tmp_path / "way" / "secret")))
+
+    assert found["files"] == []
+    assert len(found["cut"]) == 2
+
+
+def test_nothing_of_the_kernels_own_is_sampled() -> None:
+    paths = ("/proc/kcore", "/proc/version", "//proc/version", "/tmp/../proc/version", "/sys/kernel/mm/ksm/run")
+    assert snapshot.take(0, paths)["files"] == []
