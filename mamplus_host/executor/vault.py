@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from mamplus_host.clock import Clock
+from mamplus_host.clock import ListClock
 from mamplus_host.config import Limits
 from mamplus_host.errors import VaultError
 from mamplus_host.executor import vault_files
@@ -55,7 +55,7 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 class Vault:
     """The vault in `directory`. One process, one thread."""
 
-    def __init__(self, directory: Path, *, limits: Limits, clock: Clock) -> None:
+    def __init__(self, directory: Path, *, limits: Limits, clock: ListClock) -> None:
         self.store = Store(directory)
         self._limits, self._clock = limits, clock
         self._seen: dict[str, tuple[int, tuple[int, ...]]] = {}  # path -> (version, identity) last found intact
@@ -336,7 +336,10 @@ class Vault:
             for sha256 in filter(self.store.is_needed_now, sizes):  # became the newest one meanwhile
                 self.store.objects.unpack(sha256)
             return
-        before = self._clock.wall_s() - limits.vault_version_days * 86_400
+        # Versions bear the clock's time. One that is ahead of what was signed makes none of them old; nor does the
+        # signed time where the clock is behind it.
+        now_s = min(self._clock.wall_s(), self._clock.list_s())
+        before = now_s - limits.vault_version_days * 86_400
         self.store.retire(most=limits.vault_versions, before=before)
         todo = self.store.seldom_needed(MIN_BYTES, _PACKED_AT_ONCE)
         if todo:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from mamplus_host.clock import DeviceClock
 from mamplus_host.config import Limits
 from mamplus_host.errors import VaultError
 from mamplus_host.executor import steps, vault_files
@@ -168,6 +169,32 @@ def test_versions_go_when_they_are_too_many_or_too_old_and_what_is_protected_sta
     one.restore(path)
     assert path.read_bytes() == b"5"
     assert len(list((tmp_path / "small" / "objects").iterdir())) == 1
+    one.close()
+
+
+class Signed(DeviceClock):
+    """A device's clock that is wrong by `wrong_s`."""
+
+    wrong_s = 0.0
+
+    def wall_s(self) -> float:
+        return super().wall_s() + self.wrong_s
+
+
+@pytest.mark.parametrize("years", [10, -10], ids=["ahead", "back"])
+def test_a_wrong_clock_takes_no_version_away(tmp_path: Path, place: Path, years: int) -> None:
+    clock = Signed(tmp_path / "state")
+    clock.confirm(clock.wall_s())
+    one = Vault(tmp_path / "wrong", limits=Limits(), clock=clock)
+    path = place / "file"
+    for number in range(3):
+        path.write_bytes(b"%d" % number)
+        one.accept(str(path))
+        clock.wrong_s = years * 365 * 86_400 * number / 2
+
+        one.tidy()
+
+    assert len(one.versions(path)) == 3
     one.close()
 
 
