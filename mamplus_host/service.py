@@ -123,6 +123,8 @@ class Service:
         """Attach everything; what stands from an agent before is adopted. Raises MamplusError."""
         config = self.config
         self.vault = Vault(config.state / "vault", limits=config.limits, clock=self.clock)
+        if self.vault.put_aside:
+            LOG.error("the vault is damaged; beginning an empty one, and keeping it as %r", self.vault.put_aside)
         self.journal = Journal(config.state / "journal", max_bytes=config.limits.journal_bytes, clock=self.clock)
         self.alerts = AlertLog(config.state / "alerts.sqlite")
         self.outbox = Outbox(config.state / "outbox.sqlite", max_bytes=config.limits.outbox_bytes)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def describe(service: "Service") -> dict[str, Any]:
     """Return the agent's state as plain values, grouped; every loss has its counter here."""
+    aside = service.vault.put_aside
     return {
         "agent": _agent(service),
         "ble": _ble(service),
@@ -44,6 +45,7 @@ def describe(service: "Service") -> dict[str, Any]:
             "folded": service.pipeline.folded,
             "unstored": service.pipeline.unstored,
         },
+        "vault": f"damaged: nothing is protected until it is again; kept as {aside!r}" if aside else "whole",
         "files": msgspec.to_builtins(service.protecting.state()),
         "guarded_paths": msgspec.to_builtins(service.guarding.state()),
         "held": [{"alert": held.decision_id, "cgroup": held.place} for held in service.executor.held],

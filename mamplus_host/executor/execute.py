@@ -75,6 +75,8 @@ class Executor:
         self._later: dict[str, tuple[int, int]] = {}  # what could not be undone in time: how often, and when again
         if self._store.was_damaged:
             journal.append("note", "", {"damaged": "actions.json"})
+        if vault.put_aside:
+            journal.append("note", "", {"damaged": "vault", "kept_as": vault.put_aside})
         adopt_held(config.state / "held.json", self._store, self._boot)
 
     @property

@@ -69,6 +69,11 @@ class Vault:
         self.store.close()
 
     @property
+    def put_aside(self) -> str:
+        """The name, beside this vault, of a damaged one that was there before; "" when there was none."""
+        return self.store.put_aside
+
+    @property
     def not_kept(self) -> int:
         """Replaced contents for which there was no room."""
         return self._putter.not_kept

@@ -40,6 +40,10 @@ class Objects:
         self._directory = directory
         self._unsynced: list[str] = []
 
+    def has_any(self) -> bool:
+        """Say whether contents are here, those aside that an interrupted `copy_in` left."""
+        return any(not name.startswith(_NEW) for name in os.listdir(self._directory))
+
     def copy_in(self, source_fd: int, *, max_bytes: int, sync: bool = True) -> tuple[str, int, int]:
         """Keep the content of `source_fd`; return its SHA-256, its size, and the bytes that it takes here.
 

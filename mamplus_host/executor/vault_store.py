@@ -5,7 +5,8 @@ Journey: vault -> [vault_store] -> disk.
 
 The index is committed with `synchronous=FULL`, and many changes at once in `batch`. Paths are bytes: a file name need
 not be text. What a path should be is its newest golden version; that it should not be there is one, too (`ABSENT`), so
-that a whole tree has a state at every point in time.
+that a whole tree has a state at every point in time. A vault whose index is damaged is put aside with all its contents,
+for nothing else knows what they are of; then this one is empty, and `put_aside` says so.
 
 This module does not look at the protected files and decides nothing.
 """
@@ -21,6 +22,7 @@ import msgspec
 
 from mamplus_host.errors import VaultError
 from mamplus_host.executor.vault_objects import Objects
+from mamplus_host.files import sync_directory
 
 GOLDEN, REPLACED = "golden", "replaced"
 FILE, DIRECTORY, SYMLINK, ABSENT = "file", "directory", "symlink", "absent"
@@ -85,17 +87,36 @@ class Store:
     """Objects and index below one directory. One process, one thread."""
 
     def __init__(self, directory: Path) -> None:
-        """Open or create the vault in `directory`; leftovers of an interrupted `add` are removed."""
+        """Open or create the vault in `directory`; leftovers of an interrupted `add` are removed.
+
+        A damaged one is renamed, for people, and an empty one begun: it must not keep the agent from starting.
+        """
+        self.put_aside = ""  # the name that a damaged vault has now; "": this one is whole
+        try:
+            self._begin(directory)
+        except sqlite3.OperationalError:
+            raise  # locked, or no room: that passes
+        except sqlite3.DatabaseError:
+            self.put_aside = _put_aside(directory)
+            self._begin(directory)
+
+    def _begin(self, directory: Path) -> None:
+        self._is_in_batch = False
         self.objects = Objects(directory / "objects")
         directory.chmod(0o700)
         self._db = sqlite3.connect(directory / "index.sqlite", isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute("PRAGMA cache_size=-256")
-        self._db.executescript(_SCHEMA)
-        self._add_missing_columns()
-        self._is_in_batch = False
-        self.drop_unused()
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA cache_size=-256")
+            if not self._has_tables() and self.objects.has_any():
+                raise sqlite3.DatabaseError("the index is empty, and contents are there")  # else they would be dropped
+            self._db.executescript(_SCHEMA)
+            self._add_missing_columns()
+            self.drop_unused()
+        except sqlite3.Error:
+            self._db.close()
+            raise
 
     def close(self) -> None:
         self._db.close()
@@ -358,11 +379,25 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             yield
 
+    def _has_tables(self) -> bool:
+        return self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'versions'").fetchone() is not None
+
     def _add_missing_columns(self) -> None:
         for table, name, definition in _COLUMNS:
             known = {row[1] for row in self._db.execute(f"PRAGMA table_info({table})")}
             if name not in known:
                 self._db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {definition}")
+
+
+def _put_aside(directory: Path) -> str:
+    """Rename a damaged vault beside itself; return its new name. An earlier one that was put aside stays."""
+    name, number = f"{directory.name}.damaged", 0
+    while os.path.lexists(directory.with_name(name)):
+        number += 1
+        name = f"{directory.name}.damaged.{number}"
+    directory.rename(directory.with_name(name))
+    sync_directory(directory.parent)
+    return name
 
 
 def _below(key: bytes) -> tuple[bytes, bytes]:

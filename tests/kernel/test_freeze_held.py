@@ -290,3 +290,34 @@ def test_evidence_names_the_program_its_ancestors_sockets_and_file_as_plain_json
     listening = {"pid": program.pid, "proto": "tcp", "local": local, "remote": "0.0.0.0:0", "state": "listen"}
     assert listening in evidence["sockets"]
     assert evidence["file"]["size"] == os.stat(sys.executable).st_size
+
+
+def test_a_damaged_vault_is_put_aside_whole_and_noted(agent: Agent, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("as deployed")
+    agent.vault.protect(tmp_path / "file")
+    agent.close()
+    vault = agent.config.state / "vault"
+    for number in range(2):
+        (vault / "index.sqlite").write_bytes(b"no database" * 1000)
+        agent.open()
+        agent.close()
+        assert agent.vault.put_aside == ("vault.damaged", "vault.damaged.1")[number]
+    agent.open()
+
+    assert agent.vault.put_aside == ""
+    assert len(list((agent.config.state / "vault.damaged" / "objects").iterdir())) == 1
+    assert [record.data["kept_as"] for record in agent.journal.records()] == ["vault.damaged", "vault.damaged.1"]
+    agent.vault.protect(tmp_path / "file")
+    assert agent.vault.count() == 1
+
+
+def test_contents_whose_index_is_empty_are_put_aside_too(agent: Agent, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("as deployed")
+    agent.vault.protect(tmp_path / "file")
+    agent.close()
+    (agent.config.state / "vault" / "index.sqlite").write_bytes(b"")
+
+    agent.open()
+
+    assert agent.vault.put_aside == "vault.damaged"
+    assert len(list((agent.config.state / "vault.damaged" / "objects").iterdir())) == 1
