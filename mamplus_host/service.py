@@ -144,6 +144,8 @@ class Service:
             deeds=deeds(config, self.vault, self.clock, self.guard_set, network=self.network),
             disarmed=Disarmed(config.state / "rules.json", clock=self.clock, rules=self.action_rules),
         )  # fmt: skip
+        for fault in self.executor.faults:
+            LOG.error("%s; starting all the same", fault)
         self.receipts = Receipts(config.state / "receipts", lambda: signature_of(config.state))
         self.pipeline = self._make_pipeline()
         self.sweep = self._make_sweep()

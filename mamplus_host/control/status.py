@@ -51,6 +51,7 @@ def describe(service: "Service") -> dict[str, Any]:
         "held": [{"alert": held.decision_id, "cgroup": held.place} for held in service.executor.held],
         "actions": {
             **service.executor.counts,
+            "start_faults": service.executor.faults or "none",
             "in_force": len(service.executor.in_force()),
             "disarmed": [rule.key for rule in service.executor.disarmed.all()],
         },

@@ -73,11 +73,18 @@ class Executor:
         self._runner = Runner(known, journal=journal, store=self._store, clock=clock, alive=systemd.watchdog)
         self.disarmed = disarmed or Disarmed(config.state / "rules.json", clock=clock)
         self._later: dict[str, tuple[int, int]] = {}  # what could not be undone in time: how often, and when again
+        self.faults = list[str]()  # what could not be done at the start: a full disk must not keep us from starting
         if self._store.was_damaged:
-            journal.append("note", "", {"damaged": "actions.json"})
+            self._try(lambda: journal.append("note", "", {"damaged": "actions.json"}))
         if vault.put_aside:
-            journal.append("note", "", {"damaged": "vault", "kept_as": vault.put_aside})
-        adopt_held(config.state / "held.json", self._store, self._boot)
+            self._try(lambda: journal.append("note", "", {"damaged": "vault", "kept_as": vault.put_aside}))
+        self._try(lambda: adopt_held(config.state / "held.json", self._store, self._boot))
+
+    def _try(self, job: Callable[[], object]) -> None:
+        try:
+            job()
+        except (ActionFailed, OSError) as error:
+            self.faults.append(str(error))
 
     @property
     def _is_enforcing(self) -> bool:

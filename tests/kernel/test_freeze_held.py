@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The executor on held programs: journalled, answered by the list, by time, and by a new agent."""
 
+import errno
+import json
 import os
 import signal
 import subprocess
@@ -23,6 +25,7 @@ from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.journal import Journal, verify
 from mamplus_host.executor.plan import plan
 from mamplus_host.executor.process import HOLD_PREFIX
+from mamplus_host.executor.tasks import boot_id as boot
 from mamplus_host.executor.vault import Vault
 from mamplus_host.verdicts import ActionKind, Decision, Finding, Indicator, Verdict
 from tests.kernel import acts
@@ -290,6 +293,43 @@ def test_evidence_names_the_program_its_ancestors_sockets_and_file_as_plain_json
     listening = {"pid": program.pid, "proto": "tcp", "local": local, "remote": "0.0.0.0:0", "state": "listen"}
     assert listening in evidence["sockets"]
     assert evidence["file"]["size"] == os.stat(sys.executable).st_size
+
+
+def test_a_full_disk_does_not_keep_a_damaged_file_of_what_is_in_force_from_being_left(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (agent.config.state / "actions.json").write_text("{ torn")
+    agent.close()
+
+    with monkeypatch.context() as full:
+        full.setattr(Journal, "_write", no_room)
+        agent.open()
+
+    assert agent.executor.in_force() == []
+    assert "No space left" in " ".join(agent.executor.faults)
+
+
+def test_a_full_disk_leaves_what_an_older_release_held_for_the_next_start(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boot_id, hold = boot(), {"cgroup": "/x", "tgid": 1, "boot_ns": 1}
+    held = [{"decision_id": SUSPECT_ID, "indicator": None, "hold": hold, "deadline_ns": time.time_ns()}]
+    (agent.config.state / "held.json").write_text(json.dumps({"boot_id": boot_id, "held": held}))
+    agent.close()
+
+    with monkeypatch.context() as full:
+        full.setattr("mamplus_host.executor.inforce.write_whole", no_room)
+        agent.open()
+    assert "No space left" in " ".join(agent.executor.faults)
+    agent.close()
+    agent.open()
+
+    assert agent.executor.faults == []
+    assert [one["alert"] for one in agent.executor.in_force()] == [SUSPECT_ID]
+
+
+def no_room(*_args: object, **_named: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_damaged_vault_is_put_aside_whole_and_noted(agent: Agent, tmp_path: Path) -> None:
