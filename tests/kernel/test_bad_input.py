@@ -156,7 +156,7 @@ def test_silent_and_babbling_clients_do_not_stop_the_agent(place: Place) -> None
         assert place.device.ask("status")["losses"]["control_clients"] >= 1
 
 
-def test_a_full_disk_loses_no_refusal_and_is_counted(stage_with_small_state: tuple[Place, Device]) -> None:
+def test_a_full_disk_loses_no_refusal_and_no_alert(stage_with_small_state: tuple[Place, Device]) -> None:
     place, device = stage_with_small_state
     state = device.config.parent / "state"
     filler = state / "filler"
@@ -170,11 +170,12 @@ def test_a_full_disk_loses_no_refusal_and_is_counted(stage_with_small_state: tup
     how = died_of(place.stage.spawn(copy, marker, cgroup=device.cgroup))
 
     assert (how, marker.exists()) == ("signal 9", False)
-    wait_for("the loss to be counted", lambda: sum(device.ask("status")["losses"].values()) > 0)
-    assert device.ask("status")["pipeline"]["unstored"] == 1
+    wait_for("the escalation to wait in memory", lambda: device.ask("status")["pipeline"]["unstored"] == 1)
+    assert [one["finding"] for one in device.ask("alerts")] == ["confirmed"]
     filler.unlink()
     wait_for("the escalation to be stored after all", lambda: device.ask("status")["outbox"]["put"] == 1)
     assert device.ask("status")["pipeline"]["unstored"] == 0
+    assert sum(device.ask("status")["losses"].values()) == 0
 
 
 @pytest.fixture
