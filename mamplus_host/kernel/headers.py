@@ -50,6 +50,7 @@ def merge_headers(target: Path, trees: list[Path]) -> None:
         for entry in (entry for tree in trees for entry in (tree / folder).glob("*")):
             name = str(entry.name if folder == "." else Path(folder, entry.name))
             if name not in split and not (target / name).exists():
+                (target / name).unlink(missing_ok=True)  # of an earlier tree, and leads nowhere
                 (target / name).symlink_to(entry)
 
 

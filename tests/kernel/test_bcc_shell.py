@@ -201,7 +201,10 @@ def test_split_header_trees_are_merged_without_being_changed(tmp_path: Path) -> 
     for file in ("common/include/linux/c.h", "common/arch/x86/include/asm/d.h", "common/Makefile"):
         written(tmp_path / file)
 
+    (tmp_path / "made" / "scripts").symlink_to(tmp_path / "not installed")
+    (tmp_path / "common" / "scripts").mkdir()
     merge_headers(tmp_path / "merged", [tmp_path / "made", tmp_path / "common"])
+    assert (tmp_path / "merged" / "scripts").is_dir()
 
     found = {str(path.relative_to(tmp_path / "merged")) for path in real_files(tmp_path / "merged")}
     assert found == {
