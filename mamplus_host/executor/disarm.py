@@ -9,6 +9,7 @@ A rule is an entry of the list, or one of the agent's own.
 """
 
 import json
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +22,7 @@ from mamplus_host.actionrules import STOPPING, ActionRules
 from mamplus_host.analyzer.decide import RULE_BLE
 from mamplus_host.clock import Clock
 from mamplus_host.errors import ActionFailed, MamplusError
-from mamplus_host.events import Exec, FileAccess
+from mamplus_host.events import Exec, FileAccess, Packet
 from mamplus_host.executor.plan import Action
 from mamplus_host.files import write_whole
 from mamplus_host.ids import new_id
@@ -60,7 +61,7 @@ class Disarmed:
     def __init__(self, path: Path, *, clock: Clock, rules: Callable[[], ActionRules] = ActionRules) -> None:
         """Read `path`; one that cannot be read disarms nothing, and is kept beside as `.damaged`."""
         self._path, self._clock, self._rules = path, clock, rules
-        self._seen: OrderedDict[str, OrderedDict[str, int]] = OrderedDict()  # rule -> program -> CLOCK_BOOTTIME
+        self._seen: OrderedDict[str, OrderedDict[str, tuple[int, str]]] = OrderedDict()  # rule -> program -> seen
         self._off: dict[str, Rule] = {}
         try:
             kept = msgspec.convert(json.loads(path.read_bytes()), list[Rule])
@@ -76,10 +77,10 @@ class Disarmed:
         if action.kind not in _AIMED:
             return ""
         if key not in self._off:
-            programs = self._count(key, _program(decision))
+            programs = self._count(key, *_program(decision))
             if len(programs) <= self._rules().disarm.programs:
                 return ""
-            self._disarm(key, list(programs), decision.generation)
+            self._disarm(key, [words for _ns, words in programs.values()], decision.generation)
         return f"rule {key!r} is disarmed (`mamplus rules rearm {key}` arms it again)"
 
     def all(self) -> list[Rule]:
@@ -102,16 +103,16 @@ class Disarmed:
                 tell(_telling(rule))
                 self._write({**self._off, rule.key: msgspec.structs.replace(rule, is_told=True)})
 
-    def _count(self, key: str, program: str) -> "OrderedDict[str, int]":
-        """Return the programs that the rule acted on of late, this one included, with the time of each."""
+    def _count(self, key: str, program: str, words: str) -> "OrderedDict[str, tuple[int, str]]":
+        """Return the programs that the rule acted on of late, this one included: CLOCK_BOOTTIME and words of each."""
         now_ns = self._clock.boot_ns()
         seen = self._seen.setdefault(key, OrderedDict())
         self._seen.move_to_end(key)
         if len(self._seen) > MAX_RULES:
             self._seen.popitem(last=False)
-        seen[program] = now_ns
+        seen[program] = now_ns, words
         seen.move_to_end(program)
-        while seen and now_ns - next(iter(seen.values())) > self._rules().disarm.within_s * _NS:
+        while seen and now_ns - next(iter(seen.values()))[0] > self._rules().disarm.within_s * _NS:
             seen.popitem(last=False)
         return seen
 
@@ -127,11 +128,24 @@ class Disarmed:
         self._off = rules
 
 
-def _program(decision: Decision) -> str:
+def _program(decision: Decision) -> tuple[str, str]:
+    """Return what tells one program from another, and words for it.
+
+    A process counts by its executable's inode, where it has ended by its cgroup: neither its children nor another
+    name make it another program, or it would disarm the rule that is after it.
+    """
     event = decision.event
     if isinstance(event, Exec | FileAccess):
-        return event.path or event.sha256
-    return f"pid {getattr(getattr(event, 'head', None), 'tgid', 0)}"
+        return (event.path or event.sha256,) * 2
+    head = getattr(event, "head", None)
+    if head is None or isinstance(event, Packet):  # a packet's task is no evidence
+        return (f"cgroup {head.cgroup_id if head else 0}",) * 2
+    try:
+        link = f"/proc/{head.tgid}/exe"
+        found = os.stat(link)
+        return f"inode {found.st_dev}:{found.st_ino}", os.readlink(link)
+    except OSError:
+        return (f"cgroup {head.cgroup_id}",) * 2
 
 
 def _telling(rule: Rule) -> Telling:

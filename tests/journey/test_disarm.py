@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A rule that suddenly acts on many different programs acts on none any more, until somebody arms it again."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import msgspec
@@ -9,9 +13,10 @@ import pytest
 
 from mamplus_host.actionrules import ActionRules, Disarm
 from mamplus_host.errors import ActionFailed
+from mamplus_host.events import Connect, Head
 from mamplus_host.executor.plan import Action
 from mamplus_host.telling import Telling
-from mamplus_host.verdicts import ActionKind, Decision
+from mamplus_host.verdicts import ActionKind, Decision, Finding, Verdict
 
 from .acting import Device
 from .test_power_cuts import decided
@@ -89,3 +94,50 @@ def test_what_was_done_before_it_disarmed_itself_can_still_be_undone(device: Dev
     device.executor.undo("AB")
 
     assert path.read_text() == "as it was"
+
+
+def connects(tgid: int, number: int) -> Decision:
+    head = Head(boot_ns=7, cgroup_id=77, generation=1, tgid=tgid, ppid=2, uid=0, slot=0, flags=0,
+                verdict=Verdict.BLOCK, comm=f"child{number}")  # fmt: skip
+    event = Connect(head=head, address=ip_address("192.0.2.1"), port=443, protocol=6, unconnected=False)
+    return Decision(id=f"C{number}", finding=Finding.CONFIRMED, event=event, rule="ble", reason="", entry_id=7)
+
+
+def test_children_that_connect_are_one_program(device: Device) -> None:
+    call = [sys.executable, "-c", "input()"]
+    children = [subprocess.Popen(call, stdin=subprocess.PIPE) for _ in range(MOST + 1)]
+    try:
+        action = Action(kind=ActionKind.KILL, boot_ns=1)
+        whys = {device.disarmed.take(connects(one.pid, at), action) for at, one in enumerate(children)}
+    finally:
+        for one in children:
+            one.communicate(b"\n")
+
+    assert whys == {""}
+
+
+def test_children_that_have_ended_count_by_their_cgroup(device: Device) -> None:
+    ended = int(Path("/proc/sys/kernel/pid_max").read_text())
+    action = Action(kind=ActionKind.KILL, boot_ns=1)
+
+    assert {device.disarmed.take(connects(ended + at, at), action) for at in range(MOST + 1)} == {""}
+
+
+def test_different_programs_that_connect_disarm_and_are_named(device: Device, tmp_path: Path) -> None:
+    children = []
+    for number in range(MOST + 1):
+        copy = tmp_path / f"sleep{number}"
+        copy.write_bytes(Path(os.path.realpath("/bin/sleep")).read_bytes())
+        copy.chmod(0o700)
+        children.append(subprocess.Popen([copy, "60"]))
+    try:
+        action = Action(kind=ActionKind.KILL, boot_ns=1)
+        whys = [device.disarmed.take(connects(one.pid, at), action) for at, one in enumerate(children)]
+    finally:
+        for one in children:
+            one.kill()
+            one.wait()
+
+    assert [bool(why) for why in whys] == [False] * MOST + [True]
+    (rule,) = device.disarmed.all()
+    assert rule.programs == tuple(str(tmp_path / f"sleep{number}") for number in range(MOST + 1))
