@@ -87,8 +87,14 @@ class Isolating:
         }  # fmt: skip
 
     def _follow(self) -> None:
-        """Do what the policy says of this device, and take back what it no longer says."""
+        """Do what the policy says of this device, and take back what it no longer says.
+
+        The defaults, which hold while no policy could be read, say nothing: what stands by one stays, as long as the
+        device belongs to an enterprise.
+        """
         policy = self._policy()
+        if not policy.version and self._device_id():
+            return
         wants = policy.isolation.names(self._device_id()) and policy.version != self._lifted_version
         standing = self._ids(by=POLICY)
         if wants and not standing and self._config.agent.mode == "enforce":
