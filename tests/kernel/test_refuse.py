@@ -135,7 +135,7 @@ def test_what_an_app_puts_into_cgroups_below_its_own_is_refused_with_it(device: 
 @BOTH
 def test_all_but_the_enterprise_leaves_what_is_guarded_and_nothing_else(device: Device, host: str, other: str) -> None:
     device.agent.kernel.tables.set_guard([(host, ENTERPRISE)])
-    device.do(device.refuse, all=True)
+    device.do(device.refuse, all=True, ttl_s=3600)
 
     assert device.world.act("tcp", host, ENTERPRISE) == "ok"
     assert device.world.act("say", host, ENTERPRISE) == "ok"

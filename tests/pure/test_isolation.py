@@ -6,8 +6,11 @@ from typing import cast
 
 import pytest
 
-from mamplus_host.errors import ConfigInvalid
+from mamplus_host.errors import ActionFailed, ConfigInvalid
+from mamplus_host.executor.actions.refuse import Refuse, refusal_of
+from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.network import Network, Refusal
+from mamplus_host.executor.process import Processes
 from mamplus_host.isolation import GRACE_S, Lifeline
 from mamplus_host.isolationrules import Isolation
 from mamplus_host.policy import Policy, check, encode, parse
@@ -213,3 +216,12 @@ def test_the_policy_names_the_devices_that_isolate_themselves() -> None:
 def test_a_policy_that_isolates_what_is_no_device_is_refused(device_id: str) -> None:
     with pytest.raises(ConfigInvalid, match=r"isolation\.devices"):
         check(Policy(isolation=Isolation(devices=(device_id,))))
+
+
+def test_refusing_all_but_the_enterprise_needs_an_end_for_no_timer_watches_it(device: _Device) -> None:
+    refuse = Refuse(cast(Network, device.network), cast(Processes, None), GuardSet())
+
+    with pytest.raises(ActionFailed, match=r"time limit \(ttl_s\).*mamplus isolate on"):
+        refuse.prepare("an-action", {"all": True})
+
+    assert refusal_of(refuse.prepare("an-action", {"all": True, "ttl_s": 60})).ttl_s == 60

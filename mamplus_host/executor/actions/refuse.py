@@ -23,7 +23,10 @@ from mamplus_host.verdicts import ActionKind
 
 
 class Refuse:
-    """Target: `address`; or `all`: true; or `tgid` and `boot_ns`, the process's app is meant. `ttl_s` (0: no end)."""
+    """Target: `address`; or `all`: true; or `tgid` and `boot_ns`, the process's app is meant.
+
+    `ttl_s`: 0 is no end, which `all` must have.
+    """
 
     kind = ActionKind.REFUSE
     has_inverse = True
@@ -34,6 +37,11 @@ class Refuse:
     def prepare(self, action_id: str, target: dict[str, Any]) -> Facts:
         ttl_s = int(target.get("ttl_s", 0))
         if target.get("all"):
+            if ttl_s <= 0:  # no dead-man timer watches it: without an end a device could be lost for good
+                raise ActionFailed(
+                    "refusing all but the enterprise needs a time limit (ttl_s);"
+                    " without one, isolate: `mamplus isolate on`"
+                )
             refusal = Refusal(kind="all", ttl_s=ttl_s)
         elif target.get("address"):
             refusal = Refusal(kind="host", what=self._host(str(target["address"])), ttl_s=ttl_s)
