@@ -11,7 +11,7 @@ from mamplus_host.control.guests import Guests
 from mamplus_host.control.protocol import Request
 from mamplus_host.control.render import event_view
 from mamplus_host.control.server import FOLLOW, Peer
-from mamplus_host.errors import ControlMalformed
+from mamplus_host.errors import ControlMalformed, NotPossible
 from mamplus_host.executor.vault_tree import Step
 from mamplus_host.executor.vault_window import BY_PERSON
 from mamplus_host.jsonlines import to_builtins
@@ -100,9 +100,11 @@ class Commands:
         return outcomes
 
     def act(self, kind: str, target: dict[str, Any], ttl_s: int = 0) -> dict[str, str]:
-        """Do one action on a person's word; ActionFailed says why it could not be done."""
+        """Do one action on a person's word; ActionFailed says why it could not be done, NotPossible in monitor mode."""
         if kind not in BY_PERSONS:
             raise ControlMalformed(f"no person starts {kind!r}; want one of {', '.join(sorted(BY_PERSONS))}")
+        if self._service.config.agent.mode == "monitor":
+            raise NotPossible(f'the agent only watches: [agent] mode = "monitor"; set it to "enforce" for {kind!r}')
         done = self._service.executor.start(
             ActionKind(kind), {**target, "ttl_s": ttl_s}, ttl_s=ttl_s, why="somebody on this device wanted it"
         )

@@ -41,6 +41,7 @@ _RETRY_NS = 60 * 10**9  # after a time limit's undoing failed; doubles, up to an
 _NS = 1_000_000_000
 _NOBODY = "nobody answered in time"
 _TIME_OVER = "its time is over"
+_ONLY_WATCHES = "the agent only watches (monitor mode)"
 Planned = tuple[Decision, Sequence[Action]]
 
 
@@ -334,6 +335,10 @@ class Executor:
 
         Then what is in force is looked at: what a restart of the device took away is done again, and what
         cannot be (a process has ended) is no longer in force.
+
+        Monitor mode does not act: what a crash interrupted is taken back, or told as failed where it has no inverse,
+        and what a restart took away stays noted until the agent enforces. A wipe that was begun by the enterprise's
+        order is finished all the same, for half of one helps nobody.
         """
         outcomes = [self._finish_alone(record) for record in self._journal.open_intents()]
         outcomes += self.expire()
@@ -359,12 +364,21 @@ class Executor:
             self._runner.undo([work], "as was begun before a restart")
         elif entry is not None and self._store.left_s(entry) == 0:
             self._runner.undo([work], _TIME_OVER)
+        elif not self._is_enforcing and work.kind is not ActionKind.WIPE:
+            self._leave(work)
         else:
             if not work.facts:
                 self._runner.prepare(work)
             self._runner.run([work])
             if work.kind is ActionKind.KILL and "hold" in work.facts and work.outcome is not None:
                 self._forget_held(work.facts)
+
+    def _leave(self, work: Work) -> None:
+        """Take back what was begun before monitor mode, where that can be."""
+        if work.facts and self._runner.has_inverse(work.kind) and not self._runner.is_passing(work.kind):
+            self._runner.undo([work], _ONLY_WATCHES)
+        else:
+            self._runner.close(work, "failed", f"it was interrupted and not finished: {_ONLY_WATCHES}")
 
     def _reinstate(self, entry: InForce) -> list[Outcome]:
         work = Work.of(entry)
@@ -380,6 +394,8 @@ class Executor:
                 return []
         except FAILURES:
             return []  # nothing here can tell, or do it again: it stays noted, and a person may undo it
+        if not self._is_enforcing:
+            return []
         self._runner.run([work])
         assert work.outcome is not None
         return [work.outcome]
