@@ -133,6 +133,7 @@ class Service:
         self.kernel = Kernel.attach(config, self.cgroup)
         self.kernel.beat(self.clock.boot_ns())
         self.network = Network(config, self.clock)
+        self.network.second.put_off()  # it may wait for a lock longer than systemd waits for us; the hooks refuse
         self._alone(self.network.enforce)  # what actions refuse: before these hooks stand alone
         if not self.kernel.adopted:
             self.examiner.attached_anew()

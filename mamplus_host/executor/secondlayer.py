@@ -56,21 +56,26 @@ class SecondLayer:
         self._lock = threading.Lock()  # one helper at a time
         self._rules = Rules()
         self._thread: _Waiter | None = None
+        self._is_put_off = False
         self._mark = config.state / "second-layer"  # there while rules of ours may be: also those of an agent before us
         self._stands = self._mark.exists()
         self.layers: dict[str, str] = {}  # namespace -> iptables or nftables, once made
         self.fault = ""
         self.renewed = 0  # how often somebody had taken rules away, and they were put back
 
+    def put_off(self) -> None:
+        """Leave the rules to the thread, until `begin` starts it: a helper takes up to HELPER_S a namespace."""
+        self._is_put_off = True
+
     def follow(self, rules: Rules) -> None:
-        """Make the rules these: at once, or by the thread that `begin` started; what goes wrong is in `fault`."""
+        """Make the rules these: at once, or by the thread of `begin`, see `put_off`; what goes wrong is in `fault`."""
         if rules == self._rules and self._stands is not rules.is_empty:
             return
         self._rules = rules
-        if self._thread is None:
-            self.settle()
-        else:
+        if self._thread is not None:
             self._thread.order()
+        elif not self._is_put_off:
+            self.settle()
 
     def poke(self) -> None:
         """Have the thread look, with every tick: what is done without the lock tells nobody."""
@@ -81,6 +86,9 @@ class SecondLayer:
         """Have a thread keep the rules; `noticed` is called there when a table was changed."""
         self._thread = _Waiter(self._config, self, noticed)
         self._thread.start()
+        if self._is_put_off:
+            self._is_put_off = False
+            self._thread.order()
 
     def stop(self) -> None:
         """End the thread; the rules stay."""

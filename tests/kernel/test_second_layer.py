@@ -288,3 +288,29 @@ def test_an_agent_that_only_watches_drops_nothing_and_takes_away_what_stood(
     network_of(msgspec.structs.replace(config, agent=AgentConfig(mode="monitor")), "best").enforce()
 
     assert rules_of(quiet) == before
+
+
+def test_while_the_agent_starts_the_rules_are_left_to_the_thread(
+    quiet: str, tmp_path: Path, cgroup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by = list[str]()
+    done = threading.Event()
+
+    def helper(*_call: object) -> dict[str, object]:
+        by.append(threading.current_thread().name)
+        return {"layer": "iptables", "changed": False}
+
+    monkeypatch.setattr("mamplus_host.executor.secondlayer._run", helper)
+    network = network_of(config_for(quiet, tmp_path, cgroup), "best")
+    network.second.put_off()
+    for name in ("one", "two"):
+        network.put(name, Refusal(kind="host", what=HOST4 if name == "one" else HOST6))
+        network.enforce()
+    assert by == []
+
+    network.second.begin(done.set)
+    try:
+        assert done.wait(BACK_WITHIN_S)
+    finally:
+        network.second.stop()
+    assert set(by) == {"second-layer"}
