@@ -441,3 +441,29 @@ def test_a_container_that_the_device_runs_from_is_not_touched(tmp_path: Path, po
             refuse_system(one, tmp_path, tmp_path / "sys")
     else:
         refuse_system(one, tmp_path, tmp_path / "sys")
+
+
+def test_a_medium_that_is_not_there_is_named_and_spares_nothing_else(place: Path) -> None:
+    work = Work(place, "paths")
+    stick, folder = str(place / "unplugged.luks"), str(place / "disk" / "unmounted" / "work")
+    deed = work.made(Container(luks=(stick,), fscrypt=(folder,), paths=work.container.paths))
+    facts = deed.prepare(ID, {"order": work.order()})
+    assert facts["missing"] == [stick, folder]
+
+    words = deed.do(facts)
+
+    assert "not there and not wiped" in words
+    assert list(work.plain.iterdir()) == []
+    assert work.receipt()["missing"] == [stick, folder]
+    assert deed.verify(facts) is State.DONE
+
+
+def test_where_nothing_of_the_container_is_there_the_order_stays_unused(place: Path) -> None:
+    work = Work(place)
+    container = Container(luks=(str(place / "unplugged.luks"),))
+
+    for _again in range(2):
+        with pytest.raises(ActionFailed, match=r"not there: .*unplugged"):
+            work.made(container).prepare(ID, {"order": work.order()})
+    with pytest.raises(ActionFailed, match=r"not there: .*unplugged"):
+        ContainerLock(container).prepare(ID, {})

@@ -37,11 +37,10 @@ class ContainerLock:
         """`target` says nothing: what is locked stands in the configuration."""
         if not (self._container.luks or self._container.fscrypt):
             raise ActionFailed("no professional container is configured that could be locked; see [container]")
-        return {
-            "id": action_id,
-            "because": str(target.get("reason", "")),
-            **look(self._container, self._process, self._sys),
-        }
+        made_of = look(self._container, self._process, self._sys)
+        if not (made_of["luks"] or made_of["fscrypt"]):
+            raise ActionFailed(f"nothing was locked: {gone(made_of)}")
+        return {"id": action_id, "because": str(target.get("reason", "")), **made_of}
 
     def do(self, facts: Facts) -> str:
         said = []
@@ -53,6 +52,8 @@ class ContainerLock:
             step("container.key")
             if fscrypt.remove(one["path"], one["key"]) is fscrypt.Key.BEING_REMOVED:
                 said.append(f"files below {one['path']!r} are open and readable until they are closed")
+        if facts.get("missing"):
+            said.append(gone(facts))
         return "; ".join(["the professional container is locked", *said])
 
     def undo(self, facts: Facts) -> str:
@@ -68,14 +69,24 @@ class ContainerLock:
 
 
 def look(container: Container, process: Path = INIT, sys_root: Path = Path("/sys")) -> dict[str, Any]:
-    """Return what the container is made of, by names that outlive a boot; ActionFailed: it is not as configured."""
-    found = [{"path": path, "uuid": luks.uuid_of(path)} for path in container.luks]
+    """Return what the container is made of, by names that outlive a boot; ActionFailed: it is not as configured.
+
+    A medium that is not plugged in, or a file system that is not mounted, is `missing` and spares nothing else.
+    """
+    missing = [path for path in (*container.luks, *container.fscrypt) if not os.path.exists(path)]
+    found = [{"path": path, "uuid": luks.uuid_of(path)} for path in container.luks if path not in missing]
     for one in found:
         refuse_system(one, process, sys_root)
     return {
         "luks": found,
-        "fscrypt": [{"path": path, "key": fscrypt.key_of(path)} for path in container.fscrypt],
+        "fscrypt": [{"path": path, "key": fscrypt.key_of(path)} for path in container.fscrypt if path not in missing],
+        "missing": missing,
     }
+
+
+def gone(facts: dict[str, Any]) -> str:
+    """Return words for what was not there when the container was looked at."""
+    return f"not there: {', '.join(map(repr, facts['missing']))}; plug in or mount it, then say it again"
 
 
 def refuse_system(one: dict[str, str], process: Path, sys_root: Path) -> None:

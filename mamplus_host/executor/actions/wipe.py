@@ -8,6 +8,7 @@ and the pages that wrap them. Then names and blocks. What is wiped was looked at
 their UUID), and stands in [container] of the configuration; each step can be repeated, so after a power cut the
 next start goes on. Neither list nor policy can name this action. There is no inverse.
 
+What is not plugged in or not mounted is not wiped, and does not spare the rest: it is in the receipt as missing.
 The receipt says which steps were taken, and is signed with the device's key.
 """
 
@@ -23,7 +24,7 @@ from mamplus_host.clock import Clock
 from mamplus_host.config import Container
 from mamplus_host.errors import ActionFailed, CodeRejected
 from mamplus_host.executor import fscrypt, luks
-from mamplus_host.executor.actions.container_lock import look, shut
+from mamplus_host.executor.actions.container_lock import gone, look, shut
 from mamplus_host.executor.mounts import INIT
 from mamplus_host.executor.receipts import Receipts
 from mamplus_host.executor.shape import Facts, State
@@ -63,6 +64,8 @@ class Wipe:
             raise ActionFailed("no professional container is configured; there is nothing to wipe: see [container]")
         paths = [{"path": path} for path in self._container.paths]
         made_of = look(self._container, self._process, self._sys)
+        if not (made_of["luks"] or made_of["fscrypt"] or paths):
+            raise ActionFailed(f"nothing was wiped: {gone(made_of)}")
         return {"id": action_id, "order": text, "order_id": order.id, **made_of, "paths": paths}
 
     def do(self, facts: Facts) -> str:
@@ -79,9 +82,14 @@ class Wipe:
         if failed:
             raise ActionFailed(f"order {order.id} wiped all but {'; '.join(failed)}; another order tries those again")
         step("wipe.receipt")
-        done = {"order": order.id, "device": order.device, "at": self._clock.wall_s(), "steps": taken}
+        missing = facts.get("missing", [])  # facts of an older release have none
+        done = {
+            "order": order.id, "device": order.device, "at": self._clock.wall_s(), "steps": taken, "missing": missing,
+        }  # fmt: skip
         self._receipts.write(facts["id"], done)
         notes = [f"{one['what']}: {one['note']}" for one in taken if one.get("note")]
+        if missing:
+            notes.append(f"not there and not wiped: {', '.join(map(repr, missing))}; that needs another order")
         return "; ".join([f"wiped the professional container by order {order.id}", *notes])
 
     def _want_configured(self, facts: Facts) -> None:
