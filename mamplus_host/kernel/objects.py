@@ -35,6 +35,7 @@ from mamplus_host.kernel.watching import Watching
 
 LOG = logging.getLogger("mamplus")
 _LOAD_TIMEOUT_S = 120
+_COMPILE_TIMEOUT_S = 400  # bcc compiles every probe: a minute on a slow processor, and more on a busy one
 _AGENT_NS = struct.Struct("=Q")
 _AGENT_REST = struct.Struct("=IQI")  # agent_tgid, agent_awake_ns, agent_stopped
 _AGENT_NS_OFFSET, _AGENT_REST_OFFSET = 8, 20  # in struct mamplus_heartbeat
@@ -244,7 +245,7 @@ def _run_loader(directory: Path, objects: Iterable[Path]) -> None:
 def _run_bcc(directory: Path) -> None:
     command = [sys.executable, "-m", "mamplus_host.kernel.bcc_exec", str(directory)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_LOAD_TIMEOUT_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
         raise NotPossible(f"bcc does not end: {error}") from None
     if done.returncode:
