@@ -33,7 +33,7 @@ def describe(service: "Service") -> dict[str, Any]:
         "maintenance": service.maintenance.status(),
         "self_protection": "refused by BPF LSM" if service.kernel.guard else "noticed and told",
         "tamper": service.tamper.counts or "nothing noticed",
-        "last_fault": service.last_fault or "none",
+        "last_fault": service.loop.last_fault or "none",
         "netfilter": {"rules": service.netfilter.status()},
         "network": service.isolating.status(),
         "declared": msgspec.to_builtins(service.generations.aging.declared),

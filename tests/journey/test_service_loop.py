@@ -2,15 +2,14 @@
 """The agent's loop goes on whatever part of it fails, and says so."""
 
 import os
-import select
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from mamplus_host import service as module
-from mamplus_host.service import Service
+from mamplus_host import loop as module
+from mamplus_host.loop import Loop
 
 FAULTS = 3
 
@@ -29,28 +28,33 @@ class Broken:
 
 
 @pytest.fixture
-def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    """A service none of whose parts works; its loop is real."""
-    monkeypatch.setattr(module, "FAULT_PAUSE_S", 0.0)
-    made = object.__new__(Service)
-    made.faults, made.last_fault, made._is_stopping, made._responder_fd = 0, "", False, -1
-    made._wake, made._epoll = os.eventfd(0, os.EFD_NONBLOCK), select.epoll()
-    made._epoll.register(made._wake, select.EPOLLIN)
-    for name in ("alerts", "clock", "control", "examiner", "executor", "generations", "guarding", "maintenance"):
+def service() -> SimpleNamespace:
+    """A service none of whose parts works."""
+    made = SimpleNamespace(responder_fd=-1, uplink=None)
+    for name in ("alerts", "clock", "control", "executor", "generations", "guarding", "maintenance"):
         setattr(made, name, Broken())
-    for name in ("asks", "isolating", "netfilter", "network", "pipeline", "responder"):
+    for name in ("asks", "isolating", "netfilter", "pipeline", "responder"):
         setattr(made, name, Broken())
+    for name in ("examine", "guard_files", "look_at_ourselves", "renew_responder", "report", "tell_receipts"):
+        setattr(made, name, getattr(Broken(), name))
     watch = Broken(fileno=lambda: -2)
-    made.protecting = Broken(files=watch, settle_in_s=lambda: None)  # type: ignore[assignment]
-    made.tamper = Broken(rest=lambda: None)  # type: ignore[assignment]
-    made.kernel = Broken(ring=SimpleNamespace(drain=Broken().drain, arm=lambda: 0.0))  # type: ignore[assignment]
-    made._has_worked, made.uplink = False, None
+    made.protecting = Broken(files=watch, settle_in_s=lambda: None)
+    made.tamper = Broken(rest=lambda: None)
+    made.kernel = Broken(ring=SimpleNamespace(drain=Broken().drain, arm=lambda: 0.0))
+    return made
+
+
+@pytest.fixture
+def loop(service: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
+    monkeypatch.setattr(module, "FAULT_PAUSE_S", 0.0)
+    made = Loop(cast(Any, service))
     yield made
-    os.close(made._wake)
-    made._epoll.close()
+    made.epoll.close()
 
 
-def test_a_loop_in_which_every_part_fails_goes_on_until_it_is_asked_to_stop(loop: Service) -> None:
+def test_a_loop_in_which_every_part_fails_goes_on_until_it_is_asked_to_stop(
+    loop: Loop, service: SimpleNamespace
+) -> None:
     turns = 0
 
     def drain() -> None:
@@ -60,7 +64,7 @@ def test_a_loop_in_which_every_part_fails_goes_on_until_it_is_asked_to_stop(loop
             loop.ask_to_stop()
         raise RuntimeError("the ring is broken")
 
-    loop.kernel.ring.drain = drain  # type: ignore[assignment,method-assign]
+    service.kernel.ring.drain = drain
 
     loop.run()
 
@@ -70,14 +74,16 @@ def test_a_loop_in_which_every_part_fails_goes_on_until_it_is_asked_to_stop(loop
 
 
 @pytest.mark.parametrize("part", ["protecting", "guarding"])
-def test_a_watch_that_cannot_be_read_is_counted_and_ends_nothing(loop: Service, part: str) -> None:
+def test_a_watch_that_cannot_be_read_is_counted_and_ends_nothing(
+    loop: Loop, service: SimpleNamespace, part: str
+) -> None:
     readable = os.eventfd(1, os.EFD_NONBLOCK)
-    loop._epoll.register(readable, select.EPOLLIN)
-    loop.kernel.ring.drain = lambda: []  # type: ignore[method-assign]
+    loop.watch(readable)
+    service.kernel.ring.drain = lambda: []
     if part == "guarding":
-        loop.guarding.fileno = lambda: readable  # type: ignore[method-assign]
+        service.guarding.fileno = lambda: readable
     else:
-        loop.protecting.files.fileno = lambda: readable  # type: ignore[method-assign]
+        service.protecting.files.fileno = lambda: readable
     reads = 0
 
     def read() -> None:
@@ -87,7 +93,7 @@ def test_a_watch_that_cannot_be_read_is_counted_and_ends_nothing(loop: Service, 
             loop.ask_to_stop()
         raise OSError("it cannot be read")
 
-    getattr(loop, part).read = read
+    getattr(service, part).read = read
 
     loop.run()
 

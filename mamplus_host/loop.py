@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's loop: what wakes it, and which part of the agent answers.
+
+Journey: ring, files, sockets, threads -> [loop] -> pipeline and the other parts of the service.
+
+One thread runs everything but the network: the ring, the file watch and the control socket
+meet in one epoll. Other threads hand over through a queue and an eventfd. While
+nothing happens the loop wakes once in TICK_S; the kernel wakes it for what is urgent.
+"""
+
+import functools
+import logging
+import os
+import queue
+import select
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from mamplus_host import memory, systemd
+from mamplus_host.collector.decode import decode_run
+from mamplus_host.control.render import event_view
+from mamplus_host.errors import EventMalformed
+from mamplus_host.events import Event, FileEvent
+from mamplus_host.kernel import layout
+from mamplus_host.pipeline import event_kind
+from mamplus_host.telling import escalation
+
+if TYPE_CHECKING:
+    from mamplus_host.service import Service
+
+LOG = logging.getLogger("mamplus")
+TICK_S = 5.0  # idle wake-up: watchdog, responder, deadlines of what is held
+FAULT_PAUSE_S = 0.1  # after a part of the loop failed: one that fails at every turn must not take a processor
+
+
+class Loop:
+    """The loop of one service, in the thread that calls `run`; `soon` and `ask_to_stop` may be called in any."""
+
+    def __init__(self, service: "Service") -> None:
+        self._service = service
+        self.malformed = 0
+        self.faults = 0
+        self.last_fault = ""
+        self.epoll = select.epoll()
+        self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.watch(self._wake)
+        self._is_stopping = False
+        self._has_worked = True  # since memory was given back last
+
+    def watch(self, descriptor: int) -> None:
+        """Be woken when there is something to read; `_on_ready` says who reads it."""
+        self.epoll.register(descriptor, select.EPOLLIN)
+
+    def run(self) -> None:
+        """Serve until `ask_to_stop`."""
+        service = self._service
+        next_tick = time.monotonic()
+        service.tamper.rest()
+        while not self._is_stopping:
+            now = time.monotonic()
+            if now >= next_tick:
+                self._tick()
+                next_tick = now + TICK_S
+            if not self.alone(self.drain):
+                time.sleep(FAULT_PAUSE_S)
+            gather_s = service.kernel.ring.arm()  # while events flow the unurgent are gathered; None: nothing flows
+            tick_s = max(0.0, next_tick - time.monotonic())
+            settle_s = service.protecting.settle_in_s()
+            if settle_s is not None:
+                tick_s = min(tick_s, settle_s)
+            ready = self.epoll.poll(tick_s if gather_s is None else min(gather_s, tick_s))
+            for fd, mask in ready:
+                if not self.alone(functools.partial(self._on_ready, fd, mask)):
+                    time.sleep(FAULT_PAUSE_S)
+            if settle_s is not None and not ready and not service.protecting.settle_in_s():
+                self.alone(service.protecting.settle)
+
+    def ask_to_stop(self, *_signal: object) -> None:
+        """End `run` at its next turn; may be called from a signal handler."""
+        self._is_stopping = True
+        os.eventfd_write(self._wake, 1)
+
+    def soon(self, job: Callable[[], object]) -> None:
+        """Have the loop run `job`."""
+        self._jobs.put(job)
+        os.eventfd_write(self._wake, 1)
+
+    def alone(self, job: Callable[[], object]) -> bool:
+        """Run a part of the loop so that its failure cannot end the agent: what is enforced stays enforced."""
+        try:
+            job()
+        except Exception as error:  # counted, told, shown in `status`; the next tick or event tries again
+            self.faults += 1
+            fault = f"{type(error).__name__}: {error}"
+            if fault != self.last_fault:  # one that comes at every turn would fill the log
+                LOG.exception("a part of the loop failed; the agent goes on")
+            self.last_fault = fault
+            return False
+        return True
+
+    def drain(self) -> None:
+        """Run a batch of what the ring holds through the pipeline; `arm` says when there is more."""
+        if runs := self._service.kernel.ring.drain():
+            self._has_worked = True
+            self._service.pipeline.take(self._decoded(runs))
+
+    def _decoded(self, runs: Iterable[tuple[int, int, bytes]]) -> Iterator[Event]:
+        for kind, count, data in runs:
+            try:
+                yield from decode_run(kind, count, data)
+            except EventMalformed as error:
+                self.malformed += count
+                LOG.error("%s; %d records dropped", error, count)
+
+    def _on_ready(self, fd: int, mask: int) -> None:
+        service = self._service
+        if fd == self._wake:
+            os.eventfd_read(self._wake)
+            while not self._jobs.empty():
+                self.alone(self._jobs.get())
+        elif fd == service.responder_fd:
+            LOG.warning("the responder (pid %d) ended; starting another", service.responder.pid)
+            self.alone(service.look_at_ourselves)  # it ends when its pins are gone, and the next one needs them
+            self.alone(service.renew_responder)
+        elif fd == service.protecting.files.fileno():
+            self._on_files()
+        elif fd == service.guarding.fileno():
+            self.drain()  # likewise
+            service.pipeline.take(self._decoded([(layout.KIND_FILE, 1, data) for data in service.guarding.read()]))
+        elif service.asks.owns(fd):
+            service.asks.on_ready(fd, mask)
+        elif service.control.owns(fd):
+            service.control.on_ready(fd, mask)
+            service.pipeline.publish = self._publish if service.control.has_followers else None
+
+    def _on_files(self) -> None:
+        """Treat what was touched, one after the other: whoever goes on meanwhile is seen before the next."""
+        waiting = deque(self._read_files())
+        while waiting:
+            self._service.pipeline.take([waiting.popleft()])
+            self._service.protecting.let_go()  # who was stopped at once is frozen by now
+            waiting.extend(self._read_files())
+
+    def _read_files(self) -> list[FileEvent]:
+        found = self._service.protecting.read()  # at once: it stops who rewrites many files
+        self.drain()  # who wrote is told by the ring: read it before that is treated
+        return found
+
+    def _tick(self) -> None:
+        service = self._service
+        systemd.watchdog()
+        self.alone(service.control.expire)
+        self.alone(service.asks.expire)
+        self.alone(service.tell_receipts)
+        self.alone(service.maintenance.look)
+        self.alone(service.look_at_ourselves)
+        self.alone(lambda: service.kernel.beat(service.clock.boot_ns()))
+        self.alone(service.netfilter.tick)
+        self.alone(lambda: service.alerts.note_outcomes(service.executor.expire()))
+        self.alone(lambda: service.executor.disarmed.hand_on(lambda told: service.pipeline.tell(escalation(told))))
+        self.alone(service.pipeline.flush)
+        self.alone(service.isolating.tick)
+        if service.responder_fd < 0:
+            self.alone(service.renew_responder)
+        self.alone(self._give_back)
+        self.alone(service.clock.tick)
+        self.alone(service.generations.tick)
+        self.alone(service.report)  # a tick may roll back
+        self.alone(service.guard_files)
+        self.alone(lambda: service.pipeline.take(service.protecting.tick()))
+        self.alone(service.examine)
+        self.alone(self._prove)
+
+    def _give_back(self) -> None:
+        if self._has_worked:
+            self._has_worked = False
+            memory.give_back()
+
+    def _prove(self) -> None:
+        service = self._service
+        if service.uplink is not None and service.uplink.is_reachable() and service.generations.wants_proof():
+            service.updater.prove()
+
+    def _publish(self, event: Event) -> None:
+        self._service.control.publish(event_view(event, event_kind(event)))
