@@ -87,19 +87,24 @@ def event(tgid: int) -> Exec:
     return Exec(head=head, file=file, sha256=f"{tgid:064x}", path=f"/opt/victim{tgid}")
 
 
-def played(tgids: list[int], take: Take) -> None:
-    """Hand the events on as a ring would that is drained every READ_EVERY_S: PER_S come each second."""
+def played(tgids: list[int], take: Take, idle: Callable[[], bool] = bool) -> None:
+    """Hand the events on as a ring would that is drained every READ_EVERY_S: PER_S come each second.
+
+    `idle` is called after each turn, as the agent's loop does; it says whether the next one must not wait.
+    """
     begin, done = time.monotonic(), 0
     while done < len(tgids):
         due = min(len(tgids), int((time.monotonic() - begin) * PER_S) + 1)
         if due == done:
-            time.sleep(READ_EVERY_S)
+            if not idle():
+                time.sleep(READ_EVERY_S)
             continue
         # each is as old as the time at which it was due says
         late_ns = [int((time.monotonic() - begin - number / PER_S) * _NS) for number in range(done, due)]
         batch = [_aged(event(tgid), old) for tgid, old in zip(tgids[done:due], late_ns, strict=True)]
         take(batch)
         done = due
+        idle()
 
 
 def _aged(one: Exec, by_ns: int) -> Exec:
@@ -115,8 +120,8 @@ class Timed(Executor):
         super().__init__(*arguments, **more)
         self.took_ms: list[float] = []
 
-    def carry_out_all(self, batch: Sequence[Planned]) -> list[list[Outcome]]:
-        outcomes = super().carry_out_all(batch)
+    def carry_out_all(self, batch: Sequence[Planned], **more: Any) -> list[list[Outcome]]:
+        outcomes = super().carry_out_all(batch, **more)
         self.took_ms += [one.took_ns / 1e6 for some in outcomes for one in some if one.state == "done"]
         return outcomes
 
@@ -142,7 +147,11 @@ class Ours:
         )  # fmt: skip
 
     def take(self, events: list[Exec]) -> None:
-        self._pipeline.take(events)
+        self._pipeline.act(events)
+
+    def idle(self) -> bool:
+        self._pipeline.tell_some()
+        return self._pipeline.untold > 0
 
     @property
     def took_ms(self) -> list[float]:
@@ -151,6 +160,8 @@ class Ours:
 
 class Bare:
     """Only kills, and waits for the end."""
+
+    idle = staticmethod(bool)
 
     def __init__(self) -> None:
         self.took_ms: list[float] = []
@@ -182,7 +193,7 @@ def subject(name: str, cgroup: Path, state: str | None) -> Iterator[Ours | Bare]
 def measure(name: str, seconds: float, state: str | None) -> list[float]:
     """Return the milliseconds from each alert to its action done."""
     with own_cgroup() as cgroup, subject(name, cgroup, state) as one, victims(int(PER_S * seconds), cgroup) as tgids:
-        played(tgids, one.take)
+        played(tgids, one.take, one.idle)
         assert len(one.took_ms) == len(tgids), f"{len(one.took_ms)} of {len(tgids)} were acted on"
         return one.took_ms
 

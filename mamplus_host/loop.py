@@ -71,6 +71,9 @@ class Loop:
             settle_s = service.protecting.settle_in_s()
             if settle_s is not None:
                 tick_s = min(tick_s, settle_s)
+            if service.pipeline.untold:  # what happens meanwhile is acted on before the rest of it is told of
+                self.alone(service.pipeline.tell_some)
+                tick_s = 0.0
             ready = self.epoll.poll(tick_s if gather_s is None else min(gather_s, tick_s))
             for fd, mask in ready:
                 if not self.alone(functools.partial(self._on_ready, fd, mask)):
@@ -105,7 +108,7 @@ class Loop:
         """Run a batch of what the ring holds through the pipeline; `arm` says when there is more."""
         if runs := self._service.kernel.ring.drain():
             self._has_worked = True
-            self._service.pipeline.take(self._decoded(runs))
+            self._service.pipeline.act(self._decoded(runs))
 
     def _decoded(self, runs: Iterable[tuple[int, int, bytes]]) -> Iterator[Event]:
         for kind, count, data in runs:
@@ -131,8 +134,10 @@ class Loop:
             self.drain()  # likewise
             service.pipeline.take(self._decoded([(layout.KIND_FILE, 1, data) for data in service.guarding.read()]))
         elif service.asks.owns(fd):
+            service.pipeline.tell_all()  # what a person asks about is told
             service.asks.on_ready(fd, mask)
         elif service.control.owns(fd):
+            service.pipeline.tell_all()  # likewise
             service.control.on_ready(fd, mask)
             service.pipeline.publish = self._publish if service.control.has_followers else None
 
@@ -152,6 +157,7 @@ class Loop:
     def _tick(self) -> None:
         service = self._service
         systemd.watchdog()
+        self.alone(service.pipeline.tell_all)
         self.alone(service.control.expire)
         self.alone(service.asks.expire)
         self.alone(service.tell_receipts)

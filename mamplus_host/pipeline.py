@@ -5,6 +5,8 @@ Journey: collector -> analyzer -> executor -> outbox, in this order, in one thre
 
 `Trait_alert()` of the original design is `_answer`: the analyzer's answer is acted on, and
 journalled, before the escalation is written; a report never comes before what it reports.
+Acting is urgent and telling is not: while events come, what was done waits to be told of
+(at most MAX_UNTOLD decisions), and is told while killed processes end or nothing else is to be done.
 """
 
 import logging
@@ -56,7 +58,9 @@ from mamplus_host.verdicts import ActionKind, Decision, Escalation, Finding, Ind
 
 LOG = logging.getLogger("mamplus")
 MAX_UNSTORED = 256  # escalations that wait in memory while the disk is full; beyond, the oldest go and are counted
-MAX_TOGETHER = 64  # decisions that are acted on at once: they share a sync of the journal
+MAX_TOGETHER = 128  # decisions that are acted on at once: they share a sync of the journal, and wait for each other
+MAX_UNTOLD = 256  # decisions that were acted on and wait to be told of; beyond, telling comes before acting
+TELL_AT_ONCE = 16  # of them, at least, or half of them: they share a sync of the outbox, which may take long
 _REPLACING = {"moved-away", "moved-over", "created", "delete"}  # of FileChange.changes
 NETWORK_ANCESTORS = 2  # how far up a network-facing parent is looked for
 
@@ -95,6 +99,7 @@ class Pipeline:
         self._ble: Stack | None = None
         self._accounts = Accounts()
         self._matcher: Matcher | None = None
+        self._untold: deque[tuple[Decision, list[Outcome]]] = deque()
         self._unstored: deque[Escalation] = deque()
         self.in_use = Recent()
         self.lineage = Lineage(config.limits.lineage_tasks)
@@ -116,11 +121,17 @@ class Pipeline:
         return self._repeats.folded
 
     @property
+    def untold(self) -> int:
+        """Return how many decisions were acted on and are not told of yet."""
+        return len(self._untold)
+
+    @property
     def unstored(self) -> int:
         return len(self._unstored)
 
     def use(self, ble: Stack | None) -> list[Outcome]:
         """Take a new generation: ask again about everything that is held, and act on the answers."""
+        self.tell_all()
         self._ble, self._matcher = ble, Matcher.of(ble, self._accounts)
         self._repeats.forget()
         outcomes = self._executor.resolve_held(self.ask)
@@ -139,7 +150,15 @@ class Pipeline:
         return answer.verdict if answer else Verdict.NOTHING
 
     def take(self, events: Iterable[Event]) -> None:
-        """Run events through all stages, in order. Decisions that follow each other share a sync of the journal."""
+        """Run events through all stages, in order."""
+        self.act(events)
+        self.tell_all()
+
+    def act(self, events: Iterable[Event]) -> None:
+        """Run events through all stages but the last: `tell_some` is for when nothing more urgent is there.
+
+        Decisions that follow each other share a sync of the journal.
+        """
         decided = list[Decision]()
         for event in events:
             if isinstance(event, FileEvent):  # whether it is damaged depends on what was done before
@@ -201,25 +220,43 @@ class Pipeline:
         return decision
 
     def _answer(self, decided: list[Decision]) -> None:
-        """`Trait_alert()`: act on what was decided, all of it, then report each; `decided` is empty after it."""
+        """`Trait_alert()`: act on what was decided, all of it; `decided` is empty after it."""
         batch, guarded, rules = list(decided), self._guarded(), self._rules()
         decided.clear()
         if not batch:
             return
         try:
             outcomes = self._executor.carry_out_all(
-                [(decision, plan(decision, self._config, guarded=guarded, rules=rules)) for decision in batch]
+                [(decision, plan(decision, self._config, guarded=guarded, rules=rules)) for decision in batch],
+                meanwhile=self.tell_some,
             )
         except Exception:  # likewise; the report goes out all the same
             self._note_fault(batch[0].event)
             outcomes = [[] for _ in batch]
+        self._untold.extend(zip(batch, outcomes, strict=True))
+        while len(self._untold) > MAX_UNTOLD:
+            self.tell_some()
+
+    def tell_all(self) -> None:
+        """Report everything that was acted on."""
+        while self._untold:
+            self.tell_some()
+
+    def tell_some(self) -> None:
+        """Report what was acted on longest ago: into the alert log, and on its way to the enterprise."""
         told = list[Escalation]()
-        for decision, done in zip(batch, outcomes, strict=True):
+        for _ in range(min(max(TELL_AT_ONCE, len(self._untold) // 2), len(self._untold))):
+            decision, outcomes = self._untold.popleft()
             try:
-                told += self._reported(decision, done)
+                told += self._reported(decision, outcomes)
             except Exception:  # likewise
                 self._note_fault(decision.event)
-        self._send(told)
+        try:
+            self._alerts.flush()
+            self._send(told)
+        except Exception:  # acting goes on
+            self.counts["faults"] += 1
+            LOG.exception("%d alerts could not be told of", len(told))
 
     def _reported(self, decision: Decision, outcomes: list[Outcome]) -> list[Escalation]:
         """Note an alert; return what is to be sent of it: nothing, when it is one more of the same."""

@@ -133,6 +133,7 @@ class Service:
         """Close what is open. Hooks, rules and responder stay: enforcement outlives the agent (`mamplus detach`)."""
         systemd.notify("STOPPING=1")
         self.loop.alone(self.loop.drain)  # who sent us away is told before we go
+        self.loop.alone(self.pipeline.tell_all)
         self.tamper.close()
         self.guarding.close()
         self.network.second.stop()

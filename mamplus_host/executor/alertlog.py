@@ -7,7 +7,7 @@ MAX_OF_REPEATS are kept with it: who is refused a thousand times a second must n
 """
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ CREATE INDEX IF NOT EXISTS outcomes_by_alert ON outcomes(alert_id);
 
 
 _INSERT = "INSERT OR IGNORE INTO alerts (id, at, repeats, entry_id, in_kernel, body) VALUES (?, ?, ?, ?, ?, ?)"
+_DROP = "DELETE FROM alerts WHERE id IN (SELECT id FROM alerts ORDER BY id LIMIT ?)"
 MAX_OF_REPEATS = 100
 _ADD = "INSERT INTO outcomes SELECT id, ?2 FROM alerts WHERE id = ?1"
 _ADD_FEW = f"{_ADD} AND (SELECT COUNT(*) FROM outcomes WHERE alert_id = ?1) < {MAX_OF_REPEATS}"
@@ -42,18 +43,16 @@ class AlertLog:
         self.lost = 0  # alerts, and what was to be added to one, that a full disk kept out for good
         self._unwritten: dict[str, _Row] = {}  # by id, oldest first
         self._db = _opened(path)
+        (self._written,) = self._db.execute("SELECT COUNT(*) FROM alerts").fetchone()
 
     def put(self, decision: Decision, escalation: Escalation) -> None:
-        """Remember an alert as it was escalated."""
-        self._insert((decision.id, escalation.at, 0, decision.entry_id, decision.in_kernel, encode_line(escalation)))
-        self._execute(
-            "DELETE FROM alerts WHERE id IN (SELECT id FROM alerts ORDER BY id DESC LIMIT -1 OFFSET ?)",
-            (self._max_alerts,),
-        )
+        """Remember an alert as it was escalated; `flush` writes it, with all that were put before."""
+        self._remember((decision.id, escalation.at, 0, decision.entry_id, decision.in_kernel, encode_line(escalation)))
 
     def note(self, escalation: Escalation) -> None:
         """Remember an alert that no event was decided for: it is about the agent or its list."""
-        self._insert((escalation.id, escalation.at, 0, 0, False, encode_line(escalation)))
+        self._remember((escalation.id, escalation.at, 0, 0, False, encode_line(escalation)))
+        self.flush()
 
     def note_repeat(self, alert_id: str) -> None:
         """Count one more of the same."""
@@ -65,6 +64,7 @@ class AlertLog:
 
     def note_outcomes(self, outcomes: Iterable[Outcome], *, under: str = "") -> None:
         """Add what was done later (thawed, killed, undone) to the alert it belongs to."""
+        self.flush()
         for outcome in outcomes:
             alert_id = under or outcome.decision_id
             row = (alert_id, encode_line(outcome))
@@ -90,6 +90,7 @@ class AlertLog:
         return self._view(rows[0])
 
     def close(self) -> None:
+        self.flush()
         self._db.close()
 
     def _view(self, row: tuple[Any, ...]) -> dict[str, Any]:
@@ -104,19 +105,35 @@ class AlertLog:
         }
 
     def flush(self) -> None:
-        """Write what waits for room, oldest first, as far as there is room."""
-        for name, row in list(self._unwritten.items()):
-            if not self._execute(_INSERT, row):
-                return
-            del self._unwritten[name]
+        """Write what waits, oldest first: all at once, or as far as there is room."""
+        rows = list(self._unwritten.values())
+        if not self._write(rows):
+            for row in rows:
+                if not self._write([row]):
+                    return
+        if self._written > self._max_alerts and self._execute(_DROP, (self._written - self._max_alerts,)):
+            self._written = self._max_alerts
 
-    def _insert(self, row: _Row) -> None:
-        """Write an alert behind those that still wait for room; the oldest of too many is lost."""
+    def _remember(self, row: _Row) -> None:
+        """Have an alert wait behind those that still do; the oldest of too many that find no room is lost."""
         self._unwritten[row[0]] = row
-        self.flush()
+        if len(self._unwritten) > self._max_unwritten:
+            self.flush()
         if len(self._unwritten) > self._max_unwritten:
             del self._unwritten[next(iter(self._unwritten))]
             self.lost += 1
+
+    def _write(self, rows: Sequence[_Row]) -> bool:
+        """Write alerts that wait, all or none; return whether there was room."""
+        try:
+            self._db.execute("BEGIN")
+            with self._db:
+                self._written += self._db.executemany(_INSERT, rows).rowcount
+        except sqlite3.OperationalError:
+            return False
+        for row in rows:
+            del self._unwritten[row[0]]
+        return True
 
     def _execute(self, statement: str, row: tuple[Any, ...]) -> bool:
         """Return whether there was room."""

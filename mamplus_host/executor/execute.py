@@ -109,11 +109,16 @@ class Executor:
         (outcomes,) = self.carry_out_all([(decision, tuple(actions))])
         return outcomes
 
-    def carry_out_all(self, batch: Sequence[Planned]) -> list[list[Outcome]]:
-        """Do what answers several decisions, with as few syncs of the journal as may be; outcomes by decision."""
+    def carry_out_all(
+        self, batch: Sequence[Planned], *, meanwhile: Callable[[], object] = int
+    ) -> list[list[Outcome]]:  # fmt: skip
+        """Do what answers several decisions, with as few syncs of the journal as may be; outcomes by decision.
+
+        `meanwhile` is called while what was begun ends by itself.
+        """
         made = [[self._work(decision, action) for action in actions] for decision, actions in batch]
         for together in _apart([work for works in made for work in works]):
-            self._run([work for work, _action in together])
+            self._run([work for work, _action in together], meanwhile)
         return [[outcome for one in works for outcome in self._with_harder(*one)] for works in made]
 
     def _work(self, decision: Decision, action: Action) -> tuple[Work, Action]:
@@ -131,11 +136,11 @@ class Executor:
             self._runner.close(work, "disarmed", f"{why}; it would {_words(action)}")
         return work, action
 
-    def _run(self, works: list[Work]) -> None:
+    def _run(self, works: list[Work], meanwhile: Callable[[], object] = int) -> None:
         for work in works:
             if work.outcome is None:
                 self._runner.prepare(work)
-        self._runner.run([work for work in works if work.outcome is None])
+        self._runner.run([work for work in works if work.outcome is None], meanwhile)
 
     def _with_harder(self, work: Work, action: Action) -> list[Outcome]:
         """Return the outcome; where a mild action failed, that of the harder ones that were tried after it."""

@@ -57,17 +57,18 @@ class GuardSet:
         """Return the processes that are spared by their number."""
         return frozenset(self._pids()) | NEVER
 
-    def why_process(self, tgid: int) -> str:
-        """Return why nothing acts on a process, "" when something may."""
+    def why_process(self, tgid: int, cgroup: str | None = None) -> str:
+        """Return why nothing acts on a process, "" when something may. `cgroup`: its own, when that was just read."""
         if tgid in self.numbers():
             return f"process {tgid} is guarded: nothing acts on it"
-        if role := program_role(tgid):
+        unit = unit_of(cgroup or cgroup_of(tgid) or "")
+        if role := program_role(tgid, unit):
             return f"process {tgid} is guarded: it is part of {guarded.in_words(role)}"
-        return f"process {tgid} is guarded: the policy spares it" if self._is_spared(tgid) else ""
+        return f"process {tgid} is guarded: the policy spares it" if self._is_spared(tgid, unit) else ""
 
-    def _is_spared(self, tgid: int) -> bool:
+    def _is_spared(self, tgid: int, unit: str) -> bool:
         said = self._spared()
-        if said.units and unit_of(cgroup_of(tgid) or "") in said.units:
+        if unit and unit in said.units:
             return True
         link = f"/proc/{tgid}/exe"
         for path in said.programs:
@@ -80,9 +81,9 @@ class GuardSet:
         """Return those of `tgids` that nothing acts on."""
         return frozenset(tgid for tgid in tgids if self.why_process(tgid))
 
-    def refuse_process(self, tgid: int) -> None:
+    def refuse_process(self, tgid: int, cgroup: str | None = None) -> None:
         """Raise ActionFailed when nothing may act on this process."""
-        if why := self.why_process(tgid):
+        if why := self.why_process(tgid, cgroup):
             raise ActionFailed(why)
 
     def refuse_path(self, path: str) -> None:
@@ -110,9 +111,8 @@ class GuardSet:
         return tuple(self._never())
 
 
-def program_role(tgid: int) -> str:
-    """Return what a process is to the device, by its program or its system unit; "" for any other."""
-    unit = unit_of(cgroup_of(tgid) or "")
+def program_role(tgid: int, unit: str) -> str:
+    """Return what a process in system unit `unit` ("": in none) is to the device, by program or unit; "" for others."""
     role = guarded.unit_role(unit)
     if role in guarded.WHOLE:
         return role

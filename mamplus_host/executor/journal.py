@@ -99,12 +99,11 @@ class Journal:
         found: list[Record | ActionFailed] = []
         lines, n, head = list[bytes](), self._n, self.head
         for decision_id, data in wanted:
-            fields = self._fields(kind, decision_id, data, n + 1, head)
-            line = _canonical(fields) + b"\n"
+            fields, line = self._fields(kind, decision_id, data, n + 1, head)
             if len(line) > MAX_RECORD_BYTES:
                 found.append(ActionFailed(f"a journal record has {len(line)} bytes, want at most {MAX_RECORD_BYTES}"))
                 continue
-            found.append(msgspec.convert(fields, Record))
+            found.append(Record(**fields))
             lines.append(line)
             n, head = fields["n"], fields["hash"]
         try:
@@ -115,13 +114,18 @@ class Journal:
         self._n, self.head = n, head
         return found
 
-    def _fields(self, kind: Kind, decision_id: str, data: dict[str, Any], n: int, prev: str) -> dict[str, Any]:
+    def _fields(
+        self, kind: Kind, decision_id: str, data: dict[str, Any], n: int, prev: str
+    ) -> tuple[dict[str, Any], bytes]:  # fmt: skip
+        """Return a record, and its line."""
         fields: dict[str, Any] = {
             "n": n, "at": self._clock.wall_s(), "boot_ns": self._clock.boot_ns(),
             "kind": kind, "id": decision_id, "data": data, "prev": prev,
         }  # fmt: skip
-        fields["hash"] = _hash(fields)
-        return fields
+        unhashed = _canonical(fields)
+        fields["hash"] = hashlib.sha256(unhashed).hexdigest()
+        before, name, after = unhashed.rpartition(b',"id":')  # `hash` comes before it; the data is before both
+        return fields, b'%b,"hash":"%b"%b%b\n' % (before, fields["hash"].encode(), name, after)
 
     def records(self, *, segments: int = 0) -> Iterator[Record]:
         """Yield what is kept, oldest first; only of the last `segments` files when that is not 0."""

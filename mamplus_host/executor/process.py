@@ -50,6 +50,14 @@ class Victim(msgspec.Struct, frozen=True):
     start_ns: int  # as tasks.Task has it
 
 
+class _Claim(msgspec.Struct, frozen=True):
+    """A process that something may be done to, as long as `pidfd` is open."""
+
+    pidfd: int
+    start_ns: int  # as tasks.Task has it
+    cgroup: Path
+
+
 class Processes:
     """The processes below `scope` that may be acted on: all but `guarded`."""
 
@@ -65,8 +73,8 @@ class Processes:
 
     def where(self, tgid: int, boot_ns: int, hold_id: str) -> Hold:
         """Return where `tgid` would be held; nothing is done yet. Raises ActionFailed when it may not be."""
-        with self._claimed(tgid, boot_ns):
-            own = self._cgroup(tgid)
+        with self._claimed(tgid, boot_ns) as claim:
+            own = claim.cgroup
             if own == self._scope or self._guarded.among(members(own)):
                 return Hold(cgroup=str(own / f"{HOLD_PREFIX}{hold_id}"), origin=str(own), tgid=tgid, boot_ns=boot_ns)
             return Hold(cgroup=str(own), tgid=tgid, boot_ns=boot_ns)
@@ -134,12 +142,8 @@ class Processes:
 
     def look(self, tgid: int, boot_ns: int) -> Victim:
         """Return the process that an event at `boot_ns` named; ActionFailed: gone, or nothing may act on it."""
-        with self._claimed(tgid, boot_ns):
-            self._cgroup(tgid)
-            found = task(tgid)
-        if found is None:
-            raise ActionFailed(f"process {tgid} has ended already")
-        return Victim(tgid, found.start_ns)
+        with self._claimed(tgid, boot_ns) as claim:
+            return Victim(tgid, claim.start_ns)
 
     def kill(self, tgid: int, boot_ns: int) -> None:
         """End one process and wait for its end; ActionFailed when it is not ours to end, or is gone."""
@@ -151,7 +155,6 @@ class Processes:
         if pidfd is None:
             return
         try:
-            self._guarded.refuse_process(victim.tgid)
             self._cgroup(victim.tgid)
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             if not _ended(pidfd, WAIT_S):
@@ -163,13 +166,11 @@ class Processes:
             os.close(pidfd)
 
     def send_end(self, victim: Victim) -> None:
-        """Have a process end without waiting for that; one that is not ours to end, or has ended, is left alone."""
-        with suppress(ActionFailed, OSError):
+        """Have a process that was just looked at end, without waiting for that; one that has ended is left alone."""
+        with suppress(OSError):
             pidfd = _pidfd_of(victim)
             if pidfd is not None:
                 try:
-                    self._guarded.refuse_process(victim.tgid)
-                    self._cgroup(victim.tgid)
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 finally:
                     os.close(pidfd)
@@ -219,12 +220,12 @@ class Processes:
             self._cgroup(tgid)
         except ActionFailed:
             return True
-        return bool(self._guarded.why_process(tgid))
+        return False
 
     def app(self, tgid: int, boot_ns: int) -> Path:
         """Return the cgroup of the app that a process belongs to; ActionFailed when it has none of its own."""
-        with self._claimed(tgid, boot_ns):
-            own = self._cgroup(tgid)
+        with self._claimed(tgid, boot_ns) as claim:
+            own = claim.cgroup
         if own == self._scope:
             raise ActionFailed(f"process {tgid} lives in the scope itself, not in a cgroup of its app; kill its tree")
         self._refuse_guarded(own)
@@ -232,10 +233,7 @@ class Processes:
 
     def start_of(self, tgid: int, boot_ns: int) -> int:
         """Return when a process that may be acted on began, as tasks.Task has it; ActionFailed when it may not."""
-        with self._claimed(tgid, boot_ns):
-            self._cgroup(tgid)
-            found = task(tgid)
-        return found.start_ns if found else 0
+        return self.look(tgid, boot_ns).start_ns
 
     def kill_app(self, cgroup: Path) -> None:
         """End everything in a cgroup below the scope; ActionFailed when something guarded is in it."""
@@ -252,38 +250,44 @@ class Processes:
 
     def stop(self, tgid: int, boot_ns: int) -> None:
         """Have one process stand still at once (SIGSTOP); ActionFailed when it is not ours to stop, or is gone."""
-        with self._claimed(tgid, boot_ns) as pidfd:
-            self._cgroup(tgid)
-            signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+        with self._claimed(tgid, boot_ns) as claim:
+            signal.pidfd_send_signal(claim.pidfd, signal.SIGSTOP)
 
     @contextmanager
-    def _claimed(self, tgid: int, boot_ns: int) -> Iterator[int]:
-        """Yield a pidfd of the process that an event at `boot_ns` named, and of no other."""
-        self._guarded.refuse_process(tgid)
+    def _claimed(self, tgid: int, boot_ns: int) -> Iterator[_Claim]:
+        """Yield the process that an event at `boot_ns` named, and no other; ActionFailed when nothing may act on it."""
         try:
             pidfd = os.pidfd_open(tgid)
         except OSError:
+            self._guarded.refuse_process(tgid)  # 0, say
             raise ActionFailed(f"process {tgid} has ended already") from None
         try:
             found = task(tgid)
+            cgroup = self._cgroup(tgid) if found is not None else self._scope
             if found is None or _ended(pidfd, 0):
                 raise ActionFailed(f"process {tgid} has ended already")
             if found.start_ns > boot_ns:
                 raise ActionFailed(f"process {tgid} is another program by now: it started after the event")
-            yield pidfd
+            yield _Claim(pidfd, found.start_ns, cgroup)
         finally:
             os.close(pidfd)
 
     def _cgroup(self, tgid: int) -> Path:
-        """Return the cgroup directory of a process; ActionFailed when it lies outside of the scope."""
+        """Return the cgroup directory of a process; ActionFailed: it lies outside of the scope, or is guarded."""
         name = cgroup_of(tgid)
-        if name is None or ".." in Path(name).parts:
+        self._guarded.refuse_process(tgid, name)
+        return self._directory(tgid, name)
+
+    def _directory(self, tgid: int, name: str | None) -> Path:
+        if name is None:
             raise ActionFailed(f"process {tgid} has no cgroup that this agent can see: {name!r}")
-        return self._inside(self._mount / name.lstrip("/"))
+        return self._inside(Path(f"{self._mount}{name}"))
 
     def _inside(self, cgroup: Path) -> Path:
-        if not cgroup.is_relative_to(self._scope) or ".." in cgroup.parts:
-            raise ActionFailed(f"cgroup {str(cgroup)!r} is outside of the scope {str(self._scope)!r}")
+        """Return `cgroup`; ActionFailed when it is not in the scope. As text: this is asked for every action."""
+        text, scope = str(cgroup), str(self._scope)
+        if (text != scope and not text.startswith(f"{scope}/")) or "/../" in f"{text}/":
+            raise ActionFailed(f"cgroup {text!r} is outside of the scope {scope!r}")
         return cgroup
 
     def _refuse_guarded(self, cgroup: Path) -> None:
@@ -293,10 +297,10 @@ class Processes:
 
     def _gather(self, hold: Hold, cgroup: Path) -> None:
         """Move the process and its descendants into the frozen `cgroup`; what is frozen has no more children."""
-        if self._cgroup(hold.tgid) != cgroup:
-            with self._claimed(hold.tgid, hold.boot_ns) as pidfd:
+        if self._directory(hold.tgid, cgroup_of(hold.tgid)) != cgroup:
+            with self._claimed(hold.tgid, hold.boot_ns) as claim:
                 _write(cgroup / "cgroup.procs", str(hold.tgid))
-                if _ended(pidfd, 0):  # its number may have been another's when it was written
+                if _ended(claim.pidfd, 0):  # its number may have been another's when it was written
                     self._scatter(cgroup, Path(hold.origin))
                     raise ActionFailed(f"process {hold.tgid} ended before it could be held")
         for _pass in range(_PASSES):
@@ -309,7 +313,7 @@ class Processes:
 
     def _may_follow(self, tgid: int, cgroup: Path) -> bool:
         name = cgroup_of(tgid)
-        if name is None or self._guarded.why_process(tgid):
+        if name is None or self._guarded.why_process(tgid, name):
             return False
         own = self._mount / name.lstrip("/")
         return own != cgroup and own.is_relative_to(self._scope) and not _is_zombie(tgid)

@@ -42,6 +42,7 @@ class Work:
     ttl_s: int = 0
     on_end: Literal["undo", "kill"] = "undo"
     since_ns: int = 0  # CLOCK_BOOTTIME of the event; 0: none
+    is_fresh: bool = False  # what it is on was looked at a moment ago, by us
     ended_ns: int = 0
     outcome: Outcome | None = None
 
@@ -78,6 +79,7 @@ class Runner:
                 raise ActionFailed(f"this device has nothing that could do {work.kind.value!r}")
             work.facts = deed.prepare(work.id, {**work.target, "ttl_s": work.ttl_s})
             work.facts = self._shared_facts(work)
+            work.is_fresh = True
         except FAILURES as error:
             self.close(work, "failed", _words(error))
 
@@ -86,14 +88,14 @@ class Runner:
         others = self._store.sharing(work.kind, self._place(work.kind, work.facts))
         return others[0].facts if others else work.facts
 
-    def run(self, works: Iterable[Work]) -> None:
-        """Do what is prepared; every work has its outcome after this."""
+    def run(self, works: Iterable[Work], meanwhile: Callable[[], object] = int) -> None:
+        """Do what is prepared; every work has its outcome after this. `meanwhile`: what is hastened ends by itself."""
         wanted = self._intended([work for work in works if work.outcome is None], is_undo=False)
         wanted = self._noted(wanted)
         failed = list[Work]()
         words = dict[str, str]()
-        if len(wanted) > 1:
-            self._hasten(wanted)
+        self._hasten(wanted)
+        meanwhile()
         for work in wanted:
             self._alive()
             step("do")
@@ -109,7 +111,7 @@ class Runner:
 
     def _hasten(self, works: list[Work]) -> None:
         for work in works:
-            if work.kind in self._hastened:
+            if work.is_fresh and work.kind in self._hastened:
                 step("hasten")
                 self._hastened[work.kind].hasten(work.facts)
 

@@ -78,7 +78,10 @@ class Hastened(Protocol):
     """A deed whose `do` waits for something: of several actions all are begun before the first is waited for."""
 
     def hasten(self, facts: Facts) -> None:
-        """Begin what `do` will wait for; raises nothing. `do` follows, and does it all when this did nothing."""
+        """Begin what `do` will wait for; raises nothing. `do` follows, and does it all when this did nothing.
+
+        Called only a moment after `prepare` looked: what a crash interrupted is looked at by `do` first.
+        """
 
 
 @runtime_checkable

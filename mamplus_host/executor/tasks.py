@@ -16,6 +16,7 @@ import msgspec
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _MAX_TASKS = 65_536  # of a walk over all processes
+_ROOM = 16_384  # bytes of one read
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -50,11 +51,14 @@ def cgroup_of(tgid: int) -> str | None:
 
 
 def _read(path: str) -> bytes:
-    """Return a small file of /proc; a third of what pathlib costs, and these are read for every action."""
+    """Return a small file of /proc, which the kernel shows whole to a read that has room for it.
+
+    A third of what pathlib costs, and these are read for every action.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        found = b""
-        while more := os.read(descriptor, 65_536):
+        found = os.read(descriptor, _ROOM)
+        while len(found) % _ROOM == 0 and (more := os.read(descriptor, _ROOM)):
             found += more
         return found
     finally:

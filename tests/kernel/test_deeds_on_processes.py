@@ -271,7 +271,7 @@ def test_in_a_mount_namespace_of_its_own_a_name_counts_for_nothing(scope: Path) 
         while not os.readlink(f"/proc/{process.pid}/exe").endswith("/NetworkManager"):
             assert time.monotonic() < deadline
             time.sleep(0.005)
-        assert program_role(process.pid) == ""
+        assert program_role(process.pid, "") == ""
     finally:
         process.kill()
         process.wait()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mamplus_host.executor.alertlog import MAX_OF_REPEATS, AlertLog
-from mamplus_host.verdicts import ActionKind, Escalation, Finding, Outcome, Severity
+from mamplus_host.verdicts import ActionKind, Decision, Escalation, Finding, Outcome, Severity
 
 
 def alert(number: int) -> Escalation:
@@ -63,6 +63,39 @@ def test_more_than_may_wait_are_lost_oldest_first_and_counted(log: AlertLog) -> 
 
     assert ids(log) == [alert(number).id for number in (4, 3, 2)]
     assert log.lost == 2
+
+
+def decided(number: int) -> Decision:
+    return Decision(id=alert(number).id, finding=Finding.CONFIRMED, event=None, rule="ble", reason="")  # type: ignore
+
+
+def test_what_was_put_is_shown_at_once_and_written_with_the_others(log: AlertLog, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "alerts.sqlite") as other:
+        for number in (1, 2):
+            log.put(decided(number), alert(number))
+        assert (ids(log), other.execute("SELECT id FROM alerts").fetchall()) == ([alert(2).id, alert(1).id], [])
+
+        log.flush()
+
+        assert other.execute("SELECT id FROM alerts").fetchall() == [(alert(1).id,), (alert(2).id,)]
+
+
+def test_what_is_done_about_an_alert_that_was_just_put_belongs_to_it(log: AlertLog) -> None:
+    log.put(decided(1), alert(1))
+
+    log.note_outcomes([Outcome(decision_id=alert(1).id, action=ActionKind.KILL, state="done")])
+
+    assert ([one["state"] for one in log.get("001")["later"]], log.lost) == (["done"], 0)
+
+
+def test_above_its_bound_the_oldest_go_also_after_a_restart(tmp_path: Path) -> None:
+    for numbers in (range(4), range(4, 6)):
+        log = AlertLog(tmp_path / "alerts.sqlite", max_alerts=3)
+        for number in numbers:
+            log.put(decided(number), alert(number))
+        log.close()
+
+    assert ids(AlertLog(tmp_path / "alerts.sqlite")) == [alert(number).id for number in (5, 4, 3)]
 
 
 def test_what_was_done_about_an_alert_that_waits_is_counted_as_lost(log: AlertLog) -> None:
