@@ -51,7 +51,7 @@ class Reader:
     """A table as bytes."""
 
     def __init__(self, memory: bytes, salt: tuple[int, int], blocks: int, block_buckets: int, stashed: int) -> None:
-        self._words = memoryview(memory).cast("Q")
+        self._words, self._halves = memoryview(memory).cast("Q"), memoryview(memory).cast("I")
         self._salt, self._blocks, self._buckets, self._stashed = salt, blocks, block_buckets, stashed
 
     def verdict(self, identity: int) -> int:
@@ -64,12 +64,13 @@ class Reader:
         second = self._bucket(begin * self._buckets + ((spread >> 16 & 0xFFFF) * self._buckets >> 16))
         return next((word & 3 for word in first + second + self.stash() if word >> 2 == identity), 0)
 
+    def passes_near(self, identity: int) -> bool:
+        """Return whether the near filter of the identity's first bucket lets it through."""
+        return self._has_bits(0, identity, (32, 37))
+
     def passes_filter(self, identity: int) -> bool:
-        """Return whether the table is asked for the identity at all."""
-        spread = mix(identity ^ self._salt[1])
-        first = ((spread >> 32) * self._blocks >> 32) * self._buckets + ((spread & 0xFFFF) * self._buckets >> 16)
-        filter_word = self._words[(self._blocks * self._buckets + 1) * WORDS + first]
-        return all(filter_word >> (spread >> shift & 63) & 1 for shift in (32, 38, 44, 16))
+        """Return whether the buckets are asked for the identity at all."""
+        return self.passes_near(identity) and self._has_bits(self._blocks * self._buckets, identity, (42, 16))
 
     def stash(self) -> list[int]:
         return self._bucket(self._blocks * self._buckets)[: self._stashed]
@@ -80,6 +81,12 @@ class Reader:
         found = {word >> 2: word & 3 for word in words}
         assert len(found) == len(words), "an identity is in the table twice"
         return found
+
+    def _has_bits(self, filters: int, identity: int, shifts: tuple[int, int]) -> bool:
+        spread = mix(identity ^ self._salt[1])
+        first = ((spread >> 32) * self._blocks >> 32) * self._buckets + ((spread & 0xFFFF) * self._buckets >> 16)
+        half = self._halves[2 * WORDS * (self._blocks * self._buckets + 1) + filters + first]
+        return all(half >> (spread >> shift & 31) & 1 for shift in shifts)
 
     def _bucket(self, index: int) -> list[int]:
         return list(self._words[index * WORDS : (index + 1) * WORDS])

@@ -56,21 +56,27 @@ static __always_inline bool is_decided(__u64 hit)
 	return hit_verdict(hit) > MAMPLUS_SUSPECT;
 }
 
-/* One word of those that follow the stash: filters first, then masks. NULL: no such table. */
-static __always_inline __u64 *word_after(void *table, __u32 buckets, __u32 number)
+/* Of the words that follow the stash, filters first, then masks, the cache line with word `number`. NULL: no such table. */
+static __always_inline struct mamplus_bucket *line_after(void *table, __u32 buckets, __u32 number)
 {
 	__u32 index = buckets + 1 + number / MAMPLUS_BUCKET_WORDS;
-	struct mamplus_bucket *line = bpf_map_lookup_elem(table, &index);
 
-	return line ? &line->word[number & (MAMPLUS_BUCKET_WORDS - 1)] : NULL;
+	return bpf_map_lookup_elem(table, &index);
 }
 
-/* Whether a key with these bits may have the bucket `first` of `buckets` for its first one. */
-static __always_inline bool may_hold(void *table, __u32 buckets, __u32 first, __u64 bits)
+/* Whether filter `number` has all of these bits. */
+static __always_inline bool has_bits(void *table, __u32 buckets, __u32 number, __u32 bits)
 {
-	__u64 *filter = word_after(table, buckets, first);
+	struct mamplus_bucket *line = line_after(table, buckets, number / 2);
 
-	return filter && (*filter & bits) == bits;
+	return line && !(bits & ~((__u32 *)line->word)[number & (2 * MAMPLUS_BUCKET_WORDS - 1)]);
+}
+
+/* Whether a key may have the bucket `first` of `buckets` for its first one. */
+static __always_inline bool may_hold(void *table, __u32 buckets, __u32 first, __u64 spread)
+{
+	return has_bits(table, buckets, first, mamplus_near(spread)) &&
+	       has_bits(table, buckets, buckets + first, mamplus_far(spread));
 }
 
 static __always_inline __u64 match_at(void *table, __u32 index, __u64 identity)
@@ -119,7 +125,7 @@ __noinline __u64 ble_probe(__u32 which, __u64 word, __u64 identity)
 	spread = mamplus_spread(now->salt, identity);
 	begin = mamplus_block(spread, blocks) * buckets;
 	first = begin + mamplus_first(spread, buckets);
-	if (!may_hold(table, blocks * buckets, first, mamplus_filter(spread)))
+	if (!may_hold(table, blocks * buckets, first, spread))
 		return 0;
 	hit = match_at(table, first, identity);
 	if (!hit)
@@ -174,9 +180,9 @@ static __always_inline __u64 lengths4(const struct mamplus_shape *now, __u64 wor
 	__u32 table_index = (word & 1) * MAMPLUS_T_MAX + MAMPLUS_T_NET, first = addr >> (32 - now->mask_bits & 31);
 	__u32 buckets = now->blocks[MAMPLUS_T_NET] * now->block_buckets[MAMPLUS_T_NET];
 	void *table = bpf_map_lookup_elem(&ble, &table_index);
-	__u64 *mask = table ? word_after(table, buckets, buckets + first) : NULL;
+	struct mamplus_bucket *line = table ? line_after(table, buckets, buckets + first) : NULL;
 
-	return mask ? *mask : 0;
+	return line ? line->word[(buckets + first) & (MAMPLUS_BUCKET_WORDS - 1)] : 0;
 }
 
 /*

@@ -122,11 +122,15 @@ static inline __attribute__((always_inline)) unsigned int mamplus_second(unsigne
 	return (unsigned int)((spread >> 16 & 0xffff) * buckets >> 16);
 }
 
-/* The bits that a key sets in the filter of its first bucket: four of 64, none of which says where it lies. */
-static inline __attribute__((always_inline)) unsigned long long mamplus_filter(unsigned long long spread)
+/* The bits that a key sets in both filters of its first bucket: two of 32 in each, none of which says where it lies. */
+static inline __attribute__((always_inline)) unsigned int mamplus_near(unsigned long long spread)
 {
-	return 1ULL << (spread >> 32 & 63) | 1ULL << (spread >> 38 & 63) | 1ULL << (spread >> 44 & 63) |
-	       1ULL << (spread >> 16 & 63);
+	return 1U << (spread >> 32 & 31) | 1U << (spread >> 37 & 31);
+}
+
+static inline __attribute__((always_inline)) unsigned int mamplus_far(unsigned long long spread)
+{
+	return 1U << (spread >> 42 & 31) | 1U << (spread >> 16 & 31);
 }
 
 #endif

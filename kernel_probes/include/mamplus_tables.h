@@ -51,9 +51,10 @@ struct mamplus_known {
 /*
  * Every BLE table: blocks of buckets of eight words, each an identity (mamplus_identity.h) and a
  * verdict. A key lies in its first bucket, where that was full in its second one, or else in the
- * stash, which is the bucket after the last block. Then follow the filters, a word for each bucket:
- * the bits (mamplus_filter) of all keys whose first bucket it is. Of a hundred misses 98 or 99 end
- * there: the filters are an eighth of the table, so they are in a cache when the table is not.
+ * stash, which is the bucket after the last block. Then follow the filters, half a word for each
+ * bucket: the bits of all keys whose first bucket it is, the near ones (mamplus_near) of all buckets,
+ * then the far ones (mamplus_far). Of a hundred misses 88 end at the near ones, which are a sixteenth
+ * of the table, so that they are in a cache when the table is not; and ten at the far ones.
  *
  * In the table of networks 2^mask_bits words follow, one for each value of an IPv4 address's first bits:
  * bit n is set where a network of length n may cover such an address. Other lengths need no lookup.

@@ -39,7 +39,8 @@ static int set_word(struct mamplus_build *build, uint64_t identity, uint32_t ver
 	build->entries++;
 	build->added++;
 	spread = mamplus_spread(salt_of(build), identity);
-	*filter_of(build, spread) |= mamplus_filter(spread);
+	near_of(build)[filter_at(build, spread)] |= mamplus_near(spread);
+	far_of(build)[filter_at(build, spread)] |= mamplus_far(spread);
 	return insert_word(build, &stash, word);
 }
 

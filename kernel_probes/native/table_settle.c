@@ -39,7 +39,7 @@ static uint64_t *same_in(uint64_t *bucket, uint32_t used, uint64_t word)
 	return NULL;
 }
 
-/* A block while it is filled. How full its buckets are lies beside it, small enough for the first cache. */
+/* A block while it is filled. How full its buckets are and their filters lie beside it, small enough for the first cache. */
 struct filling {
 	struct hand *hand;
 	unsigned long long salt[2];
@@ -47,6 +47,7 @@ struct filling {
 	uint32_t buckets;
 	uint32_t doubtful;	/* words in `hand->doubts` */
 	uint8_t used[MAMPLUS_BLOCK_BUCKETS];
+	uint64_t filters[MAMPLUS_BLOCK_BUCKETS];	/* the near one, and above it the far one */
 };
 
 static uint64_t *bucket_at(const struct filling *filling, uint32_t at)
@@ -59,38 +60,49 @@ static uint64_t *bucket_at(const struct filling *filling, uint32_t at)
  * A key that is there already has all its bits in the filter: few others have, so few buckets are searched. One that
  * may be there, but not in its first bucket, is put to the doubts.
  */
-static uint32_t fill_first(struct filling *filling, uint32_t block, uint64_t *words, uint32_t count)
+static uint32_t fill_first(struct filling *filling, uint64_t *words, uint32_t count)
 {
 	const unsigned long long salt[2] = { filling->salt[0], filling->salt[1] };
 	struct hand *hand = filling->hand;
-	uint64_t *filters = filters_of(&hand->counted) + (size_t)block * filling->buckets;
-	uint64_t *begin = filling->begin;
 	uint32_t left = 0, buckets = filling->buckets;
 
 	for (uint32_t i = 0; i < count; i++) {
-		uint64_t word = words[i], spread = mamplus_spread(salt, identity_in(word)), bits = mamplus_filter(spread);
-		uint32_t at = mamplus_first(spread, buckets), used = filling->used[at];
-		uint64_t *bucket = begin + (size_t)at * BUCKET_WORDS, *to = used < BUCKET_WORDS ? bucket + used : words + left;
+		uint64_t word = words[i], spread = mamplus_spread(salt, identity_in(word));
+		uint64_t bits = mamplus_near(spread) | (uint64_t)mamplus_far(spread) << 32;
+		uint32_t at = mamplus_first(spread, buckets), used = filling->used[at], is_full = used / BUCKET_WORDS;
+		uint64_t *bucket = bucket_at(filling, at), *to[2] = { bucket + used, words + left };
 
-		if ((filters[at] & bits) == bits) {
+		if ((filling->filters[at] & bits) == bits) {
 			uint64_t *same = same_in(bucket, used, word);
 
 			if (same) {
 				*same = *same > word ? *same : word;
 				continue;
 			}
-			if (used == BUCKET_WORDS) {
+			if (is_full) {
 				hand->doubts[filling->doubtful++] = word;
 				continue;
 			}
 		}
-		filters[at] |= bits;
-		*to = word;
-		filling->used[at] = used + (used < BUCKET_WORDS);
-		left += used == BUCKET_WORDS;
+		filling->filters[at] |= bits;
+		*to[is_full] = word;	/* no branch: one bucket in ten is full, and nobody guesses which */
+		filling->used[at] = (uint8_t)(used + 1 - is_full);
+		left += is_full;
 		hand->counted.entries++;
 	}
 	return left;
+}
+
+/* No filter changes once all words were in their first buckets. */
+static void put_filters(const struct filling *filling, uint32_t block)
+{
+	uint32_t *near = near_of(&filling->hand->counted) + (size_t)block * filling->buckets;
+	uint32_t *far = far_of(&filling->hand->counted) + (size_t)block * filling->buckets;
+
+	for (uint32_t i = 0; i < filling->buckets; i++) {
+		near[i] = (uint32_t)filling->filters[i];
+		far[i] = (uint32_t)(filling->filters[i] >> 32);
+	}
 }
 
 /* Put a word into the place of one in bucket `at` whose other bucket has room. */
@@ -157,7 +169,8 @@ static int settle_block(struct hand *hand, uint32_t block)
 
 	if (left == UINT32_MAX)
 		return -ENOSPC;
-	left = fill_first(&filling, block, hand->room, left);
+	left = fill_first(&filling, hand->room, left);
+	put_filters(&filling, block);
 	left = fill_second(&filling, hand->room, left);
 	for (uint32_t i = 0; i < left && !error; i++)
 		error = insert_word(&hand->counted, &stash, hand->room[i]);

@@ -58,22 +58,28 @@ static inline uint64_t *block_of(const struct mamplus_build *build, uint64_t spr
 	return build->words + (size_t)mamplus_block(spread, build->blocks) * build->block_buckets * BUCKET_WORDS;
 }
 
-/* The words that follow the stash: a filter for each bucket, */
-static inline uint64_t *filters_of(const struct mamplus_build *build)
+/* What follows the stash: the near filters, one for each bucket, */
+static inline uint32_t *near_of(const struct mamplus_build *build)
 {
-	return build->words + ((size_t)build->blocks * build->block_buckets + 1) * BUCKET_WORDS;
+	return (uint32_t *)(build->words + ((size_t)build->blocks * build->block_buckets + 1) * BUCKET_WORDS);
+}
+
+/* the far ones, */
+static inline uint32_t *far_of(const struct mamplus_build *build)
+{
+	return near_of(build) + (size_t)build->blocks * build->block_buckets;
 }
 
 /* and the masks. */
 static inline uint64_t *masks_of(const struct mamplus_build *build)
 {
-	return filters_of(build) + (size_t)build->blocks * build->block_buckets;
+	return build->words + (size_t)build->blocks * build->block_buckets * (BUCKET_WORDS + 1) + BUCKET_WORDS;
 }
 
-static inline uint64_t *filter_of(const struct mamplus_build *build, uint64_t spread)
+/* Which filter of each kind is that of an identity's first bucket. */
+static inline size_t filter_at(const struct mamplus_build *build, uint64_t spread)
 {
-	return filters_of(build) + (size_t)mamplus_block(spread, build->blocks) * build->block_buckets +
-	       mamplus_first(spread, build->block_buckets);
+	return (size_t)mamplus_block(spread, build->blocks) * build->block_buckets + mamplus_first(spread, build->block_buckets);
 }
 
 /* table_place.c. The stash that a thread fills by itself, or the table's. */

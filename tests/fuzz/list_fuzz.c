@@ -159,7 +159,8 @@ static uint32_t asked(const struct mamplus_build *build, uint64_t identity)
 	uint64_t *stash = build->words + (size_t)build->blocks * build->block_buckets * BUCKET_WORDS;
 	uint64_t *places[] = { first, second, stash };
 
-	if (mamplus_filter(spread) & ~*filter_of(build, spread))
+	if (mamplus_near(spread) & ~near_of(build)[filter_at(build, spread)] ||
+	    mamplus_far(spread) & ~far_of(build)[filter_at(build, spread)])
 		return 0;
 	for (int p = 0; p < 3; p++)
 		for (uint32_t i = 0; i < BUCKET_WORDS; i++)
