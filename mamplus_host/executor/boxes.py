@@ -12,15 +12,13 @@ Journey: quarantine -> [boxes] -> box_helper, disk.
 import json
 import os
 import secrets
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mamplus_host.errors import ActionFailed
+from mamplus_host.executor import helper
 from mamplus_host.executor.steps import step
 from mamplus_host.files import put_in_place, sync_directory, write_whole
 
@@ -30,7 +28,6 @@ HELPER_MIN_S = 30.0
 _BYTES_PER_S = 8 << 20  # that the slowest device encrypts
 MAX_BOXES = 10_000
 MAX_REMEMBERED = 100
-_BEAT_S = 1.0
 
 Page = dict[str, Any]
 
@@ -140,10 +137,13 @@ class Boxes:
 
     def _help(self, command: str, action_id: str, source: int, target: int, size: int) -> tuple[str, int]:
         with self._key() as key:
-            call = [sys.executable, "-P", "-m", "mamplus_host.executor.box_helper", command, action_id]
-            numbers = (source, target, key)
-            timeout_s = HELPER_MIN_S + size / _BYTES_PER_S
-            answer = _run([*call, *(str(number) for number in numbers)], numbers, timeout_s, self._alive)
+            numbers, within_s = (source, target, key), HELPER_MIN_S + size / _BYTES_PER_S
+            answer = json.loads(
+                helper.run(
+                    "box_helper", command, action_id, *map(str, numbers), within_s=within_s, keeps=numbers,
+                    late=f"the file was not encrypted within {within_s:.0f} s; is the disk broken?", alive=self._alive,
+                )
+            )  # fmt: skip
         return str(answer["sha256"]), int(answer["size"])
 
     @contextmanager
@@ -163,26 +163,3 @@ class Boxes:
 def boxed_bytes(size: int) -> int:
     """Return how long the box of a file of `size` bytes is."""
     return HEADER_BYTES + size + max(1, -(-size // PIECE_BYTES)) * TAG_BYTES
-
-
-def _run(call: list[str], numbers: tuple[int, ...], timeout_s: float, alive: Callable[[], object]) -> dict[str, Any]:
-    end = time.monotonic() + timeout_s
-    with subprocess.Popen(
-        call, pass_fds=numbers, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
-    ) as helper:  # fmt: skip
-        while True:
-            alive()
-            try:
-                out, err = helper.communicate(timeout=_BEAT_S)
-                break
-            except subprocess.TimeoutExpired:
-                if time.monotonic() > end:
-                    helper.kill()
-                    raise ActionFailed(
-                        f"the file was not encrypted within {timeout_s:.0f} s; is the disk broken?"
-                    ) from None
-    if helper.returncode:
-        words = err.decode(errors="backslashreplace").strip().splitlines()
-        raise ActionFailed(words[-1] if words else f"the encrypting helper ended with code {helper.returncode}")
-    answer: dict[str, Any] = json.loads(out)
-    return answer

@@ -7,13 +7,11 @@ Whoever answers on a user's own bus is that user's program: its answers are boun
 no further than that. The helper becomes that user before it talks to it.
 """
 
-import subprocess
-import sys
 from typing import Any
 
 import msgspec
 
-from mamplus_host.errors import ActionFailed
+from mamplus_host.executor import helper
 
 SYSTEM = "SYSTEM"  # the system's bus, as DBUS_SYSTEM_BUS_ADDRESS or the usual place has it
 ANSWER_S = 3.0  # for one call
@@ -52,15 +50,9 @@ class Asked(msgspec.Struct, frozen=True):
 def ask(calls: list[Call], *, address: str = SYSTEM, uid: int = 0, timeout_s: float = HELPER_S) -> list[Answer]:
     """Make `calls` in order, and return an answer for each; ActionFailed when there is no such bus, or it hangs."""
     told = msgspec.json.encode(Asked(address, calls[:MAX_CALLS], uid))
-    call = [sys.executable, "-P", "-m", "mamplus_host.executor.bus_helper"]
-    try:
-        done = subprocess.run(call, input=told, capture_output=True, timeout=timeout_s, check=False)
-    except subprocess.TimeoutExpired:
-        raise ActionFailed(f"D-Bus ({address}) did not answer within {timeout_s:g} s") from None
-    if done.returncode:
-        words = done.stderr.decode(errors="backslashreplace").strip().splitlines()
-        raise ActionFailed(words[-1] if words else f"the D-Bus helper ended with code {done.returncode}")
-    return msgspec.json.decode(done.stdout[:MAX_ANSWER_BYTES], type=list[Answer])
+    late = f"D-Bus ({address}) did not answer within {timeout_s:g} s"
+    said = helper.run("bus_helper", within_s=timeout_s, late=late, told=told)
+    return msgspec.json.decode(said[:MAX_ANSWER_BYTES], type=list[Answer])
 
 
 def get_all(service: str, path: str, interface: str) -> Call:

@@ -53,7 +53,7 @@ def deeds(
         Freeze(processes),
         Restore(vault, clock),
         *_on_the_device(config, clock, guarded),
-        Cut(processes, guarded, config.scope.netns),
+        Cut(processes, guarded, config.scope.netns, alive=systemd.watchdog),
         Refuse(network, processes, guarded),
         Isolate(network),
     )

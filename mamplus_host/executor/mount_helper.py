@@ -9,6 +9,7 @@ Journey: mount, wipe -> [mount_helper] -> mount(2), umount2(2).
 """
 
 import ctypes
+import errno
 import os
 import sys
 
@@ -29,7 +30,8 @@ def main() -> int:
             source, point, kind, flags, options = words
             _mount(source, point, kind, int(flags), options)
     except OSError as error:
-        print(f"{error.errno} {error.strerror}", file=sys.stderr)
+        hint = "; a program has a file open there: close it" if error.errno == errno.EBUSY else ""
+        print(f"{error.strerror}{hint}", file=sys.stderr)
         return 1
     return 0
 

@@ -4,15 +4,12 @@
 Journey: mount, wipe -> [mounts] -> /proc/PID/mountinfo, mount_helper.
 """
 
-import errno
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
 
-from mamplus_host.errors import ActionFailed
+from mamplus_host.executor import helper
 
 INIT = Path("/proc/1")  # whose mounts are meant
 HELPER_S = 30.0
@@ -67,16 +64,8 @@ def mount_again(mount: Mount, process: Path = INIT) -> None:
 
 
 def _run(process: Path, what: str, *words: str) -> None:
-    call = [sys.executable, "-P", "-m", "mamplus_host.executor.mount_helper", str(process / "ns/mnt"), *words]
-    try:
-        done = subprocess.run(call, capture_output=True, timeout=HELPER_S, check=False, stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired:
-        raise ActionFailed(f"cannot {what}: the kernel did not answer within {HELPER_S:g} s") from None
-    if done.returncode:
-        said = done.stderr.decode(errors="backslashreplace").strip().splitlines()
-        number, _, text = (said[-1] if said else "0 unknown").partition(" ")
-        hint = "; a program has a file open there: close it" if number == str(errno.EBUSY) else ""
-        raise ActionFailed(f"cannot {what}: {text}{hint}")
+    late = f"cannot {what}: the kernel did not answer within {HELPER_S:g} s"
+    helper.run("mount_helper", str(process / "ns/mnt"), *words, within_s=HELPER_S, late=late, what=f"cannot {what}: ")
 
 
 def _parse(line: str) -> Mount:

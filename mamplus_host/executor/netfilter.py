@@ -8,8 +8,6 @@ then opens every such path again: while a rule exists whose pin is gone, nobody 
 the table any more. So: pin, then `apply`; `remove`, then unpin.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import msgspec
 
 from mamplus_host.config import Config
 from mamplus_host.errors import NetfilterFailed
+from mamplus_host.executor import helper
 
 HELPER_S = 60.0  # for one namespace: the lock of iptables may be another program's for a while, and the device slow
 OWN = "-"  # the agent's own network namespace
@@ -50,17 +49,8 @@ def check(config: Config, in_pin: Path, out_pin: Path) -> dict[str, list[str]]:
 
 def _run(command: str, netns: str, *more: str) -> dict[str, Any]:
     """Run the helper; NetfilterFailed with its own words when it does not succeed."""
-    call = [sys.executable, "-P", "-m", "mamplus_host.executor.netfilter_helper", command, "--netns", netns, *more]
-    try:
-        done = subprocess.run(call, capture_output=True, timeout=HELPER_S, check=False, stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired:
-        raise NetfilterFailed(
-            f"iptables in namespace {netns!r} took more than {HELPER_S:g} s; see who holds its lock"
-        ) from None
-    except OSError as error:
-        raise NetfilterFailed(f"cannot run the netfilter helper: {error}") from None
-    if done.returncode != 0:
-        words = done.stderr.decode(errors="backslashreplace").strip().splitlines()
-        raise NetfilterFailed(words[-1] if words else f"the netfilter helper ended with code {done.returncode}")
-    answer: dict[str, Any] = msgspec.json.decode(done.stdout or b"{}")
+    late = f"iptables in namespace {netns!r} took more than {HELPER_S:g} s; see who holds its lock"
+    words = (command, "--netns", netns, *more)
+    said = helper.run("netfilter_helper", *words, within_s=HELPER_S, late=late, failed=NetfilterFailed)
+    answer: dict[str, Any] = msgspec.json.decode(said or b"{}")
     return answer

@@ -17,8 +17,6 @@ import os
 import queue
 import select
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +26,7 @@ from inotify_simple import INotify, flags
 
 from mamplus_host.config import Config
 from mamplus_host.errors import MamplusError, NetfilterFailed
+from mamplus_host.executor import helper
 from mamplus_host.executor.netfilter import OWN
 from mamplus_host.executor.netrules import Rules
 from mamplus_host.files import write_whole
@@ -192,13 +191,12 @@ class _Waiter(threading.Thread):
         if self._take_orders():
             self._layer.settle()
             self._seen = None
-            self._put_back()
-            self._noticed()
-        elif not self._is_ending and self._state() != self._seen:
-            if self._put_back():
-                self._layer.renewed += 1
-                LOG.warning("rules of refusals were gone and are back; the hooks refused meanwhile")
-            self._noticed()
+        elif self._is_ending or self._state() == self._seen:
+            return
+        if self._put_back():
+            self._layer.renewed += 1
+            LOG.warning("rules of refusals were gone and are back; the hooks refused meanwhile")
+        self._noticed()
 
     def _put_back(self) -> bool:
         """Put back what is gone, until a look finds all in place; whether something was gone.
@@ -300,27 +298,10 @@ def _watch_lock() -> INotify | None:
 
 def _run(command: str, netns: str, layer: str, stdin: bytes) -> dict[str, object]:
     """Run the helper; NetfilterFailed with its own words when it does not succeed."""
-    call = [
-        sys.executable,
-        "-P",
-        "-m",
-        "mamplus_host.executor.netrules_helper",
-        command,
-        "--netns",
-        netns,
-        "--layer",
-        layer,
-    ]
-    try:
-        done = subprocess.run(call, input=stdin, capture_output=True, timeout=HELPER_S, check=False)
-    except subprocess.TimeoutExpired:
-        raise NetfilterFailed(
-            f"the rules of namespace {netns!r} took more than {HELPER_S:g} s; see who holds them"
-        ) from None
-    except OSError as error:
-        raise NetfilterFailed(f"cannot run the netrules helper: {error}") from None
-    if done.returncode != 0:
-        words = done.stderr.decode(errors="backslashreplace").strip().splitlines()
-        raise NetfilterFailed(words[-1] if words else f"the netrules helper ended with code {done.returncode}")
-    answer: dict[str, object] = msgspec.json.decode(done.stdout)
+    late = f"the rules of namespace {netns!r} took more than {HELPER_S:g} s; see who holds them"
+    said = helper.run(
+        "netrules_helper", command, "--netns", netns, "--layer", layer, within_s=HELPER_S, late=late,
+        failed=NetfilterFailed, told=stdin,
+    )  # fmt: skip
+    answer: dict[str, object] = msgspec.json.decode(said)
     return answer

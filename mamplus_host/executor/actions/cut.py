@@ -7,13 +7,13 @@ What cannot be destroyed is told, and stands: refuse the app or the host then. W
 action's: it may connect again. The way to the enterprise and guarded processes are left out, whoever asks.
 """
 
-import subprocess
-import sys
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from mamplus_host.errors import ActionFailed
+from mamplus_host.executor import helper
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.netfilter import OWN
 from mamplus_host.executor.process import Processes, members
@@ -31,17 +31,20 @@ class Cut:
     kind = ActionKind.CUT
     has_inverse = False
 
-    def __init__(self, processes: Processes, guarded: GuardSet, netns: tuple[str, ...]) -> None:
-        self._processes, self._guarded, self._netns = processes, guarded, netns
+    def __init__(
+        self, processes: Processes, guarded: GuardSet, netns: tuple[str, ...], *, alive: Callable[[], object] = int
+    ) -> None:
+        """`alive` is called while a helper looks and cuts: the watchdog must not end the agent meanwhile."""
+        self._processes, self._guarded, self._netns, self._alive = processes, guarded, netns, alive
 
     def prepare(self, _action_id: str, target: dict[str, Any]) -> Facts:
         order = self._order(target)
-        found = _run("look", order)
+        found = self._run("look", order)
         return {"order": msgspec.to_builtins(order), "cookies": [one.cookie for one in found.sockets[:KEPT]]}
 
     def do(self, facts: Facts) -> str:
         order = msgspec.convert(facts["order"], Order)
-        found = _run("cut", order)
+        found = self._run("cut", order)
         what = f"cut {len(found.sockets) - len(found.standing)} of {len(found.sockets)} connections"
         if found.forgotten:
             what += f", and made the kernel forget {found.forgotten}"
@@ -54,7 +57,7 @@ class Cut:
 
     def verify(self, facts: Facts) -> State:
         order = msgspec.convert(facts["order"], Order)
-        standing = {one.cookie for one in _run("look", order).sockets} & set(facts["cookies"])
+        standing = {one.cookie for one in self._run("look", order).sockets} & set(facts["cookies"])
         if not standing:
             return State.DONE
         return State.UNDONE if len(standing) == len(facts["cookies"]) else State.BETWEEN
@@ -72,17 +75,9 @@ class Cut:
         spared = sorted(self._guarded.among(tgids))
         return Order(tgid=target["tgid"], start_ns=start_ns, app=str(app or ""), never=never, spared=spared)
 
-
-def _run(command: str, order: Order) -> Found:
-    """Have the helper look for the connections, or cut them; ActionFailed in its own words."""
-    call = [sys.executable, "-P", "-m", "mamplus_host.executor.sockets_helper", command]
-    try:
-        done = subprocess.run(
-            call, input=msgspec.json.encode(order), capture_output=True, timeout=HELPER_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ActionFailed(f"cannot {command} connections: {error}") from None
-    if done.returncode:
-        words = done.stderr.decode(errors="backslashreplace").strip().splitlines()
-        raise ActionFailed(words[-1] if words else f"the sockets helper ended with code {done.returncode}")
-    return msgspec.json.decode(done.stdout, type=Found)
+    def _run(self, command: str, order: Order) -> Found:
+        """Have the helper look for the connections, or cut them; ActionFailed in its own words."""
+        late = f"cannot {command} connections: the kernel did not answer within {HELPER_S:g} s"
+        told = msgspec.json.encode(order)
+        said = helper.run("sockets_helper", command, within_s=HELPER_S, late=late, told=told, alive=self._alive)
+        return msgspec.json.decode(said, type=Found)

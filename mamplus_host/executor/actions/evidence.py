@@ -8,8 +8,6 @@ enterprise, `mamplus-enterprise unseal` opens it there.
 """
 
 import os
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +17,7 @@ import msgspec
 
 from mamplus_host.clock import Clock
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import snapshot
+from mamplus_host.executor import helper, snapshot
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
 from mamplus_host.executor.tasks import task
@@ -123,13 +121,8 @@ class Evidence:
 
 def seal_into(target: int, content: bytes, key: bytes) -> None:
     """Write `content`, sealed for `key`, to descriptor `target`; ActionFailed when that does not go."""
-    call = [sys.executable, "-P", "-m", "mamplus_host.executor.seal_helper", key.hex(), str(target)]
-    try:
-        done = subprocess.run(
-            call, input=content, pass_fds=(target,), capture_output=True, timeout=HELPER_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise ActionFailed(f"nothing was sealed within {HELPER_S:g} s; is the disk broken?") from None
-    if done.returncode:
-        words = done.stderr.decode(errors="backslashreplace").strip().splitlines()
-        raise ActionFailed(f"cannot seal: {words[-1] if words else f'the helper ended with code {done.returncode}'}")
+    late = f"nothing was sealed within {HELPER_S:g} s; is the disk broken?"
+    helper.run(
+        "seal_helper", key.hex(), str(target), within_s=HELPER_S, late=late, what="cannot seal: ", told=content,
+        keeps=(target,),
+    )  # fmt: skip

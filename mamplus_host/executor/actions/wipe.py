@@ -13,9 +13,6 @@ The receipt says which steps were taken, and is signed with the device's key.
 """
 
 import json
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,7 @@ from typing import Any
 from mamplus_host.clock import Clock
 from mamplus_host.config import Container
 from mamplus_host.errors import ActionFailed, CodeRejected
-from mamplus_host.executor import fscrypt, luks
+from mamplus_host.executor import fscrypt, helper, luks
 from mamplus_host.executor.actions.container_lock import gone, look, shut
 from mamplus_host.executor.mounts import INIT
 from mamplus_host.executor.receipts import Receipts
@@ -34,7 +31,6 @@ from mamplus_host.maintenance.order import Orders
 from mamplus_host.verdicts import ActionKind
 
 HELPER_S = 3600.0  # for one directory or device
-_BEAT_S = 1.0
 
 
 class Wipe:
@@ -147,23 +143,11 @@ class Wipe:
         return not is_open and (not luks.is_there(one["path"], one["uuid"]) or not luks.key_slots(one["path"]))
 
     def _help(self, command: str, path: str) -> dict[str, Any]:
-        call = [sys.executable, "-P", "-m", "mamplus_host.executor.wipe_helper", command, path]
-        with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as helper:
-            end = time.monotonic() + HELPER_S
-            while True:
-                self._alive()
-                try:
-                    out, err = helper.communicate(timeout=_BEAT_S)
-                    break
-                except subprocess.TimeoutExpired:
-                    if time.monotonic() > end:
-                        helper.kill()
-                        raise ActionFailed(
-                            f"{path!r} was not wiped within {HELPER_S:g} s; the next try goes on"
-                        ) from None
-        if helper.returncode:
-            raise ActionFailed(f"cannot wipe {(err.decode(errors='replace').strip().splitlines() or [path])[-1]}")
-        answer: dict[str, Any] = json.loads(out)
+        late = f"{path!r} was not wiped within {HELPER_S:g} s; the next try goes on"
+        said = helper.run(
+            "wipe_helper", command, path, within_s=HELPER_S, late=late, what="cannot wipe ", alive=self._alive
+        )
+        answer: dict[str, Any] = json.loads(said)
         return answer
 
 

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs our short-lived helpers: what is needed seldom (python-iptables, pyroute2, keys) never stays in the service.
+
+Journey: netfilter, secondlayer, cut, boxes, wipe, mounts, bus, ... -> [helper] -> *_helper.
+
+A helper says what is wrong in the last line of its stderr, for people.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from mamplus_host.errors import ActionFailed, MamplusError
+
+_BEAT_S = 1.0
+
+
+def run(
+    name: str, *words: str, within_s: float, late: str, what: str = "", failed: type[MamplusError] = ActionFailed,
+    told: bytes = b"", keeps: tuple[int, ...] = (), alive: Callable[[], object] = int,
+) -> bytes:  # fmt: skip
+    """Return what `mamplus_host.executor.NAME WORDS` printed; `failed` where it does not succeed.
+
+    `late`: the whole sentence when it has not ended after `within_s`; `what`: how the sentence begins for other
+    failures. `told`: its stdin. `keeps`: descriptors that it gets, under their numbers. `alive` is called meanwhile,
+    so that the watchdog does not end an agent that waits; a thread beside the service's loop leaves it out.
+    """
+    call = [sys.executable, "-P", "-m", f"mamplus_host.executor.{name}", *words]
+    pipe = subprocess.PIPE
+    try:
+        with subprocess.Popen(call, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=keeps) as helper:
+            try:
+                out, err = _wait(helper, told, time.monotonic() + within_s, alive)
+            except BaseException:
+                helper.kill()
+                raise
+    except subprocess.TimeoutExpired:
+        raise failed(late) from None
+    except OSError as error:
+        raise failed(f"{what}{name} does not run: {error}") from None
+    if helper.returncode:
+        said = err.decode(errors="backslashreplace").strip().splitlines()
+        raise failed(f"{what}{said[-1] if said else f'{name} ended with code {helper.returncode}'}")
+    return out
+
+
+def _wait(
+    helper: "subprocess.Popen[bytes]", told: bytes, until_s: float, alive: Callable[[], object]
+) -> tuple[bytes, bytes]:
+    """Return stdout and stderr of a helper that has ended; TimeoutExpired when that is not until `until_s`."""
+    while True:
+        alive()
+        left_s = max(0.0, until_s - time.monotonic())
+        try:
+            return helper.communicate(told, timeout=min(_BEAT_S, left_s))
+        except subprocess.TimeoutExpired:
+            told = b""  # it goes on with what it was given
+            if time.monotonic() >= until_s:
+                raise
