@@ -20,8 +20,12 @@ from mamplus_host.kernel.bpf import Fd, Map, checked, map_id
 from mamplus_host.kernel.tables import file_of
 
 _FIRST = bytes(4)
-# Programs that whoever has a descriptor can run (BPF_PROG_TEST_RUN). Not the packets': iptables opens those.
-_RUNNABLE = (*(name for name in pins.UNATTACHED if name not in pins.PACKET.values()), "mamplus_dns")
+# Programs that whoever has a descriptor can run (BPF_PROG_TEST_RUN): their records and counts would be made up. The
+# kernel runs no others of ours so. Not the packets': iptables opens those.
+_RUNNABLE = (
+    *(name for name in pins.UNATTACHED if name not in pins.PACKET.values()),
+    *(name for name, (section, _type) in pins.CGROUP.items() if section.startswith("cgroup_skb/")),
+)
 
 
 def claim(config: Config) -> None:
