@@ -38,7 +38,6 @@ class Isolating:
         self._lifeline = Lifeline(
             config.state, clock, network, boot_id=clock.boot_id, reach=reach, lift=self._on_silence
         )
-        self._lifted_version = -1  # of the policy that the timer overruled
 
     def on(self, for_s: int = 0, reason: str = "") -> dict[str, Any]:
         """Isolate, for `for_s` seconds (0: until it is taken back); what stands is replaced, without a gap."""
@@ -95,7 +94,7 @@ class Isolating:
         policy = self._policy()
         if not policy.version and self._device_id():
             return
-        wants = policy.isolation.names(self._device_id()) and policy.version != self._lifted_version
+        wants = policy.isolation.names(self._device_id()) and policy.version != self._network.overruled
         standing = self._ids(by=POLICY)
         if wants and not standing and self._config.agent.mode == "enforce":
             self._start(0, f"version {policy.version} of the enterprise's policy wants it", by=POLICY)
@@ -118,7 +117,7 @@ class Isolating:
     def _on_silence(self, action_id: str, why: str) -> None:
         """The timer ends an isolation: it is told, to whom it may reach now."""
         if action_id in self._ids(by=POLICY):
-            self._lifted_version = self._policy().version
+            self._network.overruled = self._policy().version  # written with the undo, in one piece
         self._executor.undo(action_id)
         at_s = self._clock.wall_s()
         self._tell(

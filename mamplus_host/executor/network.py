@@ -28,6 +28,7 @@ from mamplus_host.kernel import pins, refusals
 from mamplus_host.kernel.refusals import Endpoint, Wanted
 
 _NS = 1_000_000_000
+_STEP_S = 2.0  # by which the second layer's dates may be off: a clock that is only slewed makes no rules anew
 POLICY = "policy"
 Kind = Literal["app", "host", "all", "isolate"]
 
@@ -50,6 +51,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
 class _File(msgspec.Struct, frozen=True, kw_only=True):
     refusals: dict[str, Refusal] = {}  # by the id of the action
+    overruled: int = -1  # version of the policy whose isolation the dead-man timer lifted
 
 
 class Network:
@@ -59,10 +61,13 @@ class Network:
         self._config, self._clock, self._path = config, clock, config.state / "network.json"
         self._boot_id = boot_id()
         self.was_damaged = False
-        self._kept = self._read()
+        found = self._read()
+        self._kept = found.refusals
+        self.overruled = found.overruled  # see _File; on the disk with the `drop` of what was lifted, in one write
         self.second = SecondLayer(config)
         self.lifeline: tuple[str, ...] = tuple(refusals.LIFELINE)  # of an isolation that names none: the policy's
-        self._said: tuple[Wanted, list[Endpoint]] | None = None  # to the second layer
+        self._said: tuple[Wanted, list[Endpoint], float] | None = None  # to the second layer
+        self._ahead_s = 0.0  # of the wall clock before CLOCK_BOOTTIME, as the second layer's dates have it
 
     # --- what is refused ---------------------------------------------------------------------
 
@@ -112,12 +117,15 @@ class Network:
         return any(found)
 
     def _tell(self, wanted: Wanted) -> None:
-        """Have the second layer say the same, when that is something else than before."""
+        """Have the second layer say the same, when that is something else than before, or its dates are wrong."""
         is_watched = self._config.agent.mode == "monitor"  # rules know no such mode: there are none then
-        said = (Wanted() if is_watched else wanted, self.guarded())
+        boot_ns = self._clock.boot_ns()
+        ahead_s = self._clock.wall_s() - boot_ns / _NS
+        if abs(ahead_s - self._ahead_s) > _STEP_S:
+            self._ahead_s = ahead_s
+        said = (Wanted() if is_watched else wanted, self.guarded(), self._ahead_s)
         if said != self._said:
-            boot_ns, wall_s = self._clock.boot_ns(), self._clock.wall_s()
-            self.second.follow(rules(*said, boot_ns=boot_ns, wall_s=wall_s))
+            self.second.follow(rules(*said[:2], boot_ns=boot_ns, wall_s=boot_ns / _NS + self._ahead_s))
             self._said = said
 
     def holds(self, refusal: Refusal) -> bool | None:
@@ -181,24 +189,25 @@ class Network:
             refusal, spent_s=spent_s, boot_id=self._boot_id, boot_ns=clock.boot_ns(), believed_s=clock.list_s()
         )
 
-    def _read(self) -> dict[str, Refusal]:
+    def _read(self) -> _File:
         """Return what is kept; of an earlier boot measured from now on. A damaged file is put aside."""
         try:
             kept = msgspec.convert(json.loads(self._path.read_bytes()), _File)
         except FileNotFoundError:
-            return {}
+            return _File()
         except (msgspec.ValidationError, ValueError):
             self._path.replace(self._path.with_name(self._path.name + ".damaged"))
             self.was_damaged = True
-            return {}
-        return {
+            return _File()
+        now = {
             one: refusal if refusal.boot_id == self._boot_id else self._stamped(refusal, self._elapsed_s(refusal))
             for one, refusal in kept.refusals.items()
         }
+        return msgspec.structs.replace(kept, refusals=now)
 
     def _write(self, kept: dict[str, Refusal]) -> None:
         try:
-            content = json.dumps(msgspec.to_builtins(_File(refusals=kept)), ensure_ascii=True)
+            content = json.dumps(msgspec.to_builtins(_File(refusals=kept, overruled=self.overruled)), ensure_ascii=True)
             write_whole(self._path, content.encode())
         except (OSError, NotPossible) as error:
             raise ActionFailed(f"cannot note what is refused in {str(self._path)!r}: {error}") from None

@@ -3,9 +3,15 @@
 
 from collections.abc import Sequence
 from ipaddress import ip_address
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+from mamplus_host.clock import SystemClock
+from mamplus_host.config import Config, Paths
 from mamplus_host.executor.netrules import Rule, Rules, rules
 from mamplus_host.executor.netrules_helper import nft_text
+from mamplus_host.executor.network import Network, Refusal
 from mamplus_host.kernel.refusals import UNTIL_UNDONE_NS, Endpoint, Wanted
 
 _NS = 1_000_000_000
@@ -79,3 +85,35 @@ def test_nftables_is_told_both_sides_of_what_is_forwarded() -> None:
 
     assert "ip saddr 192.0.2.9 drop" in forward
     assert "ip daddr 192.0.2.9 drop" in forward
+
+
+class _Clock(SystemClock):
+    def __init__(self) -> None:
+        self.wall, self.up = 1e6, 100.0
+
+    def wall_s(self) -> float:
+        return self.wall
+
+    def boot_ns(self) -> int:
+        return round(self.up * _NS)
+
+
+def test_dates_follow_a_clock_that_is_set_and_leave_one_alone_that_is_slewed(tmp_path: Path) -> None:
+    clock, told = _Clock(), list[Rules]()
+    network = Network(Config(paths=Paths(state=str(tmp_path), bpffs=str(tmp_path / "none"))), clock)
+    network.second = cast(Any, SimpleNamespace(follow=told.append, poke=lambda: None))
+    network.put("an-action", Refusal(kind="host", what="192.0.2.9", ttl_s=600))
+    network.enforce()
+
+    def end_s() -> int:
+        """When the rules say that it ends, seconds from now by the device's clock."""
+        return round(drops(told[-1].v4["out"])[0].until_s - clock.wall)
+
+    assert end_s() == 600
+    clock.wall, clock.up = clock.wall + 61.5, clock.up + 60
+    network.tick()
+    assert (len(told), end_s()) == (1, 538), "a second or two too early, and no rule is made anew"
+    for set_to in (1.7e9, 5.0):
+        clock.wall = set_to
+        network.tick()
+        assert end_s() == 540
