@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`mamplus lock`, `radio`, `usb`, `mount`, `wipe`: a person has the device do one thing; `undo` takes it back."""
+"""`mamplus cut`, `refuse`, `lock`, `radio`, `usb`, `mount`, `wipe`: a person has the device do one thing."""
 
 import re
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +13,10 @@ from mamplus_host.cli.state import CLI, OUT, print_json, safe
 from mamplus_host.errors import ConfigInvalid
 
 WIPE_S = 4 * 3600.0  # a wipe of a large disk is waited for so long
-_UNITS = {"m": 60, "h": 3600, "d": 86_400}
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
-For = Annotated[str, typer.Option("--for", metavar="TIME", help="Undo it by itself after 30m, 2h, 1d.")]
+For = Annotated[str, typer.Option("--for", metavar="TIME", help="Undo it by itself after 90s, 30m, 2h, 1d.")]
+Address = Annotated[str, typer.Argument(metavar="[ADDRESS]", help="A host, as 192.0.2.1 or 2001:db8::1.")]
 radio_app = typer.Typer(no_args_is_help=True, help="Switch radios off.")
 usb_app = typer.Typer(no_args_is_help=True, help="Switch USB devices off.")
 
@@ -31,11 +33,50 @@ def act(kind: str, target: dict[str, Any], *, for_: str = "", as_json: bool = Fa
 
 
 def seconds(text: str) -> int:
-    """Return "30m", "2h" or "1d" in seconds; ConfigInvalid for anything else."""
-    found = re.fullmatch(r"(\d{1,4})([mhd])", text.strip())
-    if found is None:
-        raise ConfigInvalid(f"{text!r} is no time; want a number and m, h or d, as 30m")
+    """Return "90s", "30m", "2h" or "1d" in seconds; ConfigInvalid for anything else."""
+    found = re.fullmatch(r"(\d{1,8})([smhd]?)", text.strip())
+    if found is None or not int(found[1]):
+        raise ConfigInvalid(f"--for {text!r} is no time; want one like 90s, 30m, 2h or 1d")
     return int(found[1]) * _UNITS[found[2]]
+
+
+def cut(
+    address: Address = "",
+    port: Annotated[int, typer.Option("--port", metavar="PORT", min=0, max=65_535, help="That one alone.")] = 0,
+    pid: Annotated[int, typer.Option("--pid", metavar="PID", help="A process.")] = 0,
+    app: Annotated[bool, typer.Option("--app", help="With --pid: its whole app.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Cut the connections with a host, of a process, or of its app; they may connect again: see refuse."""
+    _want_one("cut", address, pid)
+    if (app and not pid) or (port and not address):
+        raise ConfigInvalid("--app goes with --pid, --port with an address; see mamplus cut --help")
+    act("cut", {"address": _plain(address), "port": port} if address else {"tgid": pid, "app": app}, as_json=as_json)
+
+
+def refuse(
+    address: Address = "",
+    pid: Annotated[int, typer.Option("--pid", metavar="PID", help="The app of a process.")] = 0,
+    everything: Annotated[bool, typer.Option("--all", help="All but the enterprise; needs --for.")] = False,
+    for_: For = "",
+    as_json: Json = False,
+) -> None:
+    """Refuse a host to everybody, the network to an app (--pid), or all but the enterprise (--all)."""
+    _want_one("refuse", address, pid, everything)
+    target: dict[str, Any] = {"all": True} if everything else {"tgid": pid}
+    act("refuse", {"address": _plain(address)} if address else target, for_=for_, as_json=as_json)
+
+
+def _want_one(command: str, *targets: object) -> None:
+    if sum(map(bool, targets)) != 1:
+        raise ConfigInvalid(f"want one thing to {command}, an address or --pid PID; see mamplus {command} --help")
+
+
+def _plain(address: str) -> str:
+    try:
+        return str(ip_address(address))
+    except ValueError:
+        raise ConfigInvalid(f"{address!r} is no address; want one like 192.0.2.1 or 2001:db8::1") from None
 
 
 def lock(

@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """`mamplus isolate`: take the device off the network but for its lifeline, and put it back."""
 
-import re
 from typing import Annotated, Any, Literal
 
 import typer
 
 from mamplus_host.age import in_words
+from mamplus_host.cli.acts import seconds
 from mamplus_host.cli.state import CLI, OUT, print_json, safe
 from mamplus_host.errors import ConfigInvalid
-
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-_DURATION = re.compile(r"(\d{1,8})([smhd]?)")
 
 
 def run(
@@ -33,14 +30,6 @@ def run(
         print_json(state)
     else:
         OUT.print(safe(_words(state)))
-
-
-def seconds(text: str) -> int:
-    """Return a duration like 90s, 30m, 2h, 1d in seconds; ConfigInvalid for what is none."""
-    found = _DURATION.fullmatch(text.strip())
-    if found is None or not int(found[1]):
-        raise ConfigInvalid(f"--for {text!r} is no duration; want one like 90s, 30m, 2h or 1d")
-    return int(found[1]) * _UNITS[found[2]]
 
 
 def _words(state: dict[str, Any]) -> str:

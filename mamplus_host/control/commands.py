@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 MAX_LIST = 10_000
 ID_LENGTH = 26  # of an alert's id
+MOST_S = 365 * 86_400  # that an action may last by a person's word, as by a policy's
 BY_PERSONS = {  # what a command starts, and whether it can be undone
     "quarantine": True, "evidence": True, "lock": False, "container-lock": False, "radio": True, "usb": True,
-    "mount": True, "wipe": False,
+    "mount": True, "wipe": False, "cut": False, "refuse": True,
 }  # fmt: skip
 
 
@@ -103,6 +104,8 @@ class Commands:
         """Do one action on a person's word; ActionFailed says why it could not be done, NotPossible in monitor mode."""
         if kind not in BY_PERSONS:
             raise ControlMalformed(f"no person starts {kind!r}; want one of {', '.join(sorted(BY_PERSONS))}")
+        if not 0 <= ttl_s <= MOST_S:
+            raise ControlMalformed(f"{kind} for {ttl_s} s; want 1 to {MOST_S} s, or no time at all")
         if self._service.config.agent.mode == "monitor":
             raise NotPossible(f'the agent only watches: [agent] mode = "monitor"; set it to "enforce" for {kind!r}')
         done = self._service.executor.start(

@@ -22,10 +22,12 @@ from mamplus_host.executor import deeds as registry
 from mamplus_host.executor import tasks
 from mamplus_host.executor.actions.freeze import hold_of
 from mamplus_host.executor.actions.kill import NO_INVERSE
+from mamplus_host.executor.actions.refuse import refusal_of
 from mamplus_host.executor.disarm import Disarmed
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.inforce import InForce, InForceStore
 from mamplus_host.executor.journal import Journal, Record
+from mamplus_host.executor.network import words
 from mamplus_host.executor.olderstate import adopt_held, finish_old
 from mamplus_host.executor.plan import Action, target_of
 from mamplus_host.executor.process import Hold
@@ -437,6 +439,8 @@ def _on(entry: InForce) -> str:
     """Say in a word what an action is on."""
     if entry.kind is ActionKind.FREEZE:
         return hold_of(entry.facts).cgroup
+    if "refusal" in entry.facts:
+        return words([refusal_of(entry.facts)])[0]
     return entry.place or str(
         next((entry.facts[name] for name in ("path", "address", "device") if name in entry.facts), "")
     )

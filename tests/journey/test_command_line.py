@@ -2,6 +2,9 @@
 """What `mamplus` says on a real state directory, without an agent."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from mamplus_host.kernel import pins
 from mamplus_host.policy import Policy
 from tests.journey.device import Device
 
+MAMPLUS = Path(sys.executable).parent / "mamplus"
 BAD, WORSE = (Kind.IP, "203.0.113.99"), (Kind.IP, "203.0.113.77")
 LIMIT = Policy().shadow_limit
 
@@ -205,3 +209,37 @@ def test_the_last_result_of_the_controls_is_shown_with_its_age_and_what_would_he
 
 def test_the_version_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert Terminal(tmp_path, capsys)("--version")[:2] == (0, f"mamplus {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("cut",), "want one thing to cut"),
+        (("cut", "192.0.2.1", "--pid", "5"), "want one thing to cut"),
+        (("cut", "192.0.2.1", "--app"), "--app goes with --pid"),
+        (("cut", "--pid", "5", "--port", "80"), "--port with an address"),
+        (("cut", "example.net"), "is no address"),
+        (("refuse",), "want one thing to refuse"),
+        (("refuse", "--all", "--pid", "5"), "want one thing to refuse"),
+        (("refuse", "192.0.2.300"), "is no address"),
+        (("refuse", "192.0.2.1", "--for", "soon"), "is no time"),
+        (("refuse", "192.0.2.1", "--for", "0h"), "is no time"),
+    ],
+)
+def test_what_is_meant_to_be_cut_or_refused_has_to_be_one_thing(
+    mamplus: Terminal, words: tuple[str, ...], said: str
+) -> None:
+    code, _out, err = mamplus(*words)
+
+    assert code == 2
+    assert said in err
+
+
+@pytest.mark.parametrize(("begun", "offered"), [("mamplus re", "refuse"), ("mamplus refuse --a", "--all"),
+                                                ("mamplus c", "cut"), ("mamplus cut --", "--app")])  # fmt: skip
+def test_the_shell_completes_cut_and_refuse(begun: str, offered: str) -> None:
+    asked = {"_MAMPLUS_COMPLETE": "complete_bash", "COMP_WORDS": begun, "COMP_CWORD": str(begun.count(" "))}
+
+    done = subprocess.run([MAMPLUS], env=os.environ | asked, capture_output=True, text=True, check=False)
+
+    assert offered in done.stdout.split()
