@@ -109,6 +109,18 @@ for line in sys.stdin:
     print(said, flush=True)
 """
 
+_FORWARDS = """
+set -e
+echo 1 >/proc/sys/net/ipv4/ip_forward
+nft -f - <<END
+table inet forwards {
+    chain out { type filter hook output priority 0; ct state new accept; }
+    chain nat { type nat hook postrouting priority 100; ip saddr 198.51.100.2 masquerade; }
+}
+END
+for name in udp_timeout udp_timeout_stream; do echo 600 >/proc/sys/net/netfilter/nf_conntrack_$name; done
+"""
+
 
 class Talker:
     """A program that answers each line with one."""
@@ -162,6 +174,33 @@ class World:
     def end(self) -> None:
         self._device.end()
         self._outside.end()
+
+
+class Behind:
+    """A machine behind the device, which forwards what it sends."""
+
+    def __init__(self, netns: str, address: str) -> None:
+        self.address = address
+        self.talker = Talker(netns, _DEVICE)
+
+    def act(self, do: str, address: str, port: int = PORT) -> str:
+        """As `World.act`."""
+        return self.talker.ask(json.dumps({"do": do, "address": address, "port": port, "uid": 0}))
+
+
+def behind(world: World, stack: ExitStack) -> Behind:
+    """Put a machine behind the device, under the device's address to the world; from then on it tracks connections."""
+    name = f"mptest-b{secrets.token_hex(3)}"
+    _ip("netns", "add", name)
+    stack.callback(_ip, "netns", "del", name)
+    _ip("-n", world.netns, "link", "add", "d1", "type", "veth", "peer", "name", "b0", "netns", name)
+    for netns, link, address in ((world.netns, "d1", "198.51.100.1"), (name, "b0", "198.51.100.2")):
+        _dress(netns, link, address)
+    _ip("-n", name, "route", "add", "default", "via", "198.51.100.1")
+    subprocess.run(["ip", "netns", "exec", world.netns, "sh", "-c", _FORWARDS], check=True, capture_output=True)
+    made = Behind(name, "198.51.100.2")
+    stack.callback(made.talker.end)
+    return made
 
 
 @contextmanager

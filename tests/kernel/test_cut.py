@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connections are cut: of a process, of its app, with a host; of both families, TCP and UDP; and what is left alone."""
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -18,9 +22,19 @@ from mamplus_host.executor.process import Processes
 from mamplus_host.executor.shape import State
 
 from . import acts, networld
-from .networld import ENTERPRISE, HOST4, HOST6, NTP, OTHER4, PORT, World
+from .networld import DEVICE4, ENTERPRISE, HOST4, HOST6, NTP, OTHER4, PORT, Behind, World
 
 pytestmark = pytest.mark.kernel
+# What connection tracking knows: source, destination, its port.
+_TRACKED = """
+import json, socket
+from pyroute2 import Conntrack
+for family in socket.AF_INET, socket.AF_INET6:
+    with Conntrack(nfgen_family=family) as table:
+        for entry in table.dump_entries():
+            one = entry.tuple_orig
+            print(json.dumps([one.saddr, one.daddr, one.dport]))
+"""
 CLOSED = ("ECONNABORTED", "ECONNRESET", "EPIPE", "EDESTADDRREQ", "closed")
 
 
@@ -132,3 +146,59 @@ def test_a_cut_has_no_inverse_and_says_why(place: Place) -> None:
 
     with pytest.raises(ActionFailed, match="connects again"):
         cut.undo(cut.prepare("an-action", {"address": HOST4}))
+
+
+@pytest.fixture
+def behind(place: Place) -> Iterator[Behind]:
+    """A machine whose connections the device forwards, and tracks, as it does its own."""
+    with ExitStack() as stack:
+        made = networld.behind(place.world, stack)
+        for host in (HOST4, OTHER4):
+            assert made.act("tcp", host) == "ok"
+        for host in (HOST4, HOST6, OTHER4):  # those that stood before are tracked from their next packet on
+            assert place.stands(host)
+        assert place.stands(HOST4, NTP)
+        yield made
+
+
+def tracked(place: Place) -> set[tuple[str, str, int]]:
+    """Return what the device's connection tracking knows: source, destination, its port."""
+    inside = ["ip", "netns", "exec", place.world.netns, sys.executable, "-c", _TRACKED]
+    done = subprocess.run(inside, check=True, capture_output=True, text=True)
+    return {(source, destination, port) for source, destination, port in map(json.loads, done.stdout.splitlines())}
+
+
+def test_the_kernel_forgets_what_it_tracked_with_a_host_that_is_cut_also_what_is_forwarded(
+    place: Place, behind: Behind
+) -> None:
+    before = tracked(place)
+    with_host = {(source, HOST4, port) for source, port in [(DEVICE4, PORT), (DEVICE4, NTP), (behind.address, PORT)]}
+    assert with_host < before
+    cut = place.cut()
+
+    detail = cut.do(cut.prepare("an-action", {"address": HOST4}))
+
+    assert "made the kernel forget 3" in detail
+    assert tracked(place) == before - with_host
+
+
+def test_with_a_program_that_is_cut_the_kernel_forgets_its_connections_and_no_others(
+    place: Place, behind: Behind
+) -> None:
+    before = tracked(place)
+    assert (behind.address, HOST4, PORT) in before
+    cut = place.cut()
+
+    cut.do(cut.prepare("an-action", place.process()))
+
+    assert tracked(place) == {one for one in before if one[0] == behind.address}
+
+
+def test_with_a_port_the_kernel_forgets_only_what_goes_there(place: Place, behind: Behind) -> None:
+    assert behind.act("tcp", HOST4, ENTERPRISE) == "ok"
+    cut = place.cut()
+
+    cut.do(cut.prepare("an-action", {"address": HOST4, "port": PORT}))
+
+    found = {one for one in tracked(place) if one[1] == HOST4}
+    assert found == {(behind.address, HOST4, ENTERPRISE), (DEVICE4, HOST4, NTP)}
