@@ -23,7 +23,7 @@ from mamplus_host.executor.network import Network, Refusal
 from mamplus_host.executor.process import Processes
 from mamplus_host.executor.secondlayer import SecondLayer, _Waiter
 
-from . import acts, networld
+from . import acts, firewalls, networld
 from .conftest import Agent
 from .networld import DNS, ENTERPRISE, HOST4, HOST6, OTHER4, OTHER6, World
 
@@ -82,7 +82,7 @@ def network_of(config: Config, layer: str) -> Network:
 
 def has_layer(netns: str, layer: str) -> bool:
     if layer == "nftables":
-        return "hook output" in inside(netns, "nft", "list", "ruleset")
+        return "table inet mamplus {" in inside(netns, "nft", "list", "ruleset")
     chains = [f"-j {name}" for name in CHAINS.values()]
     return all(one in inside(netns, save) for one in chains for save in SAVES)
 
@@ -109,6 +109,34 @@ def test_the_rules_alone_leave_the_lifeline_and_nothing_else(
     network.drop("an-action")
     network.enforce()
     assert world.act("tcp", OTHER6) == "ok"
+
+
+class _Wrong(DeviceClock):
+    """A clock that was years behind when the device started, until it is set."""
+
+    behind_s = 10 * 365 * 86_400.0
+
+    def wall_s(self) -> float:
+        return super().wall_s() - self.behind_s
+
+
+@LAYERS
+def test_rules_that_were_made_before_the_clock_was_set_refuse_once_it_is(
+    world: World, tmp_path: Path, cgroup: Path, layer: str
+) -> None:
+    config = config_for(world.netns, tmp_path, cgroup)
+    config.state.mkdir()
+    network = Network(config, clock := _Wrong(config.state))
+    network.second = SecondLayer(config, layer=layer)
+    network.put("an-action", Refusal(kind="host", what=OTHER4, ttl_s=3600))
+    network.enforce()
+    assert network.second.fault == ""
+    assert world.act("tcp", OTHER4) == "ok", "by the kernel's clock its time is over"
+
+    clock.behind_s = 0.0
+    network.tick()
+
+    assert world.act("tcp", OTHER4) in ("EPERM", "silent")
 
 
 @LAYERS
@@ -219,6 +247,38 @@ def test_a_firewall_manager_that_reloads_opens_nothing_and_our_rules_come_back(
         assert reloading.returncode == 0, said
         assert met == {"EPERM"}
         assert world.seen() == before
+    finally:
+        network.second.stop()
+        world.end()
+
+
+@pytest.mark.parametrize(("backend", "layer"), [("nftables", "nftables"), ("iptables", "iptables")])
+def test_a_firewalld_that_reloads_opens_nothing_and_our_rules_come_back(
+    world: World, attach: Callable[..., Agent], cgroup: Path, tmp_path: Path, backend: firewalls.Backend, layer: str
+) -> None:
+    assert firewalls.UNPACKED.is_dir(), "packaging/provision unpacks firewalld"
+    agent = attach(scope={"cgroup": str(cgroup), "netns": [world.netns]})
+    agent.kernel.tables.set_guard([(HOST4, ENTERPRISE)])
+    network = network_of(agent.config, layer)
+    network.put("isolation", _refusal(Isolate(network)))
+    network.second.begin(lambda: None)
+    try:
+        world.enter(cgroup)
+        network.enforce()
+        with firewalls.firewalld(world.netns, tmp_path, backend) as manager:
+            _await(lambda: has_layer(world.netns, layer))
+            before = world.seen()
+            for words in ("--reload", "--complete-reload"):
+                renewed = network.second.renewed
+                manager.begin(words)
+                met = _try_until(world, manager.is_done)
+                met |= _try_until(world, lambda: has_layer(world.netns, layer))
+                assert met == {"EPERM"}, words
+                if backend == "iptables":  # which flushes what others made, too
+                    _await(lambda renewed=renewed: network.second.renewed > renewed)  # type: ignore[misc]
+
+            assert world.seen() == before
+            _await(lambda: world.act("tcp", HOST4, ENTERPRISE) == "ok")
     finally:
         network.second.stop()
         world.end()

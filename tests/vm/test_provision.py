@@ -49,6 +49,8 @@ def test_a_bare_debian_has_all_that_is_needed_after_provisioning(tmp_path: Path)
     installed = {line.removeprefix("installed ") for line in lines if line.startswith("installed ")}
     assert _wanted() - installed == set()
     assert any(re.fullmatch(r"linux-image-6\.1\.0-\d+-amd64", name) for name in installed)
+    assert "firewalld" not in installed
+    assert (tmp_path / "root/srv/mamplus/build/unpacked/firewalld/usr/sbin/firewalld").exists()
     assert Path(f"{told}-again").read_text() == ""  # the second time has nothing to do
 
 
