@@ -85,15 +85,11 @@ class Guarding:
         """Return records (struct mamplus_access) of what the responder refused."""
         return self._watcher.read() if self._watcher else []
 
-    def may(self, change: FileChange) -> bool:
-        """Say whether a program that a rule names made this change; then what it left is kept from now on."""
+    def allows(self, change: FileChange) -> bool:
+        """Say whether a program that a rule names made this change."""
         if not any(is_below(change.path, path) for paths in self._kept.values() for path in paths):
             return False
-        if not change.tgid or not self._guards.may(change.path, self._hashes(change.tgid)):
-            return False
-        with contextlib.suppress(VaultError):  # it is not there: a writer may take it away
-            self._vault.protect(Path(change.path))
-        return True
+        return bool(change.tgid) and self._guards.may(change.path, self._hashes(change.tgid))
 
     def state(self) -> State:
         """Return what `mamplus status` shows."""
@@ -152,11 +148,15 @@ class Guarding:
             self._release(path)
         new: list[str] = []
         for path in wanted:
-            if path not in self._kept and os.path.exists(path):
+            if not self._is_kept(path) and os.path.exists(path):
                 new += self._take(path)
         if new or gone:
             write_whole(self._config.state / _KEPT, msgspec.json.encode(self._kept))
         return new
+
+    def _is_kept(self, path: str) -> bool:
+        """Say whether the vault has it: a writer may have taken it away, or the vault been lost."""
+        return path in self._kept and bool(self._vault.paths(os.path.realpath(path)))
 
     def _take(self, path: str) -> list[str]:
         """Have the vault keep what lies at `path` now; what a person protected already stays theirs."""

@@ -22,7 +22,7 @@ from mamplus_host import memory, systemd
 from mamplus_host.collector.decode import decode_run
 from mamplus_host.control.render import event_view
 from mamplus_host.errors import EventMalformed
-from mamplus_host.events import Event, FileEvent
+from mamplus_host.events import Event, FileChange, FileEvent
 from mamplus_host.kernel import layout
 from mamplus_host.pipeline import event_kind
 from mamplus_host.telling import escalation
@@ -129,7 +129,7 @@ class Loop:
             self.alone(service.look_at_ourselves)  # it ends when its pins are gone, and the next one needs them
             self.alone(service.renew_responder)
         elif fd == service.protecting.files.fileno():
-            self._on_files()
+            self.on_files()
         elif fd == service.guarding.fileno():
             self.drain()  # likewise
             service.pipeline.take(self._decoded([(layout.KIND_FILE, 1, data) for data in service.guarding.read()]))
@@ -141,11 +141,14 @@ class Loop:
             service.control.on_ready(fd, mask)
             service.pipeline.publish = self._publish if service.control.has_followers else None
 
-    def _on_files(self) -> None:
+    def on_files(self) -> None:
         """Treat what was touched, one after the other: whoever goes on meanwhile is seen before the next."""
         waiting = deque(self._read_files())
         while waiting:
-            self._service.pipeline.take([waiting.popleft()])
+            event = waiting.popleft()
+            if isinstance(event, FileChange):
+                self._service.protecting.accepting.doubt(event)
+            self._service.pipeline.take([event])
             self._service.protecting.let_go()  # who was stopped at once is frozen by now
             waiting.extend(self._read_files())
 

@@ -80,7 +80,7 @@ def make_pipeline(service: "Service") -> Pipeline:
         service.protecting.rewatch(path)
 
     def may_change(change: FileChange) -> bool:
-        return service.guarding.may(change) or service.protecting.may(change)
+        return service.protecting.accepting.may(change)
 
     def is_expected(tamper: Tamper) -> bool:
         """Whether this is our own doing, what a maintenance window allows, or the end of the whole system."""
@@ -174,7 +174,7 @@ def make_protecting(service: "Service") -> Protecting:
     return Protecting(
         config, service.vault, clock=clock, boot_id=clock.boot_id, stopper=stopper,
         managers=PackageManagers(parent_of), ancestors=ancestors_of, covers=service.maintenance.covers,
-        note=_note(service), told=tell,
+        note=_note(service), told=tell, allows=service.guarding.allows,
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from mamplus_host.doctor.examiner import Examiner
 from mamplus_host.enterprise import load_enterprise
 from mamplus_host.errors import MamplusError, NotPossible
 from mamplus_host.events import FileChange
+from mamplus_host.executor import vault_lost
 from mamplus_host.executor.actions import refuse
 from mamplus_host.executor.alertlog import AlertLog
 from mamplus_host.executor.journal import Journal
@@ -102,6 +103,7 @@ class Service:
             LOG.error("%s; starting all the same", fault)
         self.receipts = Receipts(config.state / "receipts", lambda: signature_of(config.state))
         self.pipeline = parts.make_pipeline(self)
+        self.loop.alone(self._tell_of_lost_vaults)
         self.sweep = parts.make_sweep(self)
         self.maintenance = parts.make_keeper(self)
         self.generations = parts.make_generations(self)
@@ -125,6 +127,7 @@ class Service:
         self.loop.watch(self.protecting.files.fileno())
         if self.guarding.fileno() >= 0:
             self.loop.watch(self.guarding.fileno())
+        self.loop.on_files()  # who changed something since the watch stands says so there
         self.pipeline.take(self._unseen())
         self.tamper = parts.make_watch(self)
         self._begin_uplink()
@@ -230,6 +233,11 @@ class Service:
         for action_id, kept in self.receipts.untold().items():
             self.pipeline.tell(told_of(action_id, kept, self.clock))
             self.receipts.told(action_id)
+
+    def _tell_of_lost_vaults(self) -> None:
+        for directory, alert in vault_lost.untold(self.config.state, self.clock):
+            self.pipeline.tell(alert)
+            vault_lost.note_told(directory)
 
     def own_tasks(self) -> frozenset[int]:
         """The processes that no action may ever touch."""

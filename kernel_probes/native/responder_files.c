@@ -30,6 +30,7 @@
 #include "responder_files.h"
 
 #define LINEAGE 8
+#define SLEEPS_WITHIN_MS 200	/* less than the keeper lets anybody wait */
 #define KERNEL_DEV(about) ((uint64_t)(about)->stx_dev_major << 20 | (about)->stx_dev_minor)
 
 static const struct pins *pins;
@@ -174,21 +175,38 @@ static int flags_argument(long call)
 	return 0;
 }
 
-/* What the task waits in. What cannot be told (io_uring's workers, calls that open in passing) counts as a write. */
-static bool only_reads(pid_t task)
+/*
+ * The text of /proc/TASK/syscall. Its event is there before the task sleeps: on a busy processor it may be preempted in
+ * between, and is "running" for so long.
+ */
+static void syscall_of(pid_t task, char *text, size_t room)
 {
-	char path[64], text[256] = "";
-	unsigned long arguments[4] = { 0 };
-	long call;
-	int fd, argument;
+	char path[64];
+	ssize_t size;
+	int fd;
 
 	snprintf(path, sizeof(path), "/proc/%d/syscall", task);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	if (read(fd, text, sizeof(text) - 1) <= 0)
-		text[0] = '\0';
-	close(fd);
+	for (int left = SLEEPS_WITHIN_MS; fd >= 0 && left >= 0; left--) {
+		size = pread(fd, text, room - 1, 0);
+		text[size > 0 ? size : 0] = '\0';
+		if (strncmp(text, "running", strlen("running")) != 0)
+			break;
+		usleep(1000);
+	}
+	if (fd >= 0)
+		close(fd);
+}
+
+/* What the task waits in. What cannot be told (io_uring's workers, calls that open in passing) counts as a write. */
+static bool only_reads(pid_t task)
+{
+	char text[256] = "";
+	unsigned long arguments[4] = { 0 };
+	long call;
+	int argument;
+
+	syscall_of(task, text, sizeof(text));
 	if (sscanf(text, "%ld 0x%lx 0x%lx 0x%lx", &call, &arguments[0], &arguments[1], &arguments[2]) != 4)
 		return false;
 	argument = flags_argument(call);

@@ -152,11 +152,13 @@ class FileWatch:
                 if change not in changes and (path in self._paths or path.rpartition("/")[0] in self._open):
                     changes.append(change)
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        return [
+        found = [
             FileChange(boot_ns=now, path=path, changes=tuple(changes), tgid=tgid)
             for (path, tgid), changes in merged.items()
             if changes
         ]
+        found.sort(key=lambda change: OVERFLOW in change.changes)  # what is known of a path goes before what is not
+        return found
 
     def close(self) -> None:
         self._tier.close()

@@ -20,7 +20,8 @@ import pytest
 from mamplus_host.ble.encode import encode
 from mamplus_host.ble.entry import Entry, Kind, canonical
 from mamplus_host.ble.format import Generation
-from mamplus_host.config import CGROUP2_MOUNTS, Config, cgroup_dir, parse
+from mamplus_host.config import CGROUP2_MOUNTS, Config, Limits, cgroup_dir, parse
+from mamplus_host.executor.vault import Vault
 from mamplus_host.kernel import layout, pins, responder
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.kernel.tables import LoadReport, file_of
@@ -272,6 +273,25 @@ def reused_agent(reused_config: Config, programs: Path, tmp_path: Path) -> Itera
     yield made
     acts.empty(cgroup)
     kernel.close()
+
+
+@pytest.fixture(params=["tmpfs", "ext4"])
+def place(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Where protected files lie."""
+    with acts.own_tmpfs() if request.param == "tmpfs" else acts.own_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def clock() -> acts.Clock:
+    return acts.Clock()
+
+
+@pytest.fixture
+def vault(tmp_path: Path, clock: acts.Clock) -> Iterator[Vault]:
+    one = Vault(tmp_path / "vault", limits=Limits(), clock=clock)
+    yield one
+    one.close()
 
 
 @pytest.fixture

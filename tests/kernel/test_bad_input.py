@@ -2,6 +2,7 @@
 """Whatever an agent is fed, it says one clear sentence and goes on enforcing what it had."""
 
 import contextlib
+import json
 import shutil
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -227,3 +229,28 @@ def test_a_user_who_is_not_root_is_told_so(place: Place, tmp_path: Path) -> None
     assert (done.returncode, is_one_sentence(done.stderr)) == (1, True), done.stderr
     assert "use sudo" in done.stderr
     assert place.still_enforces()
+
+
+def test_a_damaged_vault_is_told_to_the_enterprise_once_with_what_was_lost(place: Place) -> None:
+    document, index = place.stage.disk / "document", place.device.config.parent / "state" / "vault" / "index.sqlite"
+    document.write_text("as agreed")
+    place.device.run("protect", document)
+    place.device.kill()
+    for one in index.parent.glob("index.sqlite*"):  # with its log, which a killed agent leaves
+        one.unlink()
+    index.write_bytes(b"no database" * 1000)
+    for _start in range(2):
+        place.device.start()
+        wait_for("the alert to be there", lambda: told_of_the_vault(place))
+        wait_for("nothing to wait", lambda: place.device.ask("status")["outbox"]["queued"] == 0)
+        place.device.kill()
+    place.device.start()
+
+    (alert,) = told_of_the_vault(place)
+    assert "1 contents are kept aside" in alert["summary"]
+    place.device.run("protect", document)
+    assert place.still_enforces()
+
+
+def told_of_the_vault(place: Place) -> list[dict[str, Any]]:
+    return [one for one in json.loads(place.enterprise.run("alerts", "--json")) if one["rule"] == "vault-damaged"]

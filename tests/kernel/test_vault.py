@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import struct
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,9 @@ import pytest
 from mamplus_host.clock import SystemClock
 from mamplus_host.config import Limits
 from mamplus_host.errors import VaultError
-from mamplus_host.executor import vault_files
+from mamplus_host.executor import vault_files, vault_lost
 from mamplus_host.executor.vault import Vault
-from tests.kernel import acts
+from tests.kernel.acts import Clock
 
 pytestmark = pytest.mark.kernel
 
@@ -29,32 +29,6 @@ ACL = struct.pack("<I", 2) + b"".join(
     struct.pack("<HHI", *entry)
     for entry in ((1, 6, 0xFFFFFFFF), (2, 6, 1234), (4, 4, 0xFFFFFFFF), (0x10, 6, 0xFFFFFFFF), (0x20, 0, 0xFFFFFFFF))
 )
-
-
-class Clock(SystemClock):
-    wall = 1_000_000.0
-
-    def wall_s(self) -> float:
-        self.wall += 1
-        return self.wall
-
-
-@pytest.fixture(params=["tmpfs", "ext4"])
-def place(request: pytest.FixtureRequest) -> Iterator[Path]:
-    with acts.own_tmpfs() if request.param == "tmpfs" else acts.own_directory() as path:
-        yield path
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def vault(tmp_path: Path, clock: Clock) -> Iterator[Vault]:
-    one = Vault(tmp_path / "vault", limits=Limits(), clock=clock)
-    yield one
-    one.close()
 
 
 @pytest.fixture
@@ -399,3 +373,43 @@ def test_a_clock_that_is_set_back_does_not_bring_back_what_was_replaced(
     assert vault.intact(str(golden))
     vault.place(str(golden))
     assert golden.read_bytes() == b"what an update brought"
+
+
+def put_aside_with(vault: Vault, directory: Path, damage: Callable[[sqlite3.Connection, Path], object]) -> Vault:
+    """Damage the index of a vault, and return the one that is begun in its place."""
+    vault.close()
+    with sqlite3.connect(directory / "index.sqlite") as index:
+        index.execute("PRAGMA journal_mode=DELETE")  # all of it is in one file
+        damage(index, directory / "index.sqlite")
+    return Vault(directory, limits=Limits(), clock=SystemClock())
+
+
+def one_page(index: sqlite3.Connection, path: Path) -> None:
+    ((root,),) = index.execute("SELECT rootpage FROM sqlite_master WHERE name = 'objects'").fetchall()
+    ((size,),) = index.execute("PRAGMA page_size").fetchall()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xff" * size)
+
+
+def all_of_it(_index: sqlite3.Connection, path: Path) -> None:
+    path.write_bytes(b"no database" * 1000)
+
+
+@pytest.mark.parametrize(("damage", "named"), [(one_page, True), (all_of_it, False)])
+def test_of_a_damaged_vault_is_told_what_was_lost_until_it_was_told(
+    vault: Vault, golden: Path, tmp_path: Path, damage: Callable[[sqlite3.Connection, Path], object], named: bool
+) -> None:
+    vault.protect(golden)
+    assert list(vault_lost.untold(tmp_path, SystemClock())) == []
+
+    put_aside_with(vault, tmp_path / "vault", damage).close()
+
+    ((directory, alert),) = vault_lost.untold(tmp_path, SystemClock())
+    assert directory == tmp_path / "vault.damaged"
+    assert alert.evidence["paths"] == ([str(golden)] if named else [])
+    assert (alert.evidence["contents"], alert.evidence["bytes"]) == (1, len(CONTENT))
+    ((_directory, again),) = vault_lost.untold(tmp_path, SystemClock())
+    assert again.id == alert.id  # a crash before it was noted: the same alert, which the outbox knows
+    vault_lost.note_told(directory)
+    assert list(vault_lost.untold(tmp_path, SystemClock())) == []

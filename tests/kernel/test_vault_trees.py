@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,32 +22,14 @@ from mamplus_host.executor.actions.restore import Restore
 from mamplus_host.executor.shape import State
 from mamplus_host.executor.vault import Vault
 from mamplus_host.executor.vault_tree import Step
-from tests.kernel import acts
-from tests.kernel.test_vault import CONTENT, Clock, picture
+from tests.kernel.acts import Clock
+from tests.kernel.test_vault import CONTENT, picture
 
 pytestmark = pytest.mark.kernel
 
 
 class PowerCut(BaseException):
     """Nothing catches it: what follows a step does not happen."""
-
-
-@pytest.fixture(params=["tmpfs", "ext4"])
-def place(request: pytest.FixtureRequest) -> Iterator[Path]:
-    with acts.own_tmpfs() if request.param == "tmpfs" else acts.own_directory() as path:
-        yield path
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def vault(tmp_path: Path, clock: Clock) -> Iterator[Vault]:
-    one = Vault(tmp_path / "vault", limits=Limits(), clock=clock)
-    yield one
-    one.close()
 
 
 @pytest.fixture

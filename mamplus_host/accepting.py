@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose changes of protected files are kept, and keeping them.
+
+Journey: protecting, pipeline -> [accepting] -> vault.
+
+A change is answered for by an open window, a maintenance window, the package manager, or a program that the policy
+names. What is kept is what lies there a moment later, and on this tier nobody can be kept from writing meanwhile. So a
+change that nobody answers for has what waits to be kept put back instead (`may`); and when it may be in what was kept
+already, the version before that is what should be there again (`doubt`).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mamplus_host.analyzer.mass import REWRITING
+from mamplus_host.clock import Clock
+from mamplus_host.collector.files import OVERFLOW
+from mamplus_host.errors import MamplusError
+from mamplus_host.events import FileChange
+from mamplus_host.executor.package_managers import PackageManagers
+from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault_window import VaultWindow
+
+_THE_POLICYS = "a program that the policy names"
+_DOUBT_NS = 2_000_000_000  # a write is seen in the file before its event is in the queue: by the time of a preemption
+
+
+class Accepting:
+    """The changes that somebody answers for."""
+
+    def __init__(
+        self, vault: Vault, state: Path, *, clock: Clock, boot_id: str, managers: PackageManagers,
+        covers: Callable[[int], bool], allows: Callable[[FileChange], bool], packaged: Callable[[str], str],
+        kept: Callable[[str], object], not_kept: Callable[[str, str], object],
+        journal: Callable[[dict[str, object]], object], told: Callable[[str, str], object],
+    ) -> None:  # fmt: skip
+        """`covers`: does a maintenance window; `allows`: does the policy, by the program that did it.
+
+        `packaged`: the package of which a path is what the package manager's own list says, "" when it is not.
+        `kept` and `not_kept` are told of each path.
+        """
+        self._vault, self._clock, self._managers = vault, clock, managers
+        self._covers, self._allows, self._packaged = covers, allows, packaged
+        self._kept, self._not_kept, self._journal, self._told = kept, not_kept, journal, told
+        self.window = VaultWindow(state, clock, boot_id)
+        self._waiting: dict[str, str] = {}  # changed path -> who answers for it
+        self._taken: dict[str, tuple[int, int]] = {}  # path -> when it was kept for its writer, and the version before
+        self.accepted = 0
+
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self._waiting)
+
+    def waits(self, path: str) -> bool:
+        """Say whether what lies at `path` is to be kept."""
+        return path in self._waiting
+
+    def who(self, tgid: int, boot_ns: int) -> str:
+        """Return who answers for what a process (0: an unknown one) does to any file; "" when nobody does."""
+        if self.window.is_open():
+            return f"a window of the {self.window.opened_by()[0]}"
+        if self._covers(boot_ns):
+            return "a maintenance window"
+        return self._managers.at_work(tgid) if tgid else ""
+
+    def may(self, change: FileChange) -> bool:
+        """Say whether somebody answers for a change; then what it left is kept, at once or a moment later."""
+        path = change.path
+        if OVERFLOW in change.changes and path in self._waiting:
+            return True  # it was looked at, and is known to be changed
+        if self._allows(change):
+            self._keep([path], _THE_POLICYS, is_by_writer=True)
+            return True
+        who = self.who(change.tgid, change.boot_ns) or ("" if change.tgid else self._packaged(path))
+        if who:
+            self._waiting[path] = who
+        else:
+            self._waiting.pop(path, None)
+        return bool(who)
+
+    def doubt(self, change: FileChange) -> None:
+        """Have the version before be what a path should be, when what was kept of it may be another's.
+
+        Of who wrote after it was kept, the file tells by itself: it differs.
+        """
+        taken_ns, before = self._taken.get(change.path, (0, 0))
+        if not before or not change.tgid or REWRITING.isdisjoint(change.changes):
+            return
+        if change.boot_ns - taken_ns > _DOUBT_NS or self._allows(change) or self.who(change.tgid, change.boot_ns):
+            return
+        if self._vault.intact(change.path):
+            del self._taken[change.path]
+            self._vault.make_golden(change.path, before)
+            self._journal(
+                {"what": "another wrote before a change was kept: what was before is right", "paths": [change.path]}
+            )
+
+    def settle(self) -> None:
+        """Keep what waits to be kept."""
+        todo, self._waiting = self._waiting, {}
+        for who in dict.fromkeys(todo.values()):
+            paths = [path for path, one in todo.items() if one == who]
+            self._keep(paths, who, is_by_writer=not self.window.is_open())
+
+    def tick(self) -> None:
+        now = self._clock.boot_ns()
+        self._taken = {path: taken for path, taken in self._taken.items() if now - taken[0] <= _DOUBT_NS}
+
+    # --- a person's window -------------------------------------------------------------------
+
+    def open_window(self, minutes: float, by: str) -> None:
+        """Keep changes for a while, by whomever."""
+        self.window.open(minutes, by)
+        self._tell(f"changes to protected files are kept for {minutes:g} minutes: opened by the {by}")
+
+    def close_window(self, by: str) -> None:
+        """Close what `by` opened, and keep what was changed until now."""
+        who = self.who(0, self._clock.boot_ns())
+        if who:
+            differing = (path for path in self._vault.paths() if not self._vault.intact(path, quick=True))
+            self._waiting.update((path, who) for path in differing)
+            self.settle()
+        if self.window.close(by):
+            self._tell(f"changes to protected files are put back again: the {by}'s window is closed")
+
+    def window_in_words(self) -> str:
+        left_s = self.window.left_s()
+        opened = f"open for {left_s:.0f} s, by the {' and the '.join(self.window.opened_by())}"
+        return opened if left_s else "closed"
+
+    # --- inside ------------------------------------------------------------------------------
+
+    def _tell(self, text: str) -> None:
+        self._journal({"what": text})
+        self._told("vault-window", text)
+
+    def _keep(self, paths: list[str], who: str, *, is_by_writer: bool) -> None:
+        kept = [path for path in paths if self._keep_one(path, is_by_writer)]
+        if kept:
+            self.accepted += len(kept)
+            self._journal({"what": f"{len(kept)} changed files are kept as they are: {who}", "paths": kept[:20]})
+
+    def _keep_one(self, path: str, is_by_writer: bool) -> bool:
+        """Keep what is at `path`; return whether it is another than before."""
+        try:
+            before = self._vault.latest(path).id
+            is_new = self._vault.accept(path)
+        except (OSError, MamplusError) as error:
+            self._not_kept(path, str(error))
+            return False
+        if is_new and is_by_writer:
+            self._taken[path] = (self._clock.boot_ns(), before)
+        self._kept(path)
+        return is_new
