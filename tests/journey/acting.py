@@ -122,13 +122,14 @@ class Emptying:
 class Device:
     """One device: its state directory, its files, and one agent at a time."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, boot: int = 1) -> None:
+        """`directory` may be that of an earlier boot."""
         self.files = directory / "files"
-        self.files.mkdir(parents=True)
+        self.files.mkdir(parents=True, exist_ok=True)
         state = str(directory / "state")
         self.config = Config(paths=Paths(state=state, run=state))
-        self.config.state.mkdir()
-        self.clock, self.boot = Hands(), 1
+        self.config.state.mkdir(exist_ok=True)
+        self.clock, self.boot = Hands(), boot
         self.rules = ActionRules()
         self.volatile: dict[str, tuple[str, int]] = {}
         self.start()

@@ -6,6 +6,18 @@ import signal
 import sys
 from collections.abc import Callable
 
+_CHANGES = (
+    "os.rename", "os.link", "os.symlink", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.chmod", "os.chown",
+    "os.setxattr", "os.utime",
+)  # fmt: skip
+
+
+def changes(event: str, arguments: tuple[object, ...]) -> bool:
+    """Whether an audit event is about to change a file system: a name, a file's attributes, or a file to be written."""
+    if event == "open":
+        return isinstance(arguments[2], int) and bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
+    return event in _CHANGES
+
 
 def forked(act: Callable[[], None], *, end_at: int) -> int:
     """Run `act` in a child that is killed before its `end_at`-th change of the file system; return its status."""
@@ -16,8 +28,7 @@ def forked(act: Callable[[], None], *, end_at: int) -> int:
 
     def watch(event: str, arguments: tuple[object, ...]) -> None:
         nonlocal seen
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if writes or event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.symlink"):
+        if changes(event, arguments):
             seen += 1
             if seen == end_at:
                 os.kill(os.getpid(), signal.SIGKILL)
