@@ -16,8 +16,9 @@ from mamplus_host.verdicts import ActionKind, Finding
 
 Name = Literal[
     "notify", "evidence", "freeze", "cut", "refuse", "kill", "kill-tree", "kill-cgroup", "restore", "quarantine",
-    "lock", "isolate", "container-lock",
+    "lock", "isolate", "container-lock", "radio", "usb", "mount",
 ]  # fmt: skip
+RadioName = Literal["wlan", "bluetooth", "ultrawideband", "wimax", "wwan", "gps", "fm", "nfc"]  # as sysfs has them
 About = Literal["exec", "library", "access", "connect", "sendmsg", "packet", "dns", "file", "mass", "tamper"]
 STOPPING = (ActionKind.FREEZE, ActionKind.KILL, ActionKind.KILL_TREE, ActionKind.KILL_CGROUP)  # mild to hard
 TELLING = (ActionKind.NOTIFY, ActionKind.EVIDENCE)  # they stop nothing, so the kernel's refusal makes none needless
@@ -25,6 +26,8 @@ OF_FILES: tuple[ActionKind, ...] = (ActionKind.RESTORE,)
 _KEEPS_NO_TIME = (
     "notify", "evidence", "cut", "kill", "kill-tree", "kill-cgroup", "restore",
 )  # fmt: skip
+_WITH_A_FILE = ("exec", "library", "access", "file", "mass")  # what lies on a medium
+_LAST_ROAD_S = 86_400  # that a policy may have a device without any road to the enterprise
 MAX_SPARED = 64
 _Answers = dict[About, tuple[Name, ...]]
 _DAY_S = 86_400
@@ -54,6 +57,13 @@ class Spared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     units: tuple[str, ...] = ()
 
 
+class Radios(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `radio` switches off."""
+
+    off: tuple[RadioName, ...] = ()  # none named: all
+    last_road: bool = False  # also the only one to the enterprise; until ttl_s.radio is over
+
+
 class ActionRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The field `actions` of the policy."""
 
@@ -62,6 +72,9 @@ class ActionRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ttl_s: dict[Name, Annotated[int, msgspec.Meta(ge=60, le=365 * _DAY_S)]] = {}
     disarm: Disarm = Disarm()
     spared: Spared = Spared()
+    radio: Radios = Radios()
+    usb: Literal["carrier", "new"] = "carrier"  # what the alert's file lies on; or all that is plugged in next
+    mount: Literal["noexec", "read-only", "unmount"] = "noexec"  # of the medium that the alert's file lies on
 
     def answers(self, finding: Finding, about: About, suspicion: SuspicionPolicy) -> tuple[ActionKind, ...]:
         """Return what answers a finding about `about`, as the policy orders it."""
@@ -84,9 +97,16 @@ def check(rules: ActionRules) -> None:
     for finding, answers in (("confirmed", rules.confirmed), ("suspected", rules.suspected)):
         for about, names in answers.items():
             _check_answer(f"actions.{finding}.{about}", about, names)
+            _check_medium(f"actions.{finding}.{about}", about, names, rules)
     endless = next((name for name in rules.ttl_s if name in _KEEPS_NO_TIME), None)
     if endless is not None:
         raise ConfigInvalid(f"actions.ttl_s.{endless}: {endless} holds nothing that could end; leave it out")
+    limit_s = rules.ttl_s.get("radio", 0)
+    if rules.radio.last_road and not 0 < limit_s <= _LAST_ROAD_S:
+        raise ConfigInvalid(
+            f"actions.radio.last_road with actions.ttl_s.radio of {limit_s} s; want a limit up to {_LAST_ROAD_S} s:"
+            " nothing else brings the road to the enterprise back"
+        )
     _check_spared(rules.spared)
 
 
@@ -102,6 +122,16 @@ def _check_answer(where: str, about: str, names: tuple[str, ...]) -> None:
         aimed = next((name for name in names if ActionKind(name) in STOPPING), None)
         if aimed is not None:
             raise ConfigInvalid(f"{where}: {aimed} is aimed at a process, and whose {about} it is is no evidence there")
+
+
+def _check_medium(where: str, about: str, names: tuple[str, ...], rules: ActionRules) -> None:
+    """Raise ConfigInvalid for what is aimed at the medium of a file where the alert has no file."""
+    aimed = [name for name in names if name == "mount" or (name == "usb" and rules.usb == "carrier")]
+    if aimed and about not in _WITH_A_FILE:
+        raise ConfigInvalid(
+            f"{where}: {aimed[0]} is aimed at what the alert's file lies on, and {about} has none; want it under"
+            f" {', '.join(_WITH_A_FILE)}" + (', or actions.usb "new"' if aimed[0] == "usb" else "")
+        )
 
 
 def _check_spared(spared: Spared) -> None:

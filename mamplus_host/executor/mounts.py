@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is mounted, as mountinfo has it, and changes to it through a short-lived helper.
 
-Journey: mount, wipe -> [mounts] -> /proc/PID/mountinfo, mount_helper.
+Journey: mount, luks, wipe -> [mounts] -> /proc/PID/mountinfo, mount_helper.
 """
 
 import re
@@ -46,6 +46,12 @@ def at(point: str, process: Path = INIT) -> Mount | None:
     return next((one for one in reversed(mounted(process)) if one.point == point), None)
 
 
+def carrying(path: str | Path, process: Path = INIT) -> Mount | None:
+    """Return the mount that `path` lies on, seen from where `process` lives."""
+    above = [one for one in mounted(process) if Path(path).is_relative_to(one.point)]
+    return max(reversed(above), key=lambda one: len(one.point), default=None)
+
+
 def set_flags(mount: Mount, flags: int, process: Path = INIT) -> None:
     """Give this mount alone these flags; ActionFailed says why the kernel does not."""
     _run(process, f"change the mount at {mount.point!r}", "flags", mount.point, str(flags))
@@ -61,6 +67,11 @@ def mount_again(mount: Mount, process: Path = INIT) -> None:
     options = ",".join(word for word in mount.super_options.split(",") if word not in ("ro", "rw", "seclabel"))
     words = (mount.source, mount.point, mount.kind, str((mount.flags & ~FLAGS["ro"]) | read_only), options)
     _run(process, f"mount {mount.source!r} at {mount.point!r}", "mount", *words)
+
+
+def within(process: Path) -> list[str]:
+    """Return what a command line begins with that is to run in the mount namespace of `process`."""
+    return [sys.executable, "-P", "-m", "mamplus_host.executor.mount_helper", str(process / "ns/mnt"), "run"]
 
 
 def _run(process: Path, what: str, *words: str) -> None:

@@ -51,6 +51,7 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     ttl_s: int = 0  # then it is undone by itself; 0: never
     on_end: Literal["undo", "kill"] = "undo"
     otherwise: tuple[ActionKind, ...] = ()  # what is tried next, mild to hard, should this fail
+    how: dict[str, Any] = {}  # what the policy says of it besides: joins the deed's target
 
 
 def plan(
@@ -97,7 +98,7 @@ def target_of(decision: Decision, action: Action) -> dict[str, Any]:
         found |= {"address": str(event.address), "port": event.port, "protocol": event.protocol}
     if isinstance(event, Packet):
         found |= {"address": _peer(decision, event), "protocol": event.protocol}
-    return found
+    return found | action.how
 
 
 def _peer(decision: Decision, event: Packet) -> str:
@@ -116,8 +117,24 @@ def _action(
     ends = kind is ActionKind.FREEZE and config.suspicion.on_deadline == "kill"
     return Action(
         kind=kind, dry_run=is_watched, boot_ns=boot_ns(event), tgid=tgid, on_end="kill" if ends else "undo",
-        ttl_s=rules.time_limit_s(kind, config.suspicion), otherwise=harder,
+        ttl_s=rules.time_limit_s(kind, config.suspicion), otherwise=harder, how=_how(kind, event, rules),
     )  # fmt: skip
+
+
+def _how(kind: ActionKind, event: Event, rules: ActionRules) -> dict[str, Any]:
+    """Return what the policy says of an action that acts on the device, and not on who the event is of."""
+    if kind is ActionKind.RADIO:
+        return {"radios": list(rules.radio.off), "last_road": rules.radio.last_road}
+    if kind is ActionKind.USB:
+        return {"new": True} if rules.usb == "new" else {"file": _file(event)}
+    return {"file": _file(event), "way": rules.mount} if kind is ActionKind.MOUNT else {}
+
+
+def _file(event: Event) -> str:
+    """Return the file that an event is about, "" for none."""
+    if isinstance(event, MassRewrite):
+        return event.paths[0]
+    return event.path if isinstance(event, Exec | FileAccess | FileChange) else ""
 
 
 def _above(paths: tuple[str, ...]) -> str:

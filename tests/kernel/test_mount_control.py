@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from mamplus_host.actionrules import ActionRules
+from mamplus_host.config import Config
 from mamplus_host.errors import ActionFailed
+from mamplus_host.events import Exec, File, Head
 from mamplus_host.executor import mounts
 from mamplus_host.executor.actions.mount import MountControl
+from mamplus_host.executor.plan import plan, target_of
 from mamplus_host.executor.shape import State
+from mamplus_host.verdicts import Decision, Finding, Verdict
 from tests.kernel.cut import each_cut
 
 pytestmark = pytest.mark.kernel
@@ -189,3 +194,23 @@ def test_another_medium_at_that_place_is_left_alone(place: Place) -> None:
         place.deed.prepare(ID, {"path": "/nowhere"})
     with pytest.raises(ActionFailed, match="no way"):
         place.deed.prepare(ID, {"path": str(place.point), "way": "burn"})
+
+
+def test_by_the_policy_the_medium_that_a_program_lies_on_starts_nothing_more(place: Place) -> None:
+    program = place.point / "deep" / "tool"
+    place.run("mkdir", str(program.parent))
+    place.run("cp", "/bin/true", str(program))
+    head = Head(boot_ns=7, cgroup_id=1, generation=1, tgid=500, ppid=2, uid=0, slot=0, flags=0, verdict=Verdict.BLOCK,
+                comm="x")  # fmt: skip
+    event = Exec(head=head, file=File(dev=1, ino=2, size=3, ctime_s=4, ctime_ns=5), sha256="", path=str(program))
+    decision = Decision(id="01" * 13, finding=Finding.CONFIRMED, event=event, rule="ble", reason="")
+    (action,) = plan(decision, Config(), rules=ActionRules(confirmed={"exec": ("mount",)}))
+
+    facts = place.deed.prepare(ID, target_of(decision, action))
+    place.deed.do(facts)
+
+    assert place.fails(str(program))
+    place.deed.undo(facts)
+    assert not place.fails(str(program))
+    with pytest.raises(ActionFailed, match="not touched"):
+        place.deed.prepare(ID, {"file": "/usr/bin/true", "way": "noexec"})

@@ -70,6 +70,13 @@ def test_a_device_is_not_authorized_any_more_and_undo_brings_its_old_state_back(
     assert deed.verify(facts) is State.UNDONE
 
 
+def test_the_device_that_a_file_lies_on_is_found_by_its_mount(tree: Tree) -> None:
+    facts = tree.deed().prepare(ID, {"file": "/media/stick/deep/tool"})
+    assert [one["name"] for one in facts["switches"]] == ["1-2"]
+    with pytest.raises(ActionFailed, match="lies on no USB device"):
+        tree.deed().prepare(ID, {"file": "/home/ada/tool"})
+
+
 def test_new_devices_are_refused_on_every_bus_and_each_bus_gets_its_own_default_back(tree: Tree) -> None:
     (tree.devices / "usb2/authorized_default").write_text("2\n")
     deed = tree.deed()

@@ -12,7 +12,20 @@ from mamplus_host import policy
 from mamplus_host.actionrules import ActionRules
 from mamplus_host.config import Agent, Config, SuspicionPolicy
 from mamplus_host.errors import ConfigInvalid
-from mamplus_host.events import Connect, DnsQuery, Event, Exec, Exit, File, FileAccess, FileChange, Fork, Head, Packet
+from mamplus_host.events import (
+    Connect,
+    DnsQuery,
+    Event,
+    Exec,
+    Exit,
+    File,
+    FileAccess,
+    FileChange,
+    Fork,
+    Head,
+    MassRewrite,
+    Packet,
+)
 from mamplus_host.executor.plan import Action, plan, target_of
 from mamplus_host.verdicts import ActionKind, Decision, Finding, Verdict
 
@@ -174,6 +187,12 @@ def test_time_limits_are_the_policys_else_the_devices() -> None:
         ({"confirmed": {"exec": ["wipe"]}}, "not as docs/policy.md has it"),
         ({"confirmed": {"boot": ["kill"]}}, "not as docs/policy.md has it"),
         ({"ttl_s": {"freeze": 5}}, "not as docs/policy.md has it"),
+        ({"confirmed": {"connect": ["mount"]}}, "connect has none; want it under exec"),
+        ({"suspected": {"dns": ["usb"]}}, 'dns has none; .* or actions.usb "new"'),
+        ({"radio": {"last_road": True}}, "ttl_s.radio of 0 s"),
+        ({"radio": {"last_road": True}, "ttl_s": {"radio": 100_000}}, "want a limit up to 86400 s"),
+        ({"radio": {"off": ["lte"]}}, "not as docs/policy.md has it"),
+        ({"mount": "burn"}, "not as docs/policy.md has it"),
         ({"disarm": {"programs": 1}}, "not as docs/policy.md has it"),
         ({"disarm": {"never": 1}}, "not as docs/policy.md has it"),
     ],
@@ -194,3 +213,31 @@ def test_a_deed_is_told_what_the_event_says_of_its_target() -> None:
 
     wanted = {"address": "127.0.0.1", "port": 1, "protocol": 6, "tgid": 500, "boot_ns": 7, "uid": 0}
     assert wanted.items() <= target.items()
+
+
+MASS = MassRewrite(boot_ns=7, tgid=500, paths=("/media/s/a", "/media/s/b"), stopped="stopped")
+
+
+@pytest.mark.parametrize(
+    ("rules", "event", "target"),
+    [
+        ({"confirmed": {"exec": ["mount"]}}, EXEC, {"file": "/x", "way": "noexec"}),
+        ({"confirmed": {"mass": ["mount"]}, "mount": "read-only"}, MASS, {"file": "/media/s/a", "way": "read-only"}),
+        ({"confirmed": {"library": ["usb"]}}, MAPPED, {"file": "/lib"}),
+        ({"confirmed": {"connect": ["usb"]}, "usb": "new"}, CONNECT, {"new": True}),
+        ({"confirmed": {"connect": ["radio"]}, "ttl_s": {"radio": 600}}, CONNECT, {"radios": [], "ttl_s": 600}),
+        ({"confirmed": {"tamper": [], "exec": ["radio"]}, "radio": {"off": ["wwan"], "last_road": True},
+          "ttl_s": {"radio": 60}}, EXEC, {"radios": ["wwan"], "last_road": True, "ttl_s": 60}),
+    ],
+    ids=["medium", "medium-of-many", "stick", "next-stick", "radios", "last-road"],
+)  # fmt: skip
+def test_a_policy_says_how_radios_usb_and_media_answer(
+    rules: dict[str, object], event: Event, target: dict[str, object]
+) -> None:
+    said = policy.parse(msgspec.json.encode({"actions": rules})).actions
+    decision = decided(event, Finding.CONFIRMED)
+
+    (action,) = plan(decision, Config(), rules=said)
+
+    assert target.items() <= target_of(decision, action).items()
+    assert action.dry_run is False

@@ -52,13 +52,12 @@ class MountControl:
         self._agent, self._process, self._media = agent, process, media
 
     def prepare(self, action_id: str, target: dict[str, Any]) -> Facts:
-        """`target`: `path`, where it is mounted, and `way`, one of WAYS."""
-        point, way = str(target.get("path", "")), str(target.get("way", "read-only"))
+        """`target`: `path`, where it is mounted, or `file`, what lies on it; and `way`, one of WAYS."""
+        way = str(target.get("way", "read-only"))
         if way not in WAYS:
             raise ActionFailed(f"{way!r} is no way to change a mount; want one of {', '.join(WAYS)}")
-        top = mounts.at(point, self._process)
-        if top is None:
-            raise ActionFailed(f"nothing is mounted at {point!r}; findmnt shows what is")
+        top = self._meant(target)
+        point = top.point
         same = [one for one in mounts.mounted(self._process) if one.device == top.device]
         self._spare(same, way)
         if way != "unmount" and all(one.flags & WAYS[way] for one in same):
@@ -66,14 +65,27 @@ class MountControl:
         wanted = [top] if way == "unmount" else same
         return {"id": action_id, "way": way, "mounts": [msgspec.to_builtins(one) for one in wanted]}
 
+    def _meant(self, target: dict[str, Any]) -> Mount:
+        if file := str(target.get("file", "")):
+            found = mounts.carrying(file, self._process)
+        else:
+            found = mounts.at(str(target.get("path", "")), self._process)
+        if found is None:
+            raise ActionFailed(f"nothing is mounted at {file or target.get('path', '')!r}; findmnt shows what is")
+        return found
+
     def _spare(self, found: list[Mount], way: str) -> None:
         for one in found:
-            carries = [str(path) for path in self._agent if _carrier(path, self._process) == one.device]
+            carries = [str(path) for path in self._agent if self._device_of(path) == one.device]
             if one.point in GUARDED or carries:
                 why = f"the agent's {carries[0]!r} lies there" if carries else f"the system needs {one.point!r}"
                 raise ActionFailed(f"that file system is not touched: {why}")
             if way == "unmount" and not any(one.point.startswith(media.rstrip("/") + "/") for media in self._media):
                 raise ActionFailed(f"{one.point!r} is no removable medium ({', '.join(self._media)}); want read-only")
+
+    def _device_of(self, path: Path) -> str:
+        found = mounts.carrying(path, self._process)
+        return found.device if found is not None else ""
 
     def do(self, facts: Facts) -> str:
         for one in _kept(facts):
@@ -116,12 +128,6 @@ class MountControl:
         """Return that mount as it is now, None when it is not there: by place and source, numbers change at a boot."""
         now = mounts.at(one.point, self._process)
         return now if now is not None and (now.source, now.kind, now.root) == (one.source, one.kind, one.root) else None
-
-
-def _carrier(path: Path, process: Path) -> str:
-    """Return the device of the mount that `path` lies on."""
-    above = [one for one in mounts.mounted(process) if path.is_relative_to(one.point)]
-    return max(above, key=lambda one: len(one.point)).device if above else ""
 
 
 def _kept(facts: Facts) -> list[Mount]:

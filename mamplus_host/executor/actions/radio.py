@@ -12,15 +12,16 @@ import os
 import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from mamplus_host.actionrules import RadioName
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor import bus, roads
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
 from mamplus_host.verdicts import ActionKind
 
-ALL = ("wlan", "bluetooth", "ultrawideband", "wimax", "wwan", "gps", "fm", "nfc")  # as sysfs has them
+ALL: tuple[str, ...] = get_args(RadioName)
 _EVENT = struct.Struct("=IBBBB")  # struct rfkill_event: idx, type, op, soft, hard
 _CHANGE = 2  # RFKILL_OP_CHANGE
 _MANAGER = ("org.freedesktop.NetworkManager", "/org/freedesktop/NetworkManager", "org.freedesktop.NetworkManager")

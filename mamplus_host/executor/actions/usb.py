@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import roads
+from mamplus_host.executor import mounts, roads
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
 from mamplus_host.verdicts import ActionKind
@@ -40,8 +40,10 @@ class Usb:
         self._enterprise, self._sys, self._mounts = enterprise, sys_root, mounts
 
     def prepare(self, action_id: str, target: dict[str, Any]) -> Facts:
-        """`target`: `device`, as 1-2.3; or `new`: no device is authorized that is plugged in from now on."""
-        switches = self._defaults() if target.get("new") else [self._one(str(target.get("device", "")))]
+        """`target`: `device`, as 1-2.3; `file`, what lies on it; or `new`: whatever is plugged in from now on."""
+        file = str(target.get("file", ""))
+        name = self._carrier(file) if file else str(target.get("device", ""))
+        switches = self._defaults() if target.get("new") else [self._one(name)]
         if not switches:
             raise ActionFailed("this device has no USB bus that could be closed to new devices")
         if all(one["was"] == NOT_AUTHORIZED for one in switches):
@@ -65,6 +67,15 @@ class Usb:
             raise ActionFailed(f"no USB device is at {name!r}")
         self._spare(name, place.resolve())
         return {"name": name, "file": "authorized", "was": was, "is": _who(place)}
+
+    def _carrier(self, file: str) -> str:
+        """Return the name of the device that a file's file system lies on."""
+        mount = mounts.carrying(file, self._mounts.parent)
+        for node in _and_below(self._sys / "dev/block" / mount.device) if mount else ():
+            for part in reversed(node.parts):
+                if _NAME.fullmatch(part):
+                    return part
+        raise ActionFailed(f"{file!r} lies on no USB device")
 
     def _spare(self, name: str, place: Path) -> None:
         for point in self._mounted_from(place):
