@@ -16,6 +16,11 @@ from mamplus_host.errors import ActionFailed, MamplusError
 _BEAT_S = 1.0
 
 
+def line(name: str, *words: str) -> list[str]:
+    """Return the command line of a helper."""
+    return [sys.executable, "-P", "-m", f"mamplus_host.executor.{name}", *words]
+
+
 def run(
     name: str, *words: str, within_s: float, late: str, what: str = "", failed: type[MamplusError] = ActionFailed,
     told: bytes = b"", keeps: tuple[int, ...] = (), alive: Callable[[], object] = int,
@@ -26,10 +31,9 @@ def run(
     failures. `told`: its stdin. `keeps`: descriptors that it gets, under their numbers. `alive` is called meanwhile,
     so that the watchdog does not end an agent that waits; a thread beside the service's loop leaves it out.
     """
-    call = [sys.executable, "-P", "-m", f"mamplus_host.executor.{name}", *words]
     pipe = subprocess.PIPE
     try:
-        with subprocess.Popen(call, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=keeps) as helper:
+        with subprocess.Popen(line(name, *words), stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=keeps) as helper:
             try:
                 out, err = _wait(helper, told, time.monotonic() + within_s, alive)
             except BaseException:

@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 from mamplus_host.errors import ActionFailed
+from mamplus_host.executor import mounts
 
 TOOL_S = 60.0
 _MAX_MAPPINGS = 256
@@ -37,9 +38,9 @@ def key_slots(path: str) -> int:
     return len(json.loads(done.stdout).get("keyslots", {})) if done.returncode == 0 else 0
 
 
-def erase(path: str) -> None:
-    """Destroy all key slots; may be repeated."""
-    done = run("luksErase", "--batch-mode", path)
+def erase(path: str, process: Path) -> None:
+    """Destroy all key slots; may be repeated. An image may be read-only but where `process` (1) lives."""
+    done = run("luksErase", "--batch-mode", path, process=process)
     if done.returncode:
         raise ActionFailed(f"cryptsetup does not erase {path!r}: {_words(done)}")
 
@@ -74,11 +75,12 @@ def suspend(name: str) -> None:
         raise ActionFailed(f"cryptsetup does not suspend {name!r}: {_words(done)}")
 
 
-def run(*words: str) -> "subprocess.CompletedProcess[str]":
-    """Run cryptsetup; ActionFailed when it is missing or hangs."""
+def run(*words: str, process: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run cryptsetup, in the mount namespace of `process` if it is given; ActionFailed when it is missing or hangs."""
+    inside = mounts.within(process) if process is not None else []
     try:
         return subprocess.run(
-            ["cryptsetup", *words],
+            [*inside, "cryptsetup", *words],
             capture_output=True, text=True, errors="replace", timeout=TOOL_S, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except FileNotFoundError:

@@ -6,8 +6,10 @@ Journey: mount, wipe -> [mount_helper] -> mount(2), umount2(2).
     python -m mamplus_host.executor.mount_helper NAMESPACE flags POINT NUMBER       of this mount alone
     python -m mamplus_host.executor.mount_helper NAMESPACE unmount POINT [lazy]
     python -m mamplus_host.executor.mount_helper NAMESPACE mount SOURCE POINT TYPE NUMBER OPTIONS
+    python -m mamplus_host.executor.mount_helper NAMESPACE run COMMAND...    becomes that command, there if it may
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -21,11 +23,14 @@ UMOUNT_NOFOLLOW, MNT_DETACH = 8, 2
 def main() -> int:
     namespace, command, *words = sys.argv[1:]
     try:
-        enter(namespace)
+        with contextlib.suppress(*([OSError] if command == "run" else [])):
+            enter(namespace)
         if command == "flags":
             _mount("none", words[0], "", MS_REMOUNT | MS_BIND | int(words[1]), "")
         elif command == "unmount":
             _unmount(words[0], is_lazy="lazy" in words[1:])
+        elif command == "run":
+            os.execvp(words[0], words)
         else:
             source, point, kind, flags, options = words
             _mount(source, point, kind, int(flags), options)

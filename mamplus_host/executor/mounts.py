@@ -71,7 +71,7 @@ def mount_again(mount: Mount, process: Path = INIT) -> None:
 
 def within(process: Path) -> list[str]:
     """Return what a command line begins with that is to run in the mount namespace of `process`."""
-    return [sys.executable, "-P", "-m", "mamplus_host.executor.mount_helper", str(process / "ns/mnt"), "run"]
+    return helper.line("mount_helper", str(process / "ns/mnt"), "run")
 
 
 def _run(process: Path, what: str, *words: str) -> None:

@@ -3,11 +3,13 @@
 
 Journey: wipe -> [wipe_helper] -> file system.
 
-    python -m mamplus_host.executor.wipe_helper tree PATH     all below PATH, on its file system alone; PATH stays
-    python -m mamplus_host.executor.wipe_helper file PATH     one file: zeros over it, a hole, unlink
-    python -m mamplus_host.executor.wipe_helper device PATH   all blocks of a block device or image are given back
-    python -m mamplus_host.executor.wipe_helper trim PATH     free blocks of its file system are given back
+    python -m mamplus_host.executor.wipe_helper NAMESPACE tree PATH     all below PATH, on its file system; PATH stays
+    python -m mamplus_host.executor.wipe_helper NAMESPACE file PATH     one file: zeros over it, a hole, unlink
+    python -m mamplus_host.executor.wipe_helper NAMESPACE device PATH   all blocks of a device or image are given back
+    python -m mamplus_host.executor.wipe_helper NAMESPACE trim PATH     free blocks of its file system are given back
 
+NAMESPACE is the mount namespace of process 1: in the agent's own (ProtectSystem=strict) most folders are read-only.
+Where process 1 lets nobody in, the agent's own has to do.
 Answers with {"files": ..., "bytes": ..., "note": ...}. A link is never followed, and no other file system entered.
 """
 
@@ -22,6 +24,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 
+from mamplus_host.executor.mount_helper import enter
 from mamplus_host.executor.names import DIRECTORY, above
 
 PUNCH = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
@@ -201,8 +204,10 @@ COMMANDS: dict[str, Callable[[str], Answer]] = {"tree": tree, "file": one_file, 
 
 
 def main() -> int:
-    command, path = sys.argv[1:]
+    namespace, command, path = sys.argv[1:]
     try:
+        with contextlib.suppress(OSError):
+            enter(namespace)
         print(json.dumps(COMMANDS[command](path)))
     except OSError as error:
         print(f"{path!r}: {error.strerror or error}", file=sys.stderr)

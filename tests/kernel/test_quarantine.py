@@ -95,6 +95,13 @@ def test_a_file_is_out_of_reach_and_comes_back_bit_for_bit_with_all_its_names(de
     assert "where it was" in deed.undo(facts)
 
 
+def test_where_the_agent_cannot_write_nothing_is_begun_and_the_way_out_is_said(deed: Quarantine, disk: Path) -> None:
+    path = dressed(disk)
+    subprocess.run(["mount", "-o", "remount,bind,ro", disk], check=True)
+    with pytest.raises(ActionFailed, match="ReadWritePaths"):
+        deed.prepare(ID, {"path": str(path)})
+
+
 def test_what_lies_in_quarantine_is_encrypted_and_its_key_is_for_root_alone(
     deed: Quarantine, disk: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 """The professional container ends for good and nothing else does: real LUKS2, fscrypt on ext4, trees, power cuts."""
 
 import base64
+import ctypes
 import fcntl
 import json
 import os
@@ -20,6 +21,8 @@ from mamplus_host.errors import ActionFailed, CodeUsed, ConfigInvalid
 from mamplus_host.executor import fscrypt, luks
 from mamplus_host.executor.actions.container_lock import ContainerLock, refuse_system
 from mamplus_host.executor.actions.wipe import Wipe
+from mamplus_host.executor.mount_helper import CLONE_NEWNS
+from mamplus_host.executor.mounts import INIT
 from mamplus_host.executor.receipts import Receipts
 from mamplus_host.executor.shape import State
 from mamplus_host.maintenance import order as orders
@@ -65,9 +68,9 @@ class Work:
         self.fill()
         self.deed = self.made(self.container)
 
-    def made(self, container: Container) -> Wipe:
+    def made(self, container: Container, process: Path = INIT) -> Wipe:
         self.receipts = Receipts(self.state / "receipts", lambda: self.key.sign)
-        return Wipe(container, Trusting(self.state, lambda: 0.0), self.receipts, clock=SystemClock())
+        return Wipe(container, Trusting(self.state, lambda: 0.0), self.receipts, clock=SystemClock(), process=process)
 
     def fill(self) -> None:
         for place in (self.folder, self.plain):
@@ -180,6 +183,31 @@ def test_a_folder_of_work_is_emptied_and_what_its_links_point_to_stays(place: Pa
     assert list(work.plain.iterdir()) == []
     assert (work.private / "photo").read_bytes() == b"mine", "a second name of a private file took its content along"
     assert work.deed.verify(facts) is State.DONE
+
+
+def test_what_is_read_only_for_the_agent_alone_is_wiped(place: Path) -> None:
+    """ProtectSystem=strict gives the agent a mount namespace in which most folders are read-only."""
+    work = Work(place, "luks", "paths")
+    facts = work.deed.prepare(ID, {"order": work.order()})
+    outside = Path(f"/proc/{os.getpid()}")
+    agent = os.fork()
+    if not agent:
+        code = 1
+        try:
+            assert ctypes.CDLL(None).unshare(CLONE_NEWNS) == 0
+            for words in (["--make-rprivate", "/"], ["--bind", place, place], ["-o", "remount,bind,ro", place]):
+                subprocess.run(["mount", *words], check=True)
+            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", work.state], check=True)  # its own stays writable
+            with pytest.raises(OSError, match="Read-only"):
+                (work.plain / "report").unlink()
+            work.made(work.container, outside).do(facts)
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(agent, 0)[1]) == 0
+
+    assert list(work.plain.iterdir()) == []
+    assert not opens(work.image)
 
 
 def test_what_is_held_open_loses_its_content_too(place: Path) -> None:

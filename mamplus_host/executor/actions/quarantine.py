@@ -63,6 +63,11 @@ class Quarantine:
         path = names.canonical(str(target["path"]))
         self._guarded.refuse_path(path)
         try:
+            if os.statvfs(os.path.dirname(path)).f_flag & os.ST_RDONLY:
+                raise ActionFailed(
+                    f"{path!r} lies where the agent cannot write: on a read-only medium, or not among ReadWritePaths="
+                    " of its unit; systemctl edit mamplus, docs/actions.md"
+                )
             descriptor = names.open_regular(path)
         except OSError as error:
             raise ActionFailed(f"cannot quarantine {path!r}: {error.strerror or error}") from None

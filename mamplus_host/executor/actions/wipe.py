@@ -108,7 +108,7 @@ class Wipe:
     def _erase(self, one: dict[str, str]) -> dict[str, Any]:
         """Destroy the key slots; then take the key out of the kernel's memory."""
         if luks.is_there(one["path"], one["uuid"]):
-            luks.erase(one["path"])
+            luks.erase(one["path"], self._process)
         step("wipe.erased")
         closed = [shut(name, self._process, self._sys) for name in luks.mappings(one["uuid"], self._sys)]
         return {"slots": luks.key_slots(one["path"]), "note": "; ".join(closed)}
@@ -145,8 +145,9 @@ class Wipe:
     def _help(self, command: str, path: str) -> dict[str, Any]:
         late = f"{path!r} was not wiped within {HELPER_S:g} s; the next try goes on"
         said = helper.run(
-            "wipe_helper", command, path, within_s=HELPER_S, late=late, what="cannot wipe ", alive=self._alive
-        )
+            "wipe_helper", str(self._process / "ns/mnt"), command, path, within_s=HELPER_S, late=late,
+            what="cannot wipe ", alive=self._alive,
+        )  # fmt: skip
         answer: dict[str, Any] = json.loads(said)
         return answer
 
