@@ -64,7 +64,9 @@ class Overlooked:
             if os.path.dirname(directory) in self.covered:
                 continue  # told with the one above
             what = self.covered[directory]
-            self._told("vault-covered", f"a mount covers protected {directory!r} ({what}): nothing is put back there")
+            self._told(
+                "vault-covered", f"protected {directory!r} lies on another mount now: {what}; nothing is put back"
+            )
         for directory in [one for one in before if one not in self.covered]:
             self._rest = [*self._vault.paths(directory), *self._rest]
 

@@ -87,10 +87,13 @@ struct dentry {
 };
 
 struct vfsmount {
+	struct dentry *mnt_root;
 	int mnt_flags;
 };
 
 struct mount {
+	struct mount *mnt_parent;
+	struct dentry *mnt_mountpoint;
 	struct vfsmount mnt;
 	void *mnt_ns;
 };

@@ -4,8 +4,9 @@
  *
  * Hooks:   LSM, for every task of the machine (a path is guarded, not a task): opens, reads and
  *          writes through descriptors that were open before, shared mappings, names (create, link,
- *          unlink, rename), attributes, and mounts over a guarded path or the way to it. io_uring,
- *          handles, splice, copies and fallocate come through the same hooks.
+ *          unlink, rename), attributes, and mounts: over a guarded path or the way to it, taken from
+ *          there, or another root. io_uring, handles, splice, copies and fallocate come through the
+ *          same hooks.
  * Emits:   struct mamplus_access for what is refused, and nothing else.
  * Returns: 0, or -EPERM. Process 1, the agent with what it started, and the rule's programs pass.
  * Missing: no rule, no cost but one word. A file whose place cannot be told (reached by a handle
@@ -28,6 +29,7 @@
 #define ATTR_SIZE_ 0x8
 #define MS_REMOUNT_ 0x20
 #define MS_BIND_ 0x1000
+#define MS_MOVE_ 0x2000
 #define MS_PROPAGATION_ 0x1e0000	/* MS_UNBINDABLE, _PRIVATE, _SLAVE, _SHARED */
 #define MNT_SHARED_ 0x1000
 #define FS_IOC_SETFLAGS_ 0x40086602
@@ -238,17 +240,69 @@ int BPF_PROG(mamplus_file_noacl, void *idmap, struct dentry *dentry)
 
 /* --- mounts -------------------------------------------------------------------------------------- */
 
-/* A namespace of its own may hide what it wants from itself, but not where its mounts reach others. */
+/* A namespace of its own may hide what it wants from itself, but not where its mounts reach others. `flags`: of the
+ * mount below which something comes or goes. */
+static __always_inline bool is_its_own_affair(const struct mamplus_file_rules *now, int flags)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum) != now->mount_ns && !(flags & MNT_SHARED_);
+}
+
 static __always_inline int judge_mount(const struct path *path)
 {
 	struct mamplus_file_rules *now = rules_now();
-	struct task_struct *task = (void *)bpf_get_current_task();
 
-	if (!now)
-		return 0;
-	if (BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum) != now->mount_ns && !(path->mnt->mnt_flags & MNT_SHARED_))
+	if (!now || is_its_own_affair(now, path->mnt->mnt_flags))
 		return 0;
 	return judge_entry(path->dentry, MAMPLUS_OP_MOUNT, true);
+}
+
+static __always_inline __u64 marked_rules(struct dentry *dentry)
+{
+	struct inode *inode = BPF_CORE_READ(dentry, d_inode);
+
+	return rules_of_mark(mark_of(BPF_CORE_READ(inode, i_sb, s_dev), BPF_CORE_READ(inode, i_ino),
+				     BPF_CORE_READ(inode, i_generation)), true);
+}
+
+/*
+ * A mount is taken from its place: what a rule guards by way of it is reached no more. So its root has a mark, and so
+ * has the directory of the place, or a tree that it lies in: the same file system mounted elsewhere may go. The place of
+ * a root is a root. Apart from the hooks, as numbers: the stack of a hook and all that it calls is 512 bytes.
+ */
+static __noinline int judge_taken(__u64 mnt_at)
+{
+	struct vfsmount *mnt = (void *)mnt_at;
+	struct mount *mount = (void *)mnt - bpf_core_field_offset(struct mount, mnt);
+	struct mount *below = BPF_CORE_READ(mount, mnt_parent);
+	struct dentry *root = BPF_CORE_READ(mnt, mnt_root), *place = BPF_CORE_READ(mount, mnt_mountpoint);
+	struct dentry *directory = BPF_CORE_READ(place, d_parent);
+	struct mamplus_file_rules *now = rules_now();
+	__u64 rules;
+
+	if (!now || !now->refuses[MAMPLUS_OP_MOUNT] || below == mount)	/* it hangs in no tree */
+		return 0;
+	if (is_its_own_affair(now, BPF_CORE_READ(below, mnt.mnt_flags)))
+		return 0;
+	rules = marked_rules(root);
+	if (rules && directory != place)
+		rules &= marked_rules(directory) | rules_further_up((__u64)place, false);
+	return answer_access(now, rules, now->refuses[MAMPLUS_OP_MOUNT], MAMPLUS_OP_MOUNT, place,
+			     BPF_CORE_READ(root, d_inode));
+}
+
+/* What may take any guarded path away, in the agent's namespace: all rules refuse it. */
+static __noinline int judge_whatever(__u64 dentry_at)
+{
+	struct mamplus_file_rules *now = rules_now();
+	struct dentry *dentry = (void *)dentry_at;
+	__u64 refusing;
+
+	if (!now || is_its_own_affair(now, 0))
+		return 0;
+	refusing = now->refuses[MAMPLUS_OP_MOUNT];
+	return answer_access(now, refusing, refusing, MAMPLUS_OP_MOUNT, dentry, BPF_CORE_READ(dentry, d_inode));
 }
 
 /* As path_mount() reads the flags: a remount comes first, then a bind mount, whatever propagation is asked for beside it. */
@@ -257,16 +311,42 @@ static __always_inline bool mounts_nothing(unsigned long flags)
 	return flags & MS_REMOUNT_ || (flags & MS_PROPAGATION_ && !(flags & MS_BIND_));
 }
 
+/* MS_MOVE names what it takes as text, which no program here can follow: whatever that is. */
 SEC("lsm/sb_mount")
 int BPF_PROG(mamplus_file_mount, const char *source, const struct path *path, const char *type, unsigned long flags)
 {
-	return mounts_nothing(flags) ? 0 : judge_mount(path);
+	int error;
+
+	if (mounts_nothing(flags))
+		return 0;
+	error = judge_mount(path);
+	if (error || flags & MS_BIND_ || !(flags & MS_MOVE_))
+		return error;
+	return judge_whatever((__u64)path->dentry);
 }
 
 SEC("lsm/move_mount")
 int BPF_PROG(mamplus_file_move_mount, const struct path *from, const struct path *to)
 {
-	return judge_mount(to);
+	int error = judge_mount(to);
+
+	return error ? error : judge_taken((__u64)BPF_CORE_READ(from, mnt));
+}
+
+SEC("lsm/sb_umount")
+int BPF_PROG(mamplus_file_umount, struct vfsmount *mnt, int flags)
+{
+	__u64 mnt_at = 0;
+
+	bpf_probe_read_kernel(&mnt_at, sizeof(mnt_at), ctx);	/* as a number: nothing may be taken from a typed pointer */
+	return judge_taken(mnt_at);
+}
+
+/* Another root for the namespace: every guarded path leads elsewhere, for all begin there. */
+SEC("lsm/sb_pivotroot")
+int BPF_PROG(mamplus_file_pivot, const struct path *old, const struct path *new)
+{
+	return judge_whatever((__u64)new->dentry);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -74,7 +74,8 @@ FILE_HOOKS = {  # guarded paths; file_open comes last: with its link they are wh
         "rename": "inode_rename", "link": "inode_link", "create": "inode_create", "symlink": "inode_symlink",
         "mkdir": "inode_mkdir", "mknod": "inode_mknod", "attr_2args": "inode_setattr", "attr_3args": "inode_setattr",
         "xattr": "inode_setxattr", "noxattr": "inode_removexattr", "acl": "inode_set_acl",
-        "noacl": "inode_remove_acl", "mount": "sb_mount", "move_mount": "move_mount", "open": "file_open",
+        "noacl": "inode_remove_acl", "mount": "sb_mount", "move_mount": "move_mount",
+        "umount": "sb_umount", "pivot": "sb_pivotroot", "open": "file_open",
     }.items()
 }  # fmt: skip
 LAST_FILE_HOOK = "mamplus_file_open"

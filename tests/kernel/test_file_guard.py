@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guarded paths and data folders on a kernel with BPF LSM: each operation, by each way."""
 
+import contextlib
 import errno
 import os
 import secrets
@@ -32,6 +33,7 @@ OTHER_WAYS = [
     "proc-root", "reopen", "handle", "user-namespace", "detached-mount", "chroot", "overlay",
     "uring-open", "uring-unlink", "uring-rename", "uring-link",
 ]  # fmt: skip
+TAKEN_AWAY = ["umount", "umount-lazily", "umount-elsewhere", "move-away", "mount-move"]
 NEW_NAMES = ["create", "symlink", "mkdir", "mknod", "tmpfile-link"]
 THROUGH_A_DESCRIPTOR = [
     "held-write", "held-truncate", "held-chmod", "held-allocate", "held-sendfile", "held-copy", "held-splice",
@@ -200,6 +202,87 @@ def test_the_way_to_a_guarded_tree_is_not_renamed_nor_mounted_over(guard: Guard)
     assert guard.attempt("write", guard.beside) == 0, "what only lies beside is free"
 
 
+@pytest.fixture
+def outer(guard: Guard) -> Iterator[Path]:
+    """A file system of its own beside the tree, in which others can be mounted."""
+    path = guard.out / "outer"
+    with _mounted(path):
+        yield path
+        _no_rules(guard.agent)
+
+
+@contextlib.contextmanager
+def _mounted(path: Path) -> Iterator[Path]:
+    path.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "mptest", path], check=True)
+    subprocess.run(["mount", "--make-private", path], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", path], check=False, capture_output=True)
+
+
+def _disk(outer: Path, way: str) -> Path:
+    """Return a mount below `outer`, with a file in it; how `outer` takes part in other namespaces goes by the way."""
+    disk = outer / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "mptest", disk], check=True)
+    if way == "umount-elsewhere":
+        subprocess.run(["mount", "--make-shared", outer], check=True)
+    (disk / "file").write_bytes(CONTENT)
+    return disk
+
+
+@pytest.mark.parametrize("way", TAKEN_AWAY)
+def test_a_file_system_with_a_guarded_file_is_not_taken_away(guard: Guard, outer: Path, way: str) -> None:
+    disk = _disk(outer, way)
+    guard.apply(Guarded(path=str(disk / "file")))
+
+    assert guard.attempt(way, disk, guard.out / "mount") == errno.EPERM
+    assert (disk / "file").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("way", TAKEN_AWAY[:-1])
+def test_a_mount_that_no_guarded_path_leads_through_is_taken_away(guard: Guard, outer: Path, way: str) -> None:
+    disk = _disk(outer, way)
+    guard.apply(Guarded(path=str(guard.tree)))
+
+    assert guard.attempt(way, disk, guard.out / "mount") == 0
+    assert not (disk / "file").exists()
+
+
+def test_another_mount_of_a_guarded_file_system_may_come_and_go(guard: Guard, outer: Path, tmp_path: Path) -> None:
+    disk, elsewhere = _disk(outer, ""), tmp_path / "elsewhere"
+    (elsewhere / "point").mkdir(parents=True)
+    guard.apply(Guarded(path=str(disk / "file")))
+
+    assert guard.attempt("move-over", elsewhere / "point", disk) == 0
+    assert guard.attempt("umount", elsewhere / "point") == 0
+    assert guard.attempt("umount", disk) == errno.EPERM
+
+
+def test_a_namespace_gets_no_other_root_while_something_is_guarded_in_it(guard: Guard) -> None:
+    if "MAMPLUS_VM" not in os.environ:
+        pytest.skip("where it is not refused the whole machine has another root for a moment: make vm")
+    root = guard.out / "mount"
+    with _mounted(root):
+        assert guard.attempt("pivot", guard.file, root) == 0
+        guard.apply(Guarded(path=str(guard.tree)))
+        assert guard.attempt("pivot", guard.file, root) == errno.EPERM
+        own: list[str | Path] = [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            guard.program,
+            "pivot",
+            guard.file,
+            root,
+        ]
+        assert subprocess.run(own, check=False).returncode == 0, "a namespace of its own is its own affair"
+        _no_rules(guard.agent)
+
+
 def test_a_link_on_the_way_to_a_guarded_path_is_not_replaced(guard: Guard) -> None:
     link = guard.place / "link"
     link.symlink_to(guard.tree)
@@ -356,7 +439,8 @@ def test_a_removed_rule_guards_nothing_any_more(guard: Guard) -> None:
 def test_every_operation_of_the_policy_has_a_hook(guard: Guard) -> None:
     places = set(guard.agent.kernel.hooks().values())
 
-    assert {"lsm/file_open", "lsm/inode_setattr", "lsm/inode_rename", "lsm/sb_mount", "lsm/move_mount"} <= places
+    assert {"lsm/file_open", "lsm/inode_setattr", "lsm/inode_rename"} <= places
+    assert {"lsm/sb_mount", "lsm/move_mount", "lsm/sb_umount", "lsm/sb_pivotroot"} <= places
     assert len(OPERATIONS) == 9
 
 

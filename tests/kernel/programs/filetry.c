@@ -120,6 +120,44 @@ static int do_move_over(void)
 	return result(syscall(SYS_move_mount, tree, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH));
 }
 
+/* --- PATH is a mount ------------------------------------------------------------------------- */
+
+static int do_umount(void) { return result(umount2(path, 0)); }
+static int do_umount_lazily(void) { return result(umount2(path, MNT_DETACH)); }
+static int do_mount_move(void) { return result(mount(path, other, NULL, MS_MOVE, NULL)); }
+
+static int do_move_away(void)
+{
+	int tree = open(path, O_PATH);
+
+	must(tree, "open");
+	return result(syscall(SYS_move_mount, tree, "", AT_FDCWD, other, MOVE_MOUNT_F_EMPTY_PATH));
+}
+
+/* From a namespace where it is private; what it lies in is shared, so it goes everywhere. */
+static int do_umount_elsewhere(void)
+{
+	must(unshare(CLONE_NEWNS), "unshare");
+	must(mount(NULL, path, NULL, MS_PRIVATE, NULL), "private");
+	return do_umount_lazily();
+}
+
+/* Another root for the namespace, OTHER, and back again: only where the machine is nobody's (tests/vm). */
+static int do_pivot(void)
+{
+	int old = open("/", O_PATH);
+
+	must(getenv("MAMPLUS_VM") ? old : -1, "a virtual machine");
+	must(mount("mptest", other, "tmpfs", 0, NULL), "mount");
+	must(mount(NULL, other, NULL, MS_PRIVATE, NULL), "private");
+	must(chdir(other), "chdir");
+	if (syscall(SYS_pivot_root, ".", "."))
+		return errno;
+	must(fchdir(old), "fchdir");
+	must(syscall(SYS_pivot_root, ".", "."), "pivot back");
+	return result(umount2(".", MNT_DETACH));
+}
+
 /* --- other ways to the same file ------------------------------------------------------------- */
 
 static int do_proc_root(void)
@@ -301,6 +339,9 @@ static const struct {
 	{ "xattr", do_xattr, NULL }, { "noxattr", do_noxattr, NULL }, { "acl", do_acl, NULL },
 	{ "chattr", do_chattr, NULL }, { "tmpfile-link", do_tmpfile_link, NULL }, { "bind-over", do_bind_over, NULL },
 	{ "private-bind-over", do_private_bind_over, NULL },
+	{ "umount", do_umount, NULL }, { "umount-lazily", do_umount_lazily, NULL }, { "move-away", do_move_away, NULL },
+	{ "mount-move", do_mount_move, NULL }, { "umount-elsewhere", do_umount_elsewhere, NULL },
+	{ "pivot", do_pivot, NULL },
 	{ "move-over", do_move_over, NULL }, { "proc-root", do_proc_root, NULL }, { "reopen", do_reopen, NULL },
 	{ "handle", do_handle, NULL }, { "user-namespace", do_user_namespace, NULL },
 	{ "detached-mount", do_detached_mount, NULL }, { "chroot", do_chroot, NULL }, { "overlay", do_overlay, NULL },
