@@ -155,6 +155,16 @@ static __always_inline void fill_want(struct mamplus_want *want, const struct wi
 	want->path[0] = 0;
 }
 
+/* Longer than any path may be: the last name, which begins with no slash. */
+static __always_inline bool put_path(struct mamplus_want *want, struct path *path, const __u32 room)
+{
+	if (!path || bpf_d_path(path, want->path, room) > 0)
+		return true;
+	if (room != MAMPLUS_LONG_PATH)
+		return false;
+	return bpf_probe_read_kernel_str(want->path, MAMPLUS_PATH_LEN, BPF_CORE_READ(path, dentry, d_name.name)) > 1;
+}
+
 /* Stop the thread and have the responder know of it; pid 0: only have the file hashed. 0, or it cannot wait. */
 static __always_inline int post(const struct wish *wish, __u64 boot_ns, __u32 pid, struct path *path, const __u32 room)
 {
@@ -163,7 +173,7 @@ static __always_inline int post(const struct wish *wish, __u64 boot_ns, __u32 pi
 	if (!want)
 		return -1;
 	fill_want(want, wish, boot_ns, pid);
-	if ((path && bpf_d_path(path, want->path, room) <= 0) || (pid && bpf_send_signal_thread(MAMPLUS_SIGSTOP))) {
+	if (!put_path(want, path, room) || (pid && bpf_send_signal_thread(MAMPLUS_SIGSTOP))) {
 		bpf_ringbuf_discard(want, BPF_RB_NO_WAKEUP);
 		return -1;
 	}

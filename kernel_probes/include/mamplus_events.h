@@ -189,7 +189,8 @@ struct mamplus_want {
 	unsigned long long to;
 	unsigned int pid;		/* the thread; 0: nobody waits, it is only to be hashed */
 	unsigned int pad;
-	char path[MAMPLUS_PATH_LEN];	/* below the task's root; "" when the file is open or mapped. A long record has LONG_PATH */
+	/* Below the task's root; the last name alone, when all of it is too long; "" when the file is open or mapped. */
+	char path[MAMPLUS_PATH_LEN];	/* a long record has LONG_PATH */
 };
 
 _Static_assert(sizeof(struct mamplus_head) == 72, "hole in mamplus_head");

@@ -6,7 +6,7 @@
  * path is followed. A file that is about to be opened has nothing but its path, which whoever owns the directory
  * may turn to another file. So the kernel is asked what was opened: with lsm_exec.bpf.c attached, `opened` holds
  * device and inode as the kernel has them (stat(2) shows others on btrfs and overlayfs). Without it only starts
- * are asked for here.
+ * are asked for here. Where the path leads to nothing, or to another file, the task's directories are tried.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -18,6 +18,8 @@
 
 #include "responder.h"
 
+#define CLIMB_MAX 64		/* directories above one that the task has */
+#define DIRECTORIES_MAX 256	/* descriptors of the task that are looked at */
 #define READING (O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK)
 
 bool is_as_held(const struct stat *stat, const struct mamplus_file *file)
@@ -84,30 +86,110 @@ static bool try_all(const struct pins *pins, const char *path, const struct mamp
 	return found;
 }
 
-/* By the path that the kernel named, in the task's own root: it has no links in it, so none is followed. */
-static bool try_path(const struct pins *pins, const struct job *job, struct found_file *out)
+/* A file below a directory, by a path in which no link is followed: only the kernel's own word on what that is counts. */
+static bool try_below(const struct pins *pins, int dir, const char *path, uint64_t resolve, const struct mamplus_file *file,
+		      struct found_file *out)
 {
-	struct open_how how = { .flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS };
-	char name[64];
-	int root, fd;
+	struct open_how how = { .flags = O_PATH | O_CLOEXEC, .resolve = resolve | RESOLVE_NO_SYMLINKS };
+	int fd = syscall(SYS_openat2, dir, path, &how, sizeof(how));
+	char name[32];
 	bool found;
 
-	snprintf(name, sizeof(name), "/proc/%u/task/%u/root", job->hold.tgid, job->pid ? job->pid : job->hold.tgid);
-	root = open(name, O_PATH | O_CLOEXEC);
-	if (root < 0)
-		return false;
-	fd = syscall(SYS_openat2, root, job->path, &how, sizeof(how));
-	close(root);
 	if (fd < 0)
 		return false;
 	snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
-	found = try_name(pins, AT_FDCWD, name, &job->hold.file, out);
+	found = try_name(pins, AT_FDCWD, name, file, out);
 	close(fd);
 	if (found && !out->is_told) {	/* a path is nobody's word */
 		close(out->fd);
 		out->fd = -1;
 	}
 	return out->fd >= 0;
+}
+
+/* By the path that the kernel named, in the task's own root: it has no links in it. */
+static bool try_path(const struct pins *pins, const struct job *job, struct found_file *out)
+{
+	char name[64];
+	int root;
+	bool found;
+
+	snprintf(name, sizeof(name), "/proc/%u/task/%u/root", job->hold.tgid, job->pid ? job->pid : job->hold.tgid);
+	root = open(name, O_PATH | O_CLOEXEC);
+	found = root >= 0 && try_below(pins, root, job->path, RESOLVE_IN_ROOT, &job->hold.file, out);
+	if (root >= 0)
+		close(root);
+	return found;
+}
+
+/* Without asking the file system's server: a FUSE server could be one that never answers. */
+static bool is_one_directory(int one, int other)
+{
+	struct statx first, second;
+
+	return statx(one, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &first) == 0 &&
+	       statx(other, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &second) == 0 &&
+	       first.stx_ino == second.stx_ino && first.stx_dev_major == second.stx_dev_major &&
+	       first.stx_dev_minor == second.stx_dev_minor;
+}
+
+/* The top of what `dir` lies in: of a mount that hangs in no tree, its own root. Takes `dir`; -1: too deep. */
+static int top_of(int dir)
+{
+	for (int i = 0; i < CLIMB_MAX; i++) {
+		int above = openat(dir, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+		bool is_top = above >= 0 && is_one_directory(dir, above);
+
+		close(dir);
+		if (is_top || above < 0)
+			return above;
+		dir = above;
+	}
+	close(dir);
+	return -1;
+}
+
+/*
+ * From a directory that the task has: where no path leads to the file (a mount that hangs in no tree), or none that is
+ * short enough to be told (then the kernel names the file alone).
+ */
+static bool try_from(const struct pins *pins, int at, const char *link, const struct job *job, struct found_file *out)
+{
+	const char *slash = strrchr(job->path, '/'), *name = slash ? slash + 1 : job->path;
+	int dir = openat(at, link, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	bool found;
+
+	if (dir < 0)
+		return false;
+	found = try_below(pins, dir, name, RESOLVE_BENEATH, &job->hold.file, out);
+	if (found || !slash) {
+		close(dir);
+		return found;
+	}
+	dir = top_of(dir);
+	found = dir >= 0 && try_below(pins, dir, job->path, RESOLVE_IN_ROOT, &job->hold.file, out);
+	if (dir >= 0)
+		close(dir);
+	return found;
+}
+
+static bool try_directories(const struct pins *pins, const struct job *job, struct found_file *out)
+{
+	unsigned int left = DIRECTORIES_MAX;
+	struct dirent *entry;
+	bool found;
+	char name[64];
+	DIR *fds;
+
+	snprintf(name, sizeof(name), "/proc/%u/task/%u/cwd", job->hold.tgid, job->pid ? job->pid : job->hold.tgid);
+	found = try_from(pins, AT_FDCWD, name, job, out);
+	snprintf(name, sizeof(name), "/proc/%u/task/%u/fd", job->hold.tgid, job->pid ? job->pid : job->hold.tgid);
+	fds = opendir(name);
+	while (fds && !found && left-- && (entry = readdir(fds)))
+		found = entry->d_name[0] != '.' && try_from(pins, dirfd(fds), entry->d_name, job, out);
+	if (fds)
+		closedir(fds);
+	return found;
 }
 
 static bool still_waits(const struct pins *pins, const struct mamplus_hold *hold)
@@ -149,7 +231,7 @@ void open_wanted(const struct pins *pins, const struct job *job, struct found_fi
 {
 	char name[96];
 
-	if (job->path && try_path(pins, job, out))
+	if (job->path && *job->path == '/' && try_path(pins, job, out))
 		return;
 	snprintf(name, sizeof(name), "/proc/%u/map_files/%lx-%lx", job->hold.tgid, job->from, job->to);
 	if (job->to && try_name(pins, AT_FDCWD, name, &job->hold.file, out))
@@ -158,6 +240,8 @@ void open_wanted(const struct pins *pins, const struct job *job, struct found_fi
 	if (try_all(pins, name, &job->hold.file, out))
 		return;
 	snprintf(name, sizeof(name), "/proc/%u/map_files", job->hold.tgid);
-	if (job->to)
-		(void)try_all(pins, name, &job->hold.file, out);
+	if (job->to && try_all(pins, name, &job->hold.file, out))
+		return;
+	if (job->path)
+		(void)try_directories(pins, job, out);
 }

@@ -406,11 +406,25 @@ def test_a_wait_that_came_to_an_end_is_not_taken_for_the_next_one(agent: Agent, 
     assert list(waits.keys()) == []
 
 
-def test_an_unknown_path_of_four_thousand_bytes_is_found(
-    agent: Agent, fresh: Callable[..., Path], tmp_path: Path
+@pytest.mark.parametrize("how", ["detached", "detached-below"])
+def test_an_unknown_script_in_a_mount_that_hangs_in_no_tree_is_found(agent: Agent, tmp_path: Path, how: str) -> None:
+    agent.kernel.interpreters.use(("wants",))
+    assert wants(agent, "open", fresh_data(tmp_path, 1)) == GRANTED
+    (tmp_path / "below").mkdir()
+    plain, listed = fresh_data(tmp_path, 100), fresh_data(tmp_path, 100)
+    agent.block(listed)
+
+    assert wants(agent, how, plain) == GRANTED
+    assert wants(agent, how, listed) == errno.EPERM
+    assert agent.wait_for("access").verdict is Verdict.BLOCK
+
+
+@pytest.mark.parametrize("names", [15, 20], ids=["four-thousand-bytes", "more-than-any-path"])
+def test_an_unknown_program_is_found_however_long_its_path(
+    agent: Agent, fresh: Callable[..., Path], tmp_path: Path, names: int
 ) -> None:
     directory = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(15):
+    for _ in range(names):
         os.mkdir("d" * 250, dir_fd=directory)
         directory = os.open("d" * 250, os.O_RDONLY, dir_fd=directory)
     program = fresh()

@@ -5,9 +5,13 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <linux/mount.h>
+#include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,6 +25,27 @@ static int open_it(void)
 {
 	int fd = open(file, O_RDONLY | O_CLOEXEC);
 
+	return fd < 0 ? errno : GRANTED;
+}
+
+/* Through a mount of its directory that hangs in no tree. */
+static int open_detached(bool from_below)
+{
+	char *directory = strdup(file), *name = strrchr(directory, '/');
+	int tree, fd;
+
+	*name++ = '\0';
+	tree = syscall(SYS_open_tree, AT_FDCWD, directory, OPEN_TREE_CLONE);
+	if (tree >= 0 && from_below) {	/* its top is nowhere open, and the name that is used is not the file's last */
+		fd = openat(tree, "below", O_PATH);
+		close(tree);
+		tree = fd;
+	}
+	if (tree < 0)
+		return 120;
+	if (from_below)
+		asprintf(&name, "../%s", strrchr(file, '/') + 1);
+	fd = openat(tree, name, O_RDONLY | O_CLOEXEC);
 	return fd < 0 ? errno : GRANTED;
 }
 
@@ -99,6 +124,10 @@ int main(int argc, char **argv)
 	file = argv[2];
 	if (!strcmp(argv[1], "open"))
 		return open_it();
+	if (!strcmp(argv[1], "detached"))
+		return open_detached(false);
+	if (!strcmp(argv[1], "detached-below"))
+		return open_detached(true);
 	if (!strcmp(argv[1], "write"))
 		return open(file, O_RDWR | O_CLOEXEC) < 0 ? errno : GRANTED;
 	if (!strcmp(argv[1], "overwrite"))
