@@ -40,11 +40,6 @@ STOPPED = everywhere(Outcome.REFUSED) | {"signal": Outcome.KILLED, "fanotify": (
 ELSEWHERE = STOPPED | {"fanotify": Outcome.KILLED}  # on a file system that is not marked: the tier below
 OPENED = everywhere(Outcome.REFUSED) | {"signal": Outcome.NOT_COVERED}
 UNSEEN = everywhere(Outcome.NOT_COVERED)
-# A program to which neither a path nor a descriptor leads, with LSM: the responder finds it when it has started.
-NO_PATH = {"lsm": Outcome.KILLED}
-HASHED_LATER = (
-    "with LSM: where neither path nor descriptor leads to it, it is hashed when it stands before its first instruction"
-)
 # A file that nobody has looked at yet, read by a program that is no interpreter: LSM asks about known content alone.
 UNKNOWN_DATA = "a listed file that nobody has hashed yet is data like any other to a program that is no interpreter"
 READ_FIRST = OPENED | {"lsm": Outcome.NOT_COVERED}

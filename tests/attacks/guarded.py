@@ -15,6 +15,8 @@ CONTENT = b"as it should be\n"
 SETUP_FAILED = 120  # of filetry: nothing was tried
 NOT_HERE = (errno.ENOSYS, errno.EOPNOTSUPP)
 WAIT_S = 60.0
+# Ways that are about a file mounted over another; and how their directory takes part in other namespaces.
+MOUNTED = {"umount-lazily": "private", "umount-elsewhere": "shared", "move-away": "private", "mount-move": "private"}
 
 
 @dataclass
@@ -50,17 +52,19 @@ class Files:
             process = subprocess.Popen([self.program, way, file, *given], cwd=out, preexec_fn=lambda: _enter(cgroup))
             process.wait(WAIT_S)
         if process.returncode in (SETUP_FAILED, *NOT_HERE):
-            raise Missing(f"{way}: {errno.errorcode.get(process.returncode, 'what comes before it')}")
+            what = errno.errorcode[process.returncode] if process.returncode in NOT_HERE else "what comes before it"
+            raise Missing(f"{way}: {what}")
         return process.returncode
 
     def _prepare(self, way: str, is_guarded: bool, stack: contextlib.ExitStack) -> None:
         file, out = self.place(way, is_guarded=is_guarded)
-        file.parent.mkdir(parents=True)
+        for path in (file.parent, *(out / name for name in ("mount", "lower", "work", "merged"))):
+            path.mkdir(parents=True)
+        (out / "other").write_bytes(b"other\n")
+        if way in MOUNTED:
+            _mount_over(file, out / "mounted", MOUNTED[way])
         file.write_bytes(CONTENT)
         os.setxattr(file, "user.kept", b"x")
-        for name in ("mount", "lower", "work", "merged"):
-            (out / name).mkdir(parents=True)
-        (out / "other").write_bytes(b"other\n")
         if way.startswith("held-"):
             self.held[file] = self._hold(way, file, out, stack)
 
@@ -73,6 +77,15 @@ class Files:
         assert process.stdout is not None
         assert process.stdout.readline().startswith(b"open"), f"filetry {way} did not open its file"
         return process
+
+
+def _mount_over(file: Path, source: Path, propagation: str) -> None:
+    """Mount another file over it, in a directory that is a mount of its own."""
+    subprocess.run(["mount", "--bind", file.parent, file.parent], check=True)
+    subprocess.run(["mount", f"--make-{propagation}", file.parent], check=True)
+    file.write_bytes(b"what lies below\n")
+    source.touch()
+    subprocess.run(["mount", "--bind", source, file], check=True)
 
 
 def _enter(cgroup: Path) -> None:

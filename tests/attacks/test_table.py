@@ -9,7 +9,7 @@ from tests.attacks.outcome import Outcome, Seen, Told, Unexplained, classify
 
 # Shown as "not played": what the time of the virtual machine did not suffice for.
 NOT_PLAYED = {
-    "lsm-6.1": ("SIGCONT", "PTRACE_ATTACH", "PTRACE_SEIZE", "more than may wait"),
+    "lsm-6.1": ("file: mount-move", "SIGCONT", "PTRACE_ATTACH", "PTRACE_SEIZE", "more than may wait"),
     "lsm-6.12": ("iptables flushed", "more than may wait"),
 }
 REFUSAL = Told(what="held", is_refusal=True, after_ms=1.0)

@@ -11,8 +11,9 @@ from typing import Any
 
 from mamplus_host.executor import bus
 from mamplus_host.executor.bus import Call
+from tests.kernel.conftest import SLOWNESS
 
-DEADLINE_S = 20.0
+DEADLINE_S = 20.0 * SLOWNESS
 MOCK = "org.freedesktop.DBus.Mock"
 LOGIN, MANAGER = "org.freedesktop.login1", "org.freedesktop.login1.Manager"
 _CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"

@@ -26,7 +26,14 @@ PLACES = (*(f"tests/kernel/test_{name}" for name in _WANTED), "tests/attacks/tes
 # Both kernels have what these files need, so a test that skips there hides something; but for these, and why.
 MAY_SKIP = {
     f"tests/attacks/*[[]{name}]": "not measured on one of the kernels yet"
-    for name in ("SIGCONT", "PTRACE_ATTACH", "PTRACE_SEIZE", "iptables flushed", "more than may wait")
+    for name in (
+        "file: mount-move",
+        "SIGCONT",
+        "PTRACE_ATTACH",
+        "PTRACE_SEIZE",
+        "iptables flushed",
+        "more than may wait",
+    )
 }
 # One process: the emulator has one thread, and while self-protection stands it refuses what other workers do.
 _PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist")

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from tests.attacks.attack import ELSEWHERE, HASHED_LATER, NO_PATH, STOPPED, attack, everywhere
+from tests.attacks.attack import ELSEWHERE, STOPPED, attack, everywhere
 from tests.attacks.calls import executable_at, memory_file
 from tests.attacks.disks import mounted
 from tests.attacks.ground import Ground
@@ -153,12 +153,29 @@ def inherited_descriptor(on: Ground, payload: Path, marker: Path) -> Seen:
         return on.act(lambda: executable_at(file.fileno(), b"", [b"x", bytes(marker)]))
 
 
-@attack(
-    "hidden directory",
-    FAMILY,
-    STOPPED | NO_PATH,
-    limit=HASHED_LATER,
-)
+@attack("path of more than 4,096 bytes", FAMILY, STOPPED, bypasses="what asks the kernel for the path")
+def long_path(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Starts it twenty long directories deep: the kernel itself cannot name it."""
+
+    def deed() -> None:
+        down_deep(payload)
+        os.execv(f"./{payload.name}", ["x", str(marker)])
+
+    return on.act(deed)
+
+
+def down_deep(payload: Path) -> None:
+    """Move it below more directories than a path has room for, and go there."""
+    place = os.open(payload.parent, os.O_PATH)
+    os.chdir(place)
+    for _ in range(20):
+        os.mkdir("d" * 250)
+        os.chdir("d" * 250)
+    os.rename(payload.name, payload.name, src_dir_fd=place)
+    os.close(place)
+
+
+@attack("hidden directory", FAMILY, STOPPED)
 def hidden(on: Ground, payload: Path, marker: Path) -> Seen:
     """Runs a copy in a directory that a tmpfs was mounted over meanwhile: no path leads to it any more."""
     directory = payload.parent / "below"

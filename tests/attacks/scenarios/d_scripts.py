@@ -7,6 +7,7 @@ from pathlib import Path
 from tests.attacks.attack import OPENED, READ_FIRST, UNKNOWN_DATA, UNSEEN, Missing, attack
 from tests.attacks.ground import Ground
 from tests.attacks.outcome import Seen
+from tests.attacks.scenarios.a_names import down_deep
 
 FAMILY = "scripts"
 PROGRAMS = (
@@ -54,6 +55,18 @@ def shell_file(on: Ground, payload: Path, marker: Path) -> Seen:
     """Gives the listed script to the shell; it needs no x bit."""
     payload.chmod(0o600)
     return on.execute(found("sh"), payload, marker)
+
+
+@attack("sh FILE at a long path", FAMILY, OPENED, payload="shell", bypasses=PROGRAMS, limit=NOT_SEEN)
+def shell_file_deep(on: Ground, payload: Path, marker: Path) -> Seen:
+    """As above, at a path of more than 4,096 bytes: the kernel itself cannot name it."""
+    shell = found("sh")
+
+    def deed() -> None:
+        down_deep(payload)
+        os.execv(shell, [shell, f"./{payload.name}", str(marker)])
+
+    return on.act(deed)
 
 
 @attack("sh -c '. FILE'", FAMILY, OPENED, payload="shell", bypasses=PROGRAMS, limit=NOT_SEEN)

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.attacks import calls
-from tests.attacks.attack import ELSEWHERE, HASHED_LATER, NO_PATH, STOPPED, UNSEEN, Missing, attack
+from tests.attacks.attack import ELSEWHERE, OPENED, STOPPED, UNSEEN, Missing, attack
 from tests.attacks.disks import filled_image
 from tests.attacks.ground import Ground
 from tests.attacks.outcome import Seen
 from tests.attacks.payloads import MARK_EXIT
+from tests.attacks.scenarios.d_scripts import NOT_SEEN as UNREAD
+from tests.attacks.scenarios.d_scripts import found
 
 FAMILY = "other views of the file system"
 PATHS = "tools that match paths, or look them up in another mount namespace"
@@ -74,15 +76,25 @@ def chroot(on: Ground, payload: Path, marker: Path) -> Seen:
     return seen
 
 
-@attack(
-    "detached mount", FAMILY, STOPPED | NO_PATH, limit=HASHED_LATER, bypasses=f"{PATHS}: it lies in no namespace at all"
-)
+@attack("detached mount", FAMILY, STOPPED, bypasses=f"{PATHS}: it lies in no namespace at all")
 def detached(on: Ground, payload: Path, marker: Path) -> Seen:
     """Clones its mount with open_tree(2), mounts that nowhere, and starts it through the descriptor."""
 
     def deed() -> None:
         tree = calls.call("open_tree", calls.AT_FDCWD, bytes(payload.parent), OPEN_TREE_CLONE)
         calls.executable_at(tree, os.fsencode(payload.name), [b"x", bytes(marker)])
+
+    return on.act(deed)
+
+
+@attack("script in a detached mount", FAMILY, OPENED, payload="shell", bypasses=PATHS, limit=UNREAD)
+def detached_script(on: Ground, payload: Path, marker: Path) -> Seen:
+    """As above, and gives a shell the script there."""
+    shell = found("sh")
+
+    def deed() -> None:
+        tree = calls.call("open_tree", calls.AT_FDCWD, bytes(payload.parent), OPEN_TREE_CLONE)
+        os.execv(shell, [shell, f"/proc/self/fd/{tree}/{payload.name}", str(marker)])
 
     return on.act(deed)
 
@@ -102,7 +114,7 @@ def moved(on: Ground, payload: Path, marker: Path) -> Seen:
     return on.act(deed)
 
 
-@attack("detached tmpfs", FAMILY, ELSEWHERE | NO_PATH, limit=HASHED_LATER, bypasses=f"{PATHS}; marks on mounts")
+@attack("detached tmpfs", FAMILY, ELSEWHERE, bypasses=f"{PATHS}; marks on mounts")
 def detached_memory(on: Ground, payload: Path, marker: Path) -> Seen:
     """Makes a tmpfs that is mounted nowhere (fsopen, fsmount), copies it there and starts it."""
     body = payload.read_bytes()

@@ -17,6 +17,8 @@ ASKED = "where no LSM hook refuses it, the open is asked about by fanotify"
 MAPPED = "a write through a mapping changes neither times nor calls anything; found at the next look at its content"
 RESTORED = "where nothing refuses it, the content is put back from the vault"
 COVERED = "where nothing refuses it, it is told; nothing can be put back below a mount"
+UNCOVERED = "where nothing refuses it, it is told: what lies below is another file"
+NO_ROOT = "the path leads elsewhere as a whole, with what would look at it"
 SILENT = "the content is as it was, so without LSM nothing is noticed"
 WAYS: Mapping[str, tuple[str, Mapping[str, Expected], str]] = {
     "write": ("Writes to it.", OPENED, ASKED),
@@ -34,6 +36,15 @@ WAYS: Mapping[str, tuple[str, Mapping[str, Expected], str]] = {
     "chattr": ("Makes it immutable, so that nobody can put it back.", NOT_SEEN, SILENT),
     "bind-over": ("Mounts another file over it.", PUT_BACK, COVERED),
     "move-over": ("Moves a mount over it (move_mount(2)).", PUT_BACK, COVERED),
+    "umount-lazily": ("Unmounts it: it is a mount over another file.", PUT_BACK, UNCOVERED),
+    "umount-elsewhere": (
+        "As above, from a mount namespace where it is private: what it lies in is shared, so it goes here, too.",
+        PUT_BACK,
+        UNCOVERED,
+    ),
+    "move-away": ("Moves that mount elsewhere (move_mount(2)).", PUT_BACK, UNCOVERED),
+    "mount-move": ("Moves it with mount(2) and MS_MOVE, which names it as text.", PUT_BACK, UNCOVERED),
+    "pivot": ("Gives the namespace another root (pivot_root(2)).", NOT_SEEN, NO_ROOT),
     "proc-root": ("Writes to it below /proc/self/root.", OPENED, ASKED),
     "reopen": ("Opens it with O_PATH, and that again for writing through /proc/self/fd.", OPENED, ASKED),
     "handle": ("Opens it with open_by_handle_at(2): no path at all.", OPENED, ASKED),
@@ -56,7 +67,9 @@ WAYS: Mapping[str, tuple[str, Mapping[str, Expected], str]] = {
 OTHERS: Mapping[str, tuple[str, ...]] = {
     "rename": ("away",), "uring-rename": ("away",), "link": ("linked",), "exchange": ("other",),
     "bind-over": ("other",), "move-over": ("other",), "handle": (".",), "user-namespace": ("mount",), "overlay": (".",),
+    "move-away": ("other",), "mount-move": ("other",), "pivot": ("mount",),
 }  # fmt: skip
+ALIKE = ("mount-move", "pivot")  # refused whatever they are about, while something is guarded
 
 
 def named(way: str) -> str:
@@ -72,6 +85,7 @@ def played(way: str, what: str) -> Play:
 
 
 for _way, (_what, _expected, _limit) in WAYS.items():
-    attack(named(_way), FAMILY, _expected, subject="file", payload=_way, bypasses=WATCHERS, limit=_limit, settle_s=8.0)(
-        played(_way, _what)
-    )
+    attack(
+        named(_way), FAMILY, _expected, subject="file", payload=_way, bypasses=WATCHERS, limit=_limit, settle_s=8.0,
+        is_alike=_way in ALIKE,
+    )(played(_way, _what))  # fmt: skip

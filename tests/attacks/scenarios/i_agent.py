@@ -19,6 +19,7 @@ from tests.attacks import calls
 from tests.attacks.attack import Expected, Missing, attack, everywhere
 from tests.attacks.ground import Ground
 from tests.attacks.outcome import Outcome, Seen
+from tests.attacks.whole_agent import RULES_S
 
 FAMILY = "the agent itself, attacked by root"
 AGENTS = "agents in user space: what is killed or stopped enforces nothing"
@@ -194,7 +195,8 @@ def no_descriptors(on: Ground, _pins: Path, _work: Path) -> Seen:
     return seen
 
 
-@on_agent("iptables flushed", everywhere(Outcome.NOTICED), bypasses="host firewalls", limit="put back within a tick")
+@on_agent("iptables flushed", everywhere(Outcome.NOTICED), bypasses="host firewalls", limit="put back within a tick",
+          settle_s=RULES_S)  # fmt: skip
 def flushed(on: Ground, _pins: Path, _work: Path) -> Seen:
     """Flushes the agent's chain of iptables."""
     if on.whole.rules() != "kept":
