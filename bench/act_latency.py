@@ -120,10 +120,15 @@ class Timed(Executor):
         super().__init__(*arguments, **more)
         self.took_ms: list[float] = []
 
-    def carry_out_all(self, batch: Sequence[Planned], **more: Any) -> list[list[Outcome]]:
-        outcomes = super().carry_out_all(batch, **more)
-        self.took_ms += [one.took_ns / 1e6 for some in outcomes for one in some if one.state == "done"]
-        return outcomes
+    def answer_all(
+        self, batch: Sequence[Planned], then: Callable[[int, list[Outcome]], object],
+        *, meanwhile: Callable[[], object] = int,
+    ) -> None:  # fmt: skip
+        def timed(number: int, outcomes: list[Outcome]) -> None:
+            self.took_ms += [one.took_ns / 1e6 for one in outcomes if one.state == "done"]
+            then(number, outcomes)
+
+        super().answer_all(batch, timed, meanwhile=meanwhile)
 
 
 class Ours:

@@ -3,9 +3,9 @@
 
 Journey: ring, files, sockets, threads -> [loop] -> pipeline and the other parts of the service.
 
-One thread runs everything but the network: the ring, the file watch and the control socket
-meet in one epoll. Other threads hand over through a queue and an eventfd. While
-nothing happens the loop wakes once in TICK_S; the kernel wakes it for what is urgent.
+One thread runs everything but the network and what takes long (`executor/courses.py`):
+the ring, the file watch and the control socket meet in one epoll. Other threads hand over through a queue and
+an eventfd. While nothing happens the loop wakes once in TICK_S; the kernel wakes it for what is urgent.
 """
 
 import functools

@@ -225,15 +225,21 @@ class Pipeline:
         decided.clear()
         if not batch:
             return
+        waiting = dict(enumerate(batch))
+
+        def over(number: int, outcomes: list[Outcome]) -> None:
+            if number in waiting:  # else it was told without
+                self._untold.append((waiting.pop(number), outcomes))
+
         try:
-            outcomes = self._executor.carry_out_all(
+            self._executor.answer_all(
                 [(decision, plan(decision, self._config, guarded=guarded, rules=rules)) for decision in batch],
-                meanwhile=self.tell_some,
-            )
+                over, meanwhile=self.tell_some,
+            )  # fmt: skip
         except Exception:  # likewise; the report goes out all the same
             self._note_fault(batch[0].event)
-            outcomes = [[] for _ in batch]
-        self._untold.extend(zip(batch, outcomes, strict=True))
+            for number in list(waiting):
+                over(number, [])
         while len(self._untold) > MAX_UNTOLD:
             self.tell_some()
 

@@ -31,6 +31,7 @@ from mamplus_host.events import FileChange
 from mamplus_host.executor import vault_lost
 from mamplus_host.executor.actions import refuse
 from mamplus_host.executor.alertlog import AlertLog
+from mamplus_host.executor.courses import Line
 from mamplus_host.executor.journal import Journal
 from mamplus_host.executor.netfilter_keeper import NetfilterKeeper
 from mamplus_host.executor.network import Network
@@ -52,7 +53,7 @@ NETFILTER_START_S = (
 
 
 class Service:
-    """One agent, from `start` to `stop`. Everything but the uplink runs in the thread of its loop."""
+    """One agent, from `start` to `stop`. What its loop serves runs in that one thread."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -112,6 +113,7 @@ class Service:
         )  # what a power cut left beside a file is kept before the file is looked at
         self.loop.alone(lambda: self.executor.adopt(refuse.standing(self.network)))
         self.loop.alone(lambda: self.alerts.note_outcomes(self.executor.recover()))
+        self.executor.work_beside(Line(self.loop.soon), self.alerts.note_outcomes)
         self.isolating = parts.make_isolating(self)
         self.loop.alone(self.generations.begin)  # a list that cannot be loaded must not keep the agent from starting
         self.loop.alone(self._use_policy)
@@ -136,6 +138,7 @@ class Service:
         """Close what is open. Hooks, rules and responder stay: enforcement outlives the agent (`mamplus detach`)."""
         systemd.notify("STOPPING=1")
         self.loop.alone(self.loop.drain)  # who sent us away is told before we go
+        self.loop.alone(self.executor.stop)
         self.loop.alone(self.pipeline.tell_all)
         self.tamper.close()
         self.guarding.close()
@@ -222,6 +225,7 @@ class Service:
             "unresolved_paths": self.pipeline.unresolved,
             "file_watch": self.protecting.files.lost,
             "alert_log": self.alerts.lost,
+            "actions": self.executor.counts["no_place"],
             "escalations": self.pipeline.counts["escalations_failed"],
             "control_clients": self.control.refused,
             "ask_clients": self.asks.refused,

@@ -4,6 +4,7 @@
 import contextlib
 import os
 import socket
+import threading
 import time
 
 START_MORE_S = 90  # what a start may take from each sign of life on: it finishes what a crash interrupted
@@ -20,7 +21,12 @@ def notify(message: str) -> None:
 
 
 def watchdog() -> None:
-    """Say that we live: also from within one long piece of work, and while we still start."""
+    """Say that we live: also from within one long piece of work, and while we still start.
+
+    What another thread does is no sign of life of the loop's.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
     now_s = time.monotonic()
     if now_s - _said_s[0] < _BEAT_S:
         return

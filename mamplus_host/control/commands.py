@@ -2,6 +2,7 @@
 """What the control socket can ask of the agent, one method a command; runs in the agent's loop."""
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from mamplus_host.executor.vault_window import BY_PERSON
 from mamplus_host.jsonlines import to_builtins
 from mamplus_host.kernel import fileguards
 from mamplus_host.pipeline import event_kind
-from mamplus_host.verdicts import ActionKind
+from mamplus_host.verdicts import ActionKind, Outcome
 
 if TYPE_CHECKING:
     from mamplus_host.service import Service
@@ -72,14 +73,15 @@ class Commands:
         self._of_peer: dict[str, Callable[..., Any]] = {"admit": self._guests.let_in}  # go by who asks
 
     def __call__(self, request: Request, peer: Peer) -> Any:
-        """Return the answer to `request`; ControlMalformed for an unknown command or wrong arguments."""
+        """Return the answer to `request`, or a Future of it; ControlMalformed: an unknown command, wrong arguments."""
         who = (peer,) if request.command in self._of_peer else ()
         known = self._handlers | self._of_peer
         handler = known.get(request.command)
         if handler is None:
             raise ControlMalformed(f"unknown command {request.command!r}; known: {', '.join(sorted(known))}")
         try:
-            return to_builtins(handler(*who, **request.arguments))
+            result = handler(*who, **request.arguments)
+            return _then(result, to_builtins) if isinstance(result, Future) else to_builtins(result)
         except TypeError as error:
             raise ControlMalformed(f"wrong arguments for {request.command!r}: {error}") from None
 
@@ -96,11 +98,13 @@ class Commands:
         return {**alert, "entry": to_builtins(entry) if entry else None}
 
     def undo(self, id: str) -> Any:
-        outcomes = self._service.executor.undo(self._action_id(id))
-        self._service.alerts.note_outcomes(outcomes)
-        return outcomes
+        def noted(outcomes: list[Outcome]) -> list[Outcome]:
+            self._service.alerts.note_outcomes(outcomes)
+            return outcomes
 
-    def act(self, kind: str, target: dict[str, Any], ttl_s: int = 0) -> dict[str, str]:
+        return _then(self._service.executor.begin_undo(self._action_id(id)), noted)
+
+    def act(self, kind: str, target: dict[str, Any], ttl_s: int = 0) -> Any:
         """Do one action on a person's word; ActionFailed says why it could not be done, NotPossible in monitor mode."""
         if kind not in BY_PERSONS:
             raise ControlMalformed(f"no person starts {kind!r}; want one of {', '.join(sorted(BY_PERSONS))}")
@@ -108,13 +112,17 @@ class Commands:
             raise ControlMalformed(f"{kind} for {ttl_s} s; want 1 to {MOST_S} s, or no time at all")
         if self._service.config.agent.mode == "monitor":
             raise NotPossible(f'the agent only watches: [agent] mode = "monitor"; set it to "enforce" for {kind!r}')
-        done = self._service.executor.start(
+
+        def told(done: Outcome) -> dict[str, str]:
+            self._service.tell_receipts()
+            action_id = f"{done.decision_id}-{kind}"
+            undo = action_id if BY_PERSONS[kind] else ""
+            return {"id": action_id, "alert": done.decision_id, "action": kind, "detail": done.detail, "undo": undo}
+
+        begun = self._service.executor.begin(
             ActionKind(kind), {**target, "ttl_s": ttl_s}, ttl_s=ttl_s, why="somebody on this device wanted it"
         )
-        self._service.tell_receipts()
-        action_id = f"{done.decision_id}-{kind}"
-        undo = action_id if BY_PERSONS[kind] else ""
-        return {"id": action_id, "alert": done.decision_id, "action": kind, "detail": done.detail, "undo": undo}
+        return _then(begun, told)
 
     def actions_verify(self, id: str) -> Any:
         return self._service.executor.verify(self._action_id(id))
@@ -166,3 +174,17 @@ class Commands:
     def restore(self, path: str, at: float | None = None) -> str:
         restored = self._service.vault.restore(Path(path), at=at)
         return f"restored {path}" + (f"; {restored.note}" if restored.note else "")
+
+
+def _then(begun: "Future[Any]", change: Callable[[Any], Any]) -> "Future[Any]":
+    """Return the Future of what `change` makes of the result; an error stays the error it is."""
+    changed: Future[Any] = Future()
+
+    def over(done: "Future[Any]") -> None:
+        try:
+            changed.set_result(change(done.result()))
+        except Exception as error:
+            changed.set_exception(error)
+
+    begun.add_done_callback(over)
+    return changed

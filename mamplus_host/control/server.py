@@ -15,6 +15,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,12 @@ class _Client:
         self.inbox = bytearray()
         self.outbox = bytearray()
         self.since = time.monotonic()
-        self.is_follower = False
+        self.is_follower = self.waits = False
         self.closes_when_sent = False
 
     @property
     def stays(self) -> bool:
-        return self.is_follower or self.peer.on_close is not None
+        return self.is_follower or self.waits or self.peer.on_close is not None
 
 
 class ControlServer:
@@ -164,8 +165,15 @@ class ControlServer:
             self._answer(client, bytes(client.inbox[: client.inbox.index(b"\n")]))
 
     def _answer(self, client: _Client, line: bytes) -> None:
+        self._answer_with(client, lambda: self._handler(decode_request(line), client.peer))
+
+    def _answer_with(self, client: _Client, ask: Callable[[], Any]) -> None:
+        """Send what `ask` returns; a Future of an answer is waited for without holding up the loop."""
+        if client.sock.fileno() < 0:
+            return  # it did not wait
+        client.waits = False
         try:
-            result = self._handler(decode_request(line), client.peer)
+            result = ask()
         except ControlMalformed as error:
             self._refuse(client, str(error))
             return
@@ -175,6 +183,10 @@ class ControlServer:
         except Exception as error:  # a request must not be able to end the agent
             LOG.exception("a request failed")
             self._refuse(client, f"the agent could not do that: {type(error).__name__}: {error}")
+            return
+        if isinstance(result, Future):
+            client.waits = True
+            result.add_done_callback(lambda done: self._answer_with(client, done.result))
             return
         client.is_follower = result is FOLLOW
         self._reply(client, Reply(ok=True, result=None if client.is_follower else result))

@@ -3,9 +3,10 @@
 
 Journey: execute -> [runner] -> actions/*, journal, inforce.
 
-    forward   intents (one sync for all) -> noted as in force -> do -> outcomes
+    forward   prepare -> intents (one sync for all) -> noted as in force -> do -> outcomes
     back      intents (one sync for all) -> undo -> verify -> taken off what is in force -> outcomes
 
+Both are courses (`courses.py`): what a deed does may take long and then be another thread's; what is written is ours.
 Whatever a step finds done already is done again to the same result. An action that fails is taken back at once
 and told as failed; it never stops the ones beside it.
 """
@@ -14,15 +15,17 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
 
 from mamplus_host.clock import ListClock
 from mamplus_host.errors import ActionFailed, MamplusError
+from mamplus_host.executor.courses import Course, Job
 from mamplus_host.executor.inforce import InForce, InForceStore
 from mamplus_host.executor.journal import Journal
-from mamplus_host.executor.shape import Deed, Facts, FoundAgain, Hastened, Passing, Shared, State
+from mamplus_host.executor.shape import Deed, Facts, FoundAgain, Hastened, Passing, Shared, Slow, State
 from mamplus_host.executor.steps import step
 from mamplus_host.verdicts import ActionKind, Indicator, Outcome
 
@@ -64,6 +67,7 @@ class Runner:
         self._alive = alive
         self._deeds, self._journal, self._store, self._clock = deeds, journal, store, clock
         self._hastened = {kind: deed for kind, deed in deeds.items() if isinstance(deed, Hastened)}
+        self._slow = {kind for kind, deed in deeds.items() if isinstance(deed, Slow) and deed.is_slow}
         self._shared = {kind: deed for kind, deed in deeds.items() if isinstance(deed, Shared)}
         passing = {kind for kind, deed in deeds.items() if isinstance(deed, Passing) and deed.is_passing}
         self._kept = {kind for kind, deed in deeds.items() if deed.has_inverse} - passing
@@ -71,43 +75,59 @@ class Runner:
 
     # --- forward -----------------------------------------------------------------------------
 
-    def prepare(self, work: Work) -> None:
+    def doing(self, works: Iterable[Work], meanwhile: Callable[[], object] = int) -> Course:
+        """Look, where that was not done before, and do; every work has its outcome after this.
+
+        `meanwhile` is called while what is hastened ends by itself.
+        """
+        wanted = [work for work in works if work.outcome is None]
+        for work in wanted:
+            if not work.facts:
+                yield from self._prepared(work)
+        wanted = self._noted(self._intended([work for work in wanted if work.outcome is None], is_undo=False))
+        self._hasten(wanted)
+        meanwhile()
+        failed = list[Work]()
+        words = dict[str, str]()
+        for work in wanted:
+            self._alive()
+            step("do")
+            try:
+                words[work.id] = yield self._job(work, partial(self._deeds[work.kind].do, work.facts))
+                work.ended_ns = self._clock.boot_ns()
+            except FAILURES as error:
+                back = yield self._job(work, partial(self._take_back, work))
+                words[work.id] = f"{_words(error)}{back}"
+                failed.append(work)
+        step("outcomes")
+        self._forget(work for work in failed if "could not be taken back" not in words[work.id])
+        self.close_all([(work, "failed" if work in failed else "done", words[work.id]) for work in wanted])
+
+    def _prepared(self, work: Work) -> Course:
         """Look; one that cannot be done has its outcome after this."""
         deed = self._deeds.get(work.kind)
         try:
             if deed is None:
                 raise ActionFailed(f"this device has nothing that could do {work.kind.value!r}")
-            work.facts = deed.prepare(work.id, {**work.target, "ttl_s": work.ttl_s})
+            target = {**work.target, "ttl_s": work.ttl_s}
+            work.facts = yield self._job(work, partial(deed.prepare, work.id, target))
             work.facts = self._shared_facts(work)
             work.is_fresh = True
         except FAILURES as error:
-            self.close(work, "failed", _words(error))
+            if work.outcome is None:  # else it was taken back meanwhile
+                self.close(work, "failed", _words(error))
+
+    def _job(self, work: Work, run: Callable[[], Any]) -> Job:
+        return Job(run, work.kind in self._slow)
+
+    def is_slow(self, kind: ActionKind) -> bool:
+        """Say whether an action of this kind may take seconds."""
+        return kind in self._slow
 
     def _shared_facts(self, work: Work) -> Facts:
         """Return the facts of whoever has the same effect in force already: what is seen now is its work."""
         others = self._store.sharing(work.kind, self._place(work.kind, work.facts))
         return others[0].facts if others else work.facts
-
-    def run(self, works: Iterable[Work], meanwhile: Callable[[], object] = int) -> None:
-        """Do what is prepared; every work has its outcome after this. `meanwhile`: what is hastened ends by itself."""
-        wanted = self._intended([work for work in works if work.outcome is None], is_undo=False)
-        wanted = self._noted(wanted)
-        failed = list[Work]()
-        words = dict[str, str]()
-        self._hasten(wanted)
-        meanwhile()
-        for work in wanted:
-            self._alive()
-            step("do")
-            try:
-                words[work.id] = self._deeds[work.kind].do(work.facts)
-                work.ended_ns = self._clock.boot_ns()
-            except FAILURES as error:
-                words[work.id] = f"{_words(error)}{self._take_back(work)}"
-                failed.append(work)
-        step("outcomes")
-        self._forget(work for work in failed if "could not be taken back" not in words[work.id])
-        self.close_all([(work, "failed" if work in failed else "done", words[work.id]) for work in wanted])
 
     def _hasten(self, works: list[Work]) -> None:
         for work in works:
@@ -156,14 +176,14 @@ class Runner:
 
     # --- back --------------------------------------------------------------------------------
 
-    def undo(self, works: Iterable[Work], why: str = "") -> None:
+    def undoing(self, works: Iterable[Work], why: str = "") -> Course:
         """Do the inverse of what was done; every work has its outcome after this."""
         wanted = self._intended([work for work in works if work.outcome is None], is_undo=True)
         for work in wanted:
             self._alive()
             step("undo")
             try:
-                detail = self._undo_one(work)
+                detail = yield self._job(work, partial(self._undo_one, work))
                 step("undone")
                 self._store.drop([work.id])
             except FAILURES as error:

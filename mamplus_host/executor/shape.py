@@ -85,6 +85,17 @@ class Hastened(Protocol):
 
 
 @runtime_checkable
+class Slow(Protocol):
+    """A deed that may take seconds: it reads a whole file, or waits for a helper program or a bus.
+
+    The agent acts on other events meanwhile: its methods run in a thread beside the loop, one at a time, and share
+    nothing with it that changes but files; a vault or a network of the agent's is not theirs.
+    """
+
+    is_slow: bool
+
+
+@runtime_checkable
 class Passing(Protocol):
     """A deed with an inverse that holds nothing: it is not kept in force, has no time limit, and `detach` leaves it.
 

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mamplus_host.control.guests import Guests
 from mamplus_host.control.protocol import MAX_REQUEST_BYTES, REQUEST_TIMEOUT_S, Request, short_address
 from mamplus_host.control.server import FOLLOW, FOLLOWER_BUFFER_BYTES, MAX_CLIENTS, ControlServer, Peer
 from mamplus_host.errors import AgentUnreachable, ConfigInvalid
+from mamplus_host.jsonlines import encode_line
 
 
 class Loop:
@@ -29,6 +31,7 @@ class Loop:
         self.path = path
         self.epoll = select.epoll()
         self.guests: list[int] = []
+        self.later: list[Future[object]] = []
         self._place = Guests(self.let_in, self.guests.clear)
         self.server = ControlServer(path, self.epoll, self.answer)
         self.jobs: list[Any] = []
@@ -45,6 +48,13 @@ class Loop:
             return self._place.let_in(peer)
         if request.command == "follow":
             return FOLLOW
+        if request.command == "later":
+            self.later.append(Future())
+            return self.later[-1]
+        if request.command == "end":
+            self.later[0].set_result("done")
+            self.later[1].set_exception(ConfigInvalid("this is why"))
+            self.later[2].set_result("nobody waits")
         if request.command == "wrong":
             raise ConfigInvalid("this is why")
         if request.command == "burst":
@@ -218,3 +228,19 @@ def test_a_connection_that_was_passed_on_by_a_process_that_ended_admits_nobody(l
         assert b"has ended" in passed.recv(4096)
 
     assert loop.guests == []
+
+
+def test_an_answer_that_takes_long_holds_up_nobody(loop: Loop) -> None:
+    waiting = [raw(loop) for _ in range(3)]
+    for number, sock in enumerate(waiting, 1):
+        sock.sendall(encode_line(Request("later", {})))
+        until(lambda: len(loop.later) == number)  # noqa: B023 - awaited before the next turn
+    waiting[2].close()
+
+    assert client.call(loop.path, "echo") == {"echo": {}}
+    assert select.select(waiting[:2], [], [], 0)[0] == []
+    client.call(loop.path, "end")
+
+    answers = [json.loads(sock.makefile().readline()) for sock in waiting[:2]]
+    assert [(one["ok"], one["result"] or one["error"]) for one in answers] == [(True, "done"), (False, "this is why")]
+    assert client.call(loop.path, "echo") == {"echo": {}}

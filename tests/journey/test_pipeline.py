@@ -47,8 +47,8 @@ class Acting(Device):
         self.alerts = AlertLog(self.config.state / "alerts.sqlite")
         self.pipeline = Pipeline(
             config=self.config, clock=self.clock, executor=self.executor, outbox=self.outbox, alerts=self.alerts,
-            guarded=lambda: frozenset({os.getpid()}), on_escalation=lambda: self.happened.append("told"),
-            on_restored=lambda _path: None,
+            guarded=lambda: frozenset({os.getpid()}), rules=lambda: self.rules,
+            on_escalation=lambda: self.happened.append("told"), on_restored=lambda _path: None,
         )  # fmt: skip
 
     def deeds(self) -> dict[ActionKind, Deed]:

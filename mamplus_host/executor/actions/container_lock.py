@@ -29,6 +29,7 @@ class ContainerLock:
 
     kind = ActionKind.CONTAINER_LOCK
     has_inverse = False
+    is_slow = True
 
     def __init__(self, container: Container, *, sys_root: Path = Path("/sys"), process: Path = INIT) -> None:
         self._container, self._sys, self._process = container, sys_root, process

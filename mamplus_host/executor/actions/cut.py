@@ -30,6 +30,7 @@ class Cut:
 
     kind = ActionKind.CUT
     has_inverse = False
+    is_slow = True
 
     def __init__(
         self, processes: Processes, guarded: GuardSet, netns: tuple[str, ...], *, alive: Callable[[], object] = int

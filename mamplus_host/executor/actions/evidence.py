@@ -35,6 +35,7 @@ class Evidence:
 
     kind = ActionKind.EVIDENCE
     has_inverse = True
+    is_slow = True
     is_passing = True  # it holds nothing, and a time limit must not delete it
 
     def __init__(

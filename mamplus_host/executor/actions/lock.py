@@ -27,6 +27,7 @@ class Lock:
 
     kind = ActionKind.LOCK
     has_inverse = False
+    is_slow = True
 
     def prepare(self, action_id: str, target: dict[str, Any]) -> Facts:
         """`target`: `uid` for one user's sessions alone."""

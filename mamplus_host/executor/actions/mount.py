@@ -44,6 +44,7 @@ class MountControl:
 
     kind = ActionKind.MOUNT
     has_inverse = True
+    is_slow = True
 
     def __init__(
         self, *, agent: tuple[Path, ...] = (), process: Path = INIT, media: tuple[str, ...] = UNMOUNTABLE

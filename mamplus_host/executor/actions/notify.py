@@ -40,6 +40,7 @@ class Notify:
 
     kind = ActionKind.NOTIFY
     has_inverse = False
+    is_slow = True
 
     def __init__(
         self, notices: Path, clock: Clock, *, runtime: Path = Path("/run/user"), devices: Path = Path("/dev")

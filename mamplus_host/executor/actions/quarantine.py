@@ -51,6 +51,7 @@ class Quarantine:
 
     kind = ActionKind.QUARANTINE
     has_inverse = True
+    is_slow = True
 
     def __init__(
         self, boxes: Boxes, guarded: GuardSet, *, clock: Clock, alive: Callable[[], object] = int

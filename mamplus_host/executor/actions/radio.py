@@ -38,6 +38,7 @@ class Radio:
 
     kind = ActionKind.RADIO
     has_inverse = True
+    is_slow = True
 
     def __init__(
         self, enterprise: Callable[[], Iterable[str]], *, sys_root: Path = Path("/sys"),

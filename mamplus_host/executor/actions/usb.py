@@ -32,6 +32,7 @@ class Usb:
 
     kind = ActionKind.USB
     has_inverse = True
+    is_slow = True
 
     def __init__(
         self, enterprise: Callable[[], Iterable[str]], *, sys_root: Path = Path("/sys"),

@@ -38,6 +38,7 @@ class Wipe:
 
     kind = ActionKind.WIPE
     has_inverse = False
+    is_slow = True
 
     def __init__(
         self, container: Container, order_book: Orders, receipts: Receipts, *, clock: Clock,

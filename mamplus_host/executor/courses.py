@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is done step by step, of which some take long: at once, or in line, with one thread beside the loop.
+
+Journey: execute -> [courses] -> runner.
+
+A course is a generator that yields jobs and is given what came of each. It runs in the loop's thread, and so does
+whatever is written down; only its slow jobs (a whole file to read, a helper program to wait for) run in the thread of
+the line, one at a time. Courses in line keep their order, and the next one begins when the one before it is over.
+"""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any, NamedTuple
+
+MAX_IN_LINE = 64
+
+
+class Job(NamedTuple):
+    """One step of a course."""
+
+    run: Callable[[], Any]
+    is_slow: bool = False  # may take seconds, and shares nothing with the loop
+
+
+Course = Generator[Job, Any, None]
+_Resume = Callable[[], Job]
+
+
+def at_once(course: Course) -> None:
+    """Run a course to its end, here."""
+    resume: _Resume = partial(next, course)
+    while True:
+        try:
+            job = resume()
+        except StopIteration:
+            return
+        resume = _done(course, job)
+
+
+def _done(course: Course, job: Job) -> _Resume:
+    """Do a job; return what goes on with its course."""
+    try:
+        found = job.run()
+    except Exception as error:
+        return partial(course.throw, error)
+    return partial(course.send, found)
+
+
+class Line:
+    """Courses, one after the other. To be called in the loop's thread."""
+
+    def __init__(self, post: Callable[[Callable[[], object]], object], *, most: int = MAX_IN_LINE) -> None:
+        """`post` has the loop call something, soon."""
+        self._post, self._most = post, most
+        self._courses: deque[tuple[Course, Callable[[], object]]] = deque()  # the first one runs
+        self._jobs: queue.SimpleQueue[tuple[Course, Job] | None] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[_Resume] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None  # not before it is needed: it costs memory
+        self._is_begun = self._is_stopping = False
+        self.refused = 0  # courses that found no place
+
+    def __len__(self) -> int:
+        return len(self._courses)
+
+    def enter(self, course: Course, then: Callable[[], object], *, is_bounded: bool = True) -> bool:
+        """Have `course` run when it is its turn, and `then` be called; False, and counted: there is no place."""
+        if is_bounded and len(self._courses) >= self._most:
+            self.refused += 1
+            return False
+        self._courses.append((course, then))
+        self._begin_next()
+        return True
+
+    def stop(self) -> None:
+        """End the course that runs, which may take as long as its jobs do; those that wait are forgotten."""
+        self._is_stopping = True
+        while len(self._courses) > self._is_begun:
+            self._courses.pop()
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join()
+            self._take_up()
+
+    def _go_on(self, resume: _Resume) -> None:
+        """Run the first course on until it waits for the thread, or is over; then it is the next one's turn."""
+        course, then = self._courses[0]
+        self._is_begun = True
+        try:
+            while not (job := resume()).is_slow or self._is_stopping:
+                resume = _done(course, job)
+        except StopIteration:
+            self._next(then)
+        except Exception:
+            self._next(then)
+            raise
+        else:
+            self._hand_over(course, job)
+
+    def _next(self, then: Callable[[], object]) -> None:
+        self._courses.popleft()
+        self._is_begun = False
+        if self._courses:
+            self._post(self._begin_next)
+        then()
+
+    def _begin_next(self) -> None:
+        if self._courses and not self._is_begun:
+            self._go_on(partial(next, self._courses[0][0]))
+
+    def _hand_over(self, course: Course, job: Job) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="slow deeds", daemon=True)
+            self._thread.start()
+        self._jobs.put((course, job))
+
+    def _serve(self) -> None:
+        while (given := self._jobs.get()) is not None:
+            self._ready.put(_done(*given))
+            self._post(self._take_up)
+
+    def _take_up(self) -> None:
+        """Go on with the course whose job is done; nothing, when that was done already."""
+        if not self._ready.empty():
+            self._go_on(self._ready.get())

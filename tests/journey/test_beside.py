@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What takes long is done beside the loop: other events are acted on meanwhile, and nothing else is otherwise."""
+
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mamplus_host import systemd
+from mamplus_host.actionrules import ActionRules, Disarm, Name
+from mamplus_host.errors import ActionFailed
+from mamplus_host.executor import courses
+from mamplus_host.executor.courses import Course, Job, Line
+from mamplus_host.executor.shape import Deed, Facts
+from mamplus_host.verdicts import ActionKind, Outcome, Verdict
+
+from .acting import Setting
+from .test_pipeline import Acting
+from .test_power_cuts import look, settle
+
+WAIT_S = 20  # for a thread that only has to be scheduled
+
+
+class Slow(Setting):
+    """Takes as long as the test wants."""
+
+    is_slow = True
+
+    def __init__(self, kind: ActionKind) -> None:
+        super().__init__(kind)
+        self.begun, self.may_end = threading.Event(), threading.Event()
+        self.is_next = False  # it was looked at, and is in the hands of the thread now
+
+    def effect(self, facts: Facts) -> str:
+        self.is_next = True
+        return super().effect(facts)
+
+    def do(self, facts: Facts) -> str:
+        self.begun.set()
+        assert self.may_end.wait(WAIT_S)
+        return super().do(facts)
+
+
+class Beside(Acting):
+    """A device with a line, whose loop is the test."""
+
+    def __init__(self, directory: Path) -> None:
+        self.jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self.slow = {kind: Slow(kind) for kind in (ActionKind.QUARANTINE, ActionKind.EVIDENCE, ActionKind.NOTIFY)}
+        self.late: list[Outcome] = []
+        super().__init__(directory)
+        self.line = Line(self.jobs.put, most=3)
+        self.executor.work_beside(self.line, self.late.extend)
+
+    def deeds(self) -> dict[ActionKind, Deed]:
+        return {**super().deeds(), **self.slow}
+
+    def answer(self, *names: Name, ttl_s: int = 0) -> None:
+        limits: dict[Name, int] = {"quarantine": ttl_s} if ttl_s else {}
+        self.rules = ActionRules(confirmed={"exec": names}, ttl_s=limits, disarm=Disarm(programs=1000))
+
+    def loop(self, until: Callable[[], bool]) -> None:
+        """Do what the thread hands over, until something is so."""
+        while not until():
+            self.jobs.get(timeout=WAIT_S)()
+
+    def let_end(self) -> None:
+        for deed in self.slow.values():
+            deed.may_end.set()
+
+    def await_begun(self, kind: ActionKind) -> None:
+        """Have the loop go on until a deed of this kind runs."""
+        self.loop(lambda: self.slow[kind].is_next)
+        assert self.slow[kind].begun.wait(WAIT_S)
+
+    def states(self) -> dict[str, str]:
+        """What the enterprise will be told of each action, by its kind."""
+        self.pipeline.tell_all()
+        return {one["action"]: one["state"] for alert in self.alerts.list() for one in alert["actions"]}
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Beside]:
+    one = Beside(tmp_path)
+    yield one
+    one.let_end()
+    one.executor.stop()
+    one.alerts.close()
+    one.outbox.close()
+    one.close()
+
+
+def only(device: Beside) -> Path:
+    """Return the one file of the device."""
+    (path,) = device.files.iterdir()
+    return path
+
+
+def test_events_are_acted_on_while_a_deed_takes_long_and_it_is_told_when_it_is_over(device: Beside) -> None:
+    device.answer("quarantine")
+    device.pipeline.act([device.start_of("large")])
+    device.await_begun(ActionKind.QUARANTINE)
+    device.answer("kill")
+
+    device.pipeline.take([device.start_of("another")])
+
+    assert device.happened == ["begun", "ended", "told"]
+    assert (device.told, look(only(device))) == ((1, 1), ("as it was", 0o640))
+    device.let_end()
+    device.loop(lambda: device.pipeline.untold == 1)
+    assert device.states() == {"kill": "done", "quarantine": "done"}
+    assert look(only(device)) == ("quarantine", 0o400)
+
+
+def test_a_program_is_ended_after_the_evidence_of_it_was_taken(device: Beside) -> None:
+    device.answer("evidence", "kill")
+    device.pipeline.act([device.start_of("listed")])
+    device.await_begun(ActionKind.EVIDENCE)
+    assert "ended" not in device.happened
+
+    device.let_end()
+    device.loop(lambda: device.pipeline.untold == 1)
+
+    assert device.states() == {"evidence": "done", "kill": "done"}
+
+
+def test_telling_a_person_holds_nothing_up(device: Beside) -> None:
+    device.answer("notify", "kill")
+
+    device.pipeline.act([device.start_of("listed")])
+
+    assert "ended" in device.happened
+
+
+def test_without_a_place_in_line_what_takes_long_has_failed_and_is_counted_and_the_rest_is_done(device: Beside) -> None:
+    device.answer("quarantine")
+    device.pipeline.act(device.starts(3))
+    device.answer("evidence", "kill")
+
+    device.pipeline.act([device.start_of("fourth")])
+
+    assert device.states() == {"evidence": "failed", "kill": "done"}
+    assert (device.executor.counts["no_place"], device.executor.counts["in_line"]) == (1, 3)
+
+
+def test_all_that_is_written_down_is_written_by_the_loop(device: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
+    writers = set[str]()
+    append = device.journal.append_many
+
+    def noted(*arguments: object, **more: object) -> object:
+        writers.add(threading.current_thread().name)
+        return append(*arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(device.journal, "append_many", noted)
+    device.let_end()
+    device.answer("quarantine")
+    device.pipeline.act([device.start_of("large")])
+    device.loop(lambda: device.pipeline.untold == 1)
+
+    assert writers == {threading.current_thread().name}
+
+
+def test_what_waits_is_not_begun_when_the_list_allows_it_meanwhile(device: Beside) -> None:
+    device.answer("quarantine")
+    device.pipeline.act([device.start_of("large")])
+    device.await_begun(ActionKind.QUARANTINE)
+    device.answer("evidence", "kill")
+    second = device.start_of("allowed by now")
+    device.pipeline.act([second])
+
+    device.executor.resolve_held(lambda one: Verdict.ALLOW if one.value == second.sha256 else Verdict.NOTHING)
+    device.let_end()
+    device.loop(lambda: device.pipeline.untold == 2)
+
+    assert device.states() == {"quarantine": "done", "evidence": "undone", "kill": "undone"}
+    assert (device.files / "allowed by now").exists()
+
+
+def test_what_runs_is_undone_when_it_is_over_and_once(device: Beside) -> None:
+    device.answer("quarantine")
+    device.pipeline.act([device.start_of("large")])
+    device.await_begun(ActionKind.QUARANTINE)
+    (entry,) = device.executor.in_force()
+
+    answer = device.executor.begin_undo(entry["id"])
+    with pytest.raises(ActionFailed, match="is being undone already"):
+        device.executor.begin_undo(entry["id"])
+    device.let_end()
+    device.loop(answer.done)
+
+    assert [one.state for one in answer.result()] == ["undone"]
+    assert look(only(device)) == ("as it was", 0o640)
+
+
+def test_a_time_limit_ends_what_takes_long_without_holding_up_the_loop(device: Beside) -> None:
+    device.let_end()
+    device.answer("quarantine", ttl_s=60)
+    device.pipeline.act([device.start_of("large")])
+    device.loop(lambda: device.pipeline.untold == 1)
+    device.clock.pass_s(61)
+
+    assert device.executor.expire() == []
+    device.loop(lambda: bool(device.late))
+
+    assert [one.state for one in device.late] == ["undone"]
+    assert look(only(device)) == ("as it was", 0o640)
+
+
+def test_an_agent_that_stops_ends_what_runs_and_says_what_was_not_begun(device: Beside) -> None:
+    device.answer("quarantine")
+    device.pipeline.act([device.start_of("large")])
+    device.await_begun(ActionKind.QUARANTINE)
+    device.answer("evidence", "kill")
+    device.pipeline.act([device.start_of("second")])
+
+    device.let_end()
+    device.executor.stop()
+
+    assert device.states() == {"quarantine": "done", "evidence": "failed", "kill": "done"}
+    assert device.journal.open_intents() == []
+
+
+def test_the_thread_is_no_sign_of_life_of_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemds:
+        systemds.bind(str(tmp_path / "notify"))
+        systemds.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setattr(systemd, "_said_s", [float("-inf")])
+        thread = threading.Thread(target=systemd.watchdog)
+        thread.start()
+        thread.join()
+        with pytest.raises(BlockingIOError):
+            systemds.recv(1000)
+
+        systemd.watchdog()
+
+        assert systemds.recv(1000).startswith(b"WATCHDOG=1")
+
+
+class ByHand(Line):
+    """Does in the loop what a thread would do, at its turn: a power cut ends both."""
+
+    def _hand_over(self, course: Course, job: Job) -> None:
+        self._post(lambda: self._go_on(courses._done(course, job)))
+
+
+@pytest.mark.parametrize("is_undone", [False, True])
+def test_a_cut_after_any_step_leaves_old_or_new_and_the_journal_says_which(tmp_path: Path, is_undone: bool) -> None:
+    cut_at, is_cut = 0, True
+    while is_cut:
+        cut_at += 1
+        device = Beside(tmp_path / f"{is_undone}{cut_at}")
+        device.let_end()
+        device.executor.work_beside(ByHand(device.jobs.put), device.late.extend)
+        device.answer("quarantine")
+        event = device.start_of("large")
+
+        def act() -> None:
+            device.pipeline.act([event])  # noqa: B023 - run before the next turn
+            device.loop(lambda: device.pipeline.untold == 1)  # noqa: B023
+            if is_undone:
+                device.loop(device.executor.begin_undo(device.executor.in_force()[0]["id"]).done)  # noqa: B023
+
+        is_cut = device.run(act, cut_at=cut_at)
+        if is_cut:
+            settle(device)
+
+        said = set(device.says().values()) or {"none"}
+        assert said <= {"done", "undone", "none"}
+        assert look(only(device)) == (("quarantine", 0o400) if said == {"done"} else ("as it was", 0o640))
+        assert len(device.in_force()) == (said == {"done"})
+        device.alerts.close()
+        device.outbox.close()
+        device.close()
+    assert cut_at > 8
