@@ -58,7 +58,6 @@ class Loop:
         """Serve until `ask_to_stop`."""
         service = self._service
         next_tick = time.monotonic()
-        service.tamper.rest()
         while not self._is_stopping:
             now = time.monotonic()
             if now >= next_tick:

@@ -131,8 +131,8 @@ class Service:
             self.loop.watch(self.guarding.fileno())
         self.loop.on_files()  # who changed something since the watch stands says so there
         self.pipeline.take(self._unseen())
-        self.tamper = parts.make_watch(self)
         self._begin_uplink()
+        self.tamper = parts.make_watch(self)  # last: from here on a silence is no start that takes its time
 
     def stop(self) -> None:
         """Close what is open. Hooks, rules and responder stay: enforcement outlives the agent (`mamplus detach`)."""

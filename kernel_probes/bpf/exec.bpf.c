@@ -163,17 +163,16 @@ static __always_inline enum exec_action judge_loader(struct mamplus_exec *exec, 
 	return judge_known(exec, loader);
 }
 
-/* Judge a start that waited, in place. Returns MAMPLUS_REPLY_ bits. */
-static __always_inline int answer(struct mamplus_held *start, bool hashed)
+/* Judge a start that waited, and make its record that of the answer, in place. */
+static __always_inline enum exec_action judge_waited(struct mamplus_held *start, bool hashed)
 {
 	struct mamplus_exec *exec = &start->exec;
 	struct mamplus_posture *now = posture_now();
 	struct mamplus_known *entry = hashed ? believed(&start->file) : NULL;
 	struct mamplus_known *loader = hashed && start->loader.ino ? believed(&start->loader) : NULL;
-	__u32 stopped = exec->head.flags & MAMPLUS_F_HELD;
 	enum exec_action action = EXEC_GO_ON;
 
-	finish_wait(start);
+	finish_wait(exec, start->boot_ns);
 	if (entry && (loader || !start->loader.ino)) {
 		exec->head.flags &= ~MAMPLUS_F_UNKNOWN;
 		action = judge_known(exec, entry);
@@ -182,11 +181,21 @@ static __always_inline int answer(struct mamplus_held *start, bool hashed)
 	} else if (now) {
 		action = judge_declared(exec, now->on_deadline);
 	}
-	if (action == EXEC_REFUSE)
-		count(MAMPLUS_C_REFUSED);
-	emit(exec, sizeof(*exec), true);
-	return MAMPLUS_REPLY_FOUND | (action == EXEC_REFUSE ? MAMPLUS_REPLY_KILL : 0) |
-	       (stopped ? MAMPLUS_REPLY_CONT : 0);
+	return action;
+}
+
+/*
+ * Who is refused stays in `held`, with F_REFUSED, until it ends: whoever lets it go on before the responder's SIGKILL
+ * comes ends it. Of two that answer in the same moment both may tell.
+ */
+static __always_inline long keep_refused(__u32 tgid, struct mamplus_held *start, __u32 stopped)
+{
+	long error;
+
+	start->exec.head.flags |= stopped;
+	error = bpf_map_update_elem(&held, &tgid, start, BPF_EXIST);
+	start->exec.head.flags &= ~stopped;
+	return error;
 }
 
 /* raw_tp, though never attached: it can be run by BPF_PROG_TEST_RUN since 5.10, a syscall program since 5.14. */
@@ -195,7 +204,8 @@ int mamplus_answer(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct mamplus_answer_args args;
 	struct mamplus_held *found, *start = scratch_slot(1);
-	__u32 tgid;
+	enum exec_action action;
+	__u32 tgid, stopped;
 
 	bpf_probe_read_kernel(&args, sizeof(args), ctx->args);
 	tgid = args.tgid;
@@ -204,9 +214,19 @@ int mamplus_answer(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	/* A copy: an entry that is deleted under our eyes may be another start's already. */
 	__builtin_memcpy(start, found, sizeof(*start));
-	if (start->boot_ns != args.boot_ns || bpf_map_delete_elem(&held, &tgid))
+	if (start->boot_ns != args.boot_ns)
 		return 0;
-	return answer(start, args.hashed);
+	if (start->exec.head.flags & MAMPLUS_F_REFUSED)
+		return MAMPLUS_REPLY_FOUND | MAMPLUS_REPLY_KILL;	/* who refused it may be gone */
+	stopped = start->exec.head.flags & MAMPLUS_F_HELD;
+	action = judge_waited(start, args.hashed);
+	if (action == EXEC_REFUSE ? keep_refused(tgid, start, stopped) : bpf_map_delete_elem(&held, &tgid))
+		return 0;
+	if (action == EXEC_REFUSE)
+		count(MAMPLUS_C_REFUSED);
+	emit(&start->exec, sizeof(start->exec), true);
+	return MAMPLUS_REPLY_FOUND | (action == EXEC_REFUSE ? MAMPLUS_REPLY_KILL : 0) |
+	       (stopped ? MAMPLUS_REPLY_CONT : 0);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -150,15 +150,15 @@ static __always_inline enum exec_action exec_judge(struct mamplus_held *start, s
 	return EXEC_ASK;
 }
 
-/* Turn the record of a start into that of its answer. */
-static __always_inline void finish_wait(struct mamplus_held *start)
+/* Turn the record of a start, which began to wait at `since_ns`, into that of its answer. */
+static __always_inline void finish_wait(struct mamplus_exec *exec, __u64 since_ns)
 {
-	struct mamplus_head *head = &start->exec.head;
+	struct mamplus_head *head = &exec->head;
 
 	head->kind = MAMPLUS_KIND_HELD;
 	head->flags &= ~(MAMPLUS_F_HELD | MAMPLUS_F_MONITOR);
-	start->exec.waited_ns = bpf_ktime_get_boot_ns() - start->boot_ns;
-	head->boot_ns = start->boot_ns + start->exec.waited_ns;
+	exec->waited_ns = bpf_ktime_get_boot_ns() - since_ns;
+	head->boot_ns = since_ns + exec->waited_ns;
 }
 
 #endif

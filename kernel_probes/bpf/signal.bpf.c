@@ -2,15 +2,17 @@
 /*
  * A program that waits for its hash is stopped, and whoever may signal it could let it go on.
  *
- * Hook:    tp_btf/signal_generate: every signal, but it looks at SIGCONT alone.
+ * Hook:    tp_btf/signal_generate: every signal, but it looks at SIGCONT and SIGSTOP alone.
  * Emits:   struct mamplus_exec (HELD, with F_DECLARED and F_REFUSED).
- * Refuses: by SIGKILL to the held program, when the SIGCONT is not the responder's.
- * Missing: kernels before 6.13 have no bpf_send_signal_task(), and this object does not load;
+ * Refuses: by SIGKILL to the held program, when the signal is not the responder's.
+ * Missing: where resumed.bpf.c is attached this is not: it looks at the task itself, and no race is left. Without it
+ *          kernels before 6.13 have no bpf_send_signal_task(), and this object does not load;
  *          there a SIGCONT ends the wait, and the answer still comes when the hash is known.
  *
  * The sender holds the target's signal lock here and interrupts are off, so the kernel sends
  * the SIGKILL right after the lock is released. The woken task needs that lock on its way to
- * user mode; measured by tests/kernel/test_hold.py, not proven.
+ * user mode. So it ends for certain, but where the sender's processor is taken away in that moment, as a hypervisor
+ * does, its first instructions may have run.
  */
 #include "exec_logic.h"
 
@@ -45,12 +47,12 @@ int BPF_PROG(mamplus_signal, int sig, void *info, struct task_struct *task)
 	waits = bpf_map_lookup_elem(&held, &tgid);
 	if (!start || !waits || !(waits->exec.head.flags & MAMPLUS_F_HELD) || is_responder())
 		return 0;
-	if (bpf_send_signal_task(task, MAMPLUS_SIGKILL, PIDTYPE_TGID, 0))
-		return 0;
+	if (bpf_send_signal_task(task, MAMPLUS_SIGKILL, PIDTYPE_TGID, 0) || waits->exec.head.flags & MAMPLUS_F_REFUSED)
+		return 0;	/* refused: told already */
 	__builtin_memcpy(start, waits, sizeof(*start));
 	if (bpf_map_delete_elem(&held, &tgid))
 		return 0;
-	finish_wait(start);
+	finish_wait(&start->exec, start->boot_ns);
 	start->exec.head.flags |= MAMPLUS_F_DECLARED | MAMPLUS_F_REFUSED;
 	count(MAMPLUS_C_DECLARED);
 	count(MAMPLUS_C_REFUSED);

@@ -85,15 +85,25 @@ class Kernel:
             kernel._waits = True  # until our tables are filled the old hooks stand alone
         else:
             kernel._stand(is_attached=adopted)
+            kernel._stand_waker_hook()
         return kernel
 
-    def _stand(self, *, is_attached: bool, later: tuple[str, ...] = ()) -> None:
-        """Attach what is not attached, but for `later`, and everything that hangs on it."""
+    def _stand(self, *, is_attached: bool) -> None:
+        """Attach what is not attached, but for WAKER_HOOKS, and everything that hangs on it."""
         if not is_attached:
-            _attach(self._directory, self._cgroup, later=later)
+            _attach(self._directory, self._cgroup)
         _pin_packet_programs(self._config, self._directory)
         self.guard = _stand_guard(self._config, self._directory)
         self.settle_guard(self._responder_pid)
+
+    def _stand_waker_hook(self) -> None:
+        """Attach the first of WAKER_HOOKS that this kernel has. Not while another responder answers what ours is to."""
+        for name in pins.WAKER_HOOKS:
+            if not pins.link_pin(self._directory, name).exists():
+                _attach_optional(self._directory, name)
+            if pins.link_pin(self._directory, name).exists():
+                self._guard_what_came()
+                return
 
     def settle_guard(self, responder_pid: int) -> None:
         """Tell the guard, where one stands, which processes are ours now."""
@@ -161,12 +171,11 @@ class Kernel:
             takeover.stand_aside(directory)
         waited, self._waits = self._waits, False
         if waited:
-            self._stand(is_attached=False, later=(takeover.SIGNAL,))
+            self._stand(is_attached=False)
         for directory in others:
             takeover.retire(self._config, directory)
         if waited:
-            _attach_optional(self._directory, takeover.SIGNAL)
-            self._guard_what_came()
+            self._stand_waker_hook()
         return len(others)
 
     def beat(self, boot_ns: int) -> None:
@@ -253,8 +262,8 @@ def _run_bcc(directory: Path) -> None:
         raise NotPossible(f"{pins.BTF} is missing, and bcc cannot load the probes without it: {seen}")
 
 
-def _attach(directory: Path, cgroup: Path, *, later: tuple[str, ...] = ()) -> None:
-    """Attach and pin every program but `later`; on failure nothing of `directory` stays attached."""
+def _attach(directory: Path, cgroup: Path) -> None:
+    """Attach and pin every program but those of WAKER_HOOKS; on failure nothing of `directory` stays attached."""
     descriptor = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for name, (_section, attach_type) in pins.CGROUP.items():
@@ -264,7 +273,7 @@ def _attach(directory: Path, cgroup: Path, *, later: tuple[str, ...] = ()) -> No
         for name in pins.TRACING:
             _attach_tracing(directory, name)
         for name in pins.OPTIONAL_TRACING:
-            if name not in later and not pins.link_pin(directory, name).exists():  # files' hooks may stand already
+            if not pins.link_pin(directory, name).exists():  # files' hooks may stand already
                 _attach_optional(directory, name)
     except KernelRefused:
         pins.remove(directory)

@@ -23,7 +23,7 @@ from mamplus_host.kernel.bpf import Fd, checked
 HERE = Path(__file__).resolve().parent
 OBJECTS = tuple(HERE / "objects" / f"{name}.bpf.o" for name in ("exec", "connect", "packet", "refuse", "watch"))
 OPTIONAL_OBJECTS = tuple(  # their headers say which kernels take them
-    HERE / "objects" / f"{name}.bpf.o" for name in ("signal", "tamper", "lsm_exec")
+    HERE / "objects" / f"{name}.bpf.o" for name in ("resumed", "signal", "tamper", "lsm_exec")
 )
 GUARD_OBJECT = HERE / "objects" / "lsm_guard.bpf.o"  # `guard.py` loads it
 FILES_OBJECT = HERE / "objects" / "lsm_files.bpf.o"  # loaded by whoever has rules about files
@@ -40,10 +40,11 @@ TRACING = {
     "mamplus_fork": "tp_btf/sched_process_fork",
     "mamplus_exit": "tp_btf/sched_process_exit",
 }
+# What ends a waiting program that somebody else lets go on: the first of them that the kernel attaches.
+WAKER_HOOKS = {"mamplus_resumed": "fexit/get_signal", "mamplus_signal": "tp_btf/signal_generate"}
 # What an optional object brings; attached where its program was loaded. The call is the same for a tracepoint and an
 # LSM hook.
 _OPTIONAL_HOOKS = {
-    "mamplus_signal": "tp_btf/signal_generate",
     "mamplus_tamper": "tp_btf/signal_generate",
     "mamplus_bprm": "lsm/bprm_check_security",
     "mamplus_mmap": "lsm/mmap_file",
@@ -79,7 +80,7 @@ FILE_HOOKS = {  # guarded paths; file_open comes last: with its link they are wh
     }.items()
 }  # fmt: skip
 LAST_FILE_HOOK = "mamplus_file_open"
-OPTIONAL_TRACING = _OPTIONAL_HOOKS | FILE_HOOKS
+OPTIONAL_TRACING = _OPTIONAL_HOOKS | FILE_HOOKS  # but for WAKER_HOOKS
 CGROUP = {  # name: (section, enum bpf_attach_type)
     "mamplus_connect4": ("cgroup/connect4", 10),
     "mamplus_connect6": ("cgroup/connect6", 11),
@@ -113,7 +114,7 @@ def has_btf() -> bool:
 def places() -> dict[str, str]:
     """Return where each program that is no cgroup's is attached."""
     if has_btf():
-        return TRACING | OPTIONAL_TRACING | GUARD
+        return TRACING | WAKER_HOOKS | OPTIONAL_TRACING | GUARD
     return {name: place.replace("tp_btf/", "raw_tp/") for name, place in TRACING.items()}
 
 

@@ -2,7 +2,7 @@
 """How one set of hooks takes over from another one, of another release or scope, so that nothing gets through between.
 
 Both are attached for a moment, the new one with its tables filled. A start that both hold is answered by both, from
-the same list; so the hook that ends whoever is let go on by a stranger's SIGCONT stands aside meanwhile, the old one
+the same list; so the hook that ends a start which is let go on without its answer stands aside meanwhile, the old one
 first, the new one last. The old responder answers what waits for it before it ends.
 """
 
@@ -12,8 +12,6 @@ from mamplus_host.config import Config
 from mamplus_host.errors import KernelRefused
 from mamplus_host.kernel import layout, pins, responder
 from mamplus_host.kernel.bpf import Fd, Map, value_size
-
-SIGNAL = "mamplus_signal"  # attached last
 
 
 def predecessors(config: Config, directory: Path) -> list[Path]:
@@ -44,12 +42,13 @@ def inherit(old: Path, new: Path) -> int:
 
 def stand_aside(old: Path) -> None:
     """Detach the old hook that ends programs which somebody else lets go on: soon two responders may."""
-    let_go(pins.link_pin(old, SIGNAL))
+    for name in pins.WAKER_HOOKS:
+        let_go(pins.link_pin(old, name))
 
 
 def retire(config: Config, old: Path) -> None:
     """Detach the old hooks, starts first; let the old responder answer what waits for it; then remove all pins."""
-    for name in (*pins.OPTIONAL_TRACING, "mamplus_exec"):
+    for name in (*pins.WAKER_HOOKS, *pins.OPTIONAL_TRACING, "mamplus_exec"):
         let_go(pins.link_pin(old, name))
     responder.end_of(config, old)
     pins.remove(old)

@@ -39,7 +39,7 @@ class Watch:
         self._wake_responder = wake_responder
         self._own = Process(os.getpid(), "the agent")
         self._responder = Process(responder_pid(), "the responder")
-        self.rest()
+        self._looked_s, self._worked_s = time.monotonic(), time.thread_time()
         self._missed = heartbeats()["agent_missed"]
         self._silent_looks = 0
         self.counts: dict[str, int] = {}  # by kind, since the start
@@ -51,10 +51,6 @@ class Watch:
         for one in found:
             self.counts[one.op] = self.counts.get(one.op, 0) + 1
         return [event(one, self._boot_ns()) for one in found]
-
-    def rest(self) -> None:
-        """What comes before the next look took its time for a reason of our own."""
-        self._looked_s, self._worked_s = time.monotonic(), time.thread_time()
 
     def close(self) -> None:
         self._pins.close()

@@ -10,6 +10,7 @@ import pytest
 from tests.attacks import table
 from tests.attacks.attack import Attack, Missing
 from tests.attacks.ground import Ground, ground
+from tests.attacks.outcome import Outcome
 from tests.attacks.play import is_expected, play
 
 
@@ -28,14 +29,20 @@ def measured_ground(tier: str) -> Iterator[Ground]:
 
 
 def check(attack: Attack, on: Ground) -> None:
-    """Play an attack; fail unless its outcome is a documented one. One that was never measured here is skipped."""
+    """Play an attack; fail unless its outcome is a documented one. One that was never measured here is skipped.
+
+    A whole agent also tells of a busy machine (a silence, rules that could not be compared in time). So where an attack
+    is documented as not covered, and something was told, that has to happen twice.
+    """
     release = os.uname().release
     if attack.name not in table.outcomes(on.tier, release):
         pytest.skip(f"not measured on Linux {table.series(release)}: play it with --only")
     result = play(attack, on)
+    if result.outcome == Outcome.NOTICED and Outcome.NOT_COVERED in attack.expects(on.tier, on.hooks):
+        result = play(attack, on)
     if result.outcome == "missing":
         pytest.skip(f"{result.why} is missing here")
     assert is_expected(attack, on, result), (
-        f"{attack.name!r} on tier {on.tier} was {result.outcome} ({result.why or result.seen}),"
+        f"{attack.name!r} on tier {on.tier} was {result.outcome} ({result.why or result.seen}; told: {result.told}),"
         f" documented is {attack.expects(on.tier, on.hooks)}"
     )

@@ -21,6 +21,7 @@ BUILD: dict[str, list[str]] = {
     "traced": [],
     "waker": [],
     "tracer": [],
+    "seizer": [],
     "wants": ["-pthread"],
     "filetry": [],
 }

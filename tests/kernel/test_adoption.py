@@ -25,7 +25,7 @@ from .conftest import REFUSED, Agent, end, sha256
 pytestmark = pytest.mark.kernel
 HOOKS = {"exec", "fork", "exit", "connect4", "connect6", "sendmsg4", "sendmsg6", "dns", "egress", "ingress"}
 
-OPTIONAL = {name.removeprefix("mamplus_") for name in (*pins.OPTIONAL_TRACING, *pins.GUARD)}
+OPTIONAL = {name.removeprefix("mamplus_") for name in (*pins.WAKER_HOOKS, *pins.OPTIONAL_TRACING, *pins.GUARD)}
 
 
 def required(agent: Agent) -> set[str]:

@@ -17,7 +17,9 @@ def test_where_an_agent_attaches_all_that_it_needs_is_there(agent: Agent) -> Non
     found = msgspec.structs.asdict(probe())
 
     assert {name: answer for name, answer in found.items() if name not in NOT_NEEDED and answer != YES} == {}
-    assert (found["signal_other"] == YES) == ("signal" in agent.kernel.hooks())
+    hooks = agent.kernel.hooks()
+    assert ("resumed" in hooks) == (found["fentry"] == YES)
+    assert ("signal" in hooks) == ("resumed" not in hooks and found["signal_other"] == YES)
 
 
 def test_a_no_has_a_reason() -> None:

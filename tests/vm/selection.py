@@ -19,8 +19,9 @@ from tests.vm.kernels import ROOT, StockKernel
 # attaches an agent of its own, so what is decided in user space (the vault, the table builder, exports) is left to the
 # machine's own kernel.
 _WANTED = (
-    "features.py", "verifier.py", "lsm_exec.py", "file_guard.py", "lsm_guard.py",
-    "doctor.py::test_with_bpf_lsm_each_control_that_it_can_enforce_is_enforced_by_it",
+    "features.py", "verifier.py", "hold.py::test_whoever_seizes_a_held_program_ends_it",
+    "hold.py::test_who_is_refused_does_not_run_before_its_sigkill_comes", "lsm_exec.py", "file_guard.py",
+    "lsm_guard.py", "doctor.py::test_with_bpf_lsm_each_control_that_it_can_enforce_is_enforced_by_it",
 )  # fmt: skip
 PLACES = (*(f"tests/kernel/test_{name}" for name in _WANTED), "tests/attacks/test_attacks_lsm.py")
 # Both kernels have what these files need, so a test that skips there hides something; but for these, and why.

@@ -44,8 +44,9 @@ def orphaned(on: Ground, payload: Path, marker: Path) -> Seen:
 @attack(
     "SIGCONT",
     FAMILY,
-    ANSWERED | {"signal without signal": Outcome.KILLED},
-    limit="Linux 6.13 and later end it at once; before, the SIGCONT may win the race",
+    ANSWERED | {"signal without resumed": (Outcome.KILLED, Outcome.NOTICED)},
+    limit="a kernel under lockdown ends it from the sender's side (from 6.13 on; before it does not): its first"
+    " instructions may win that race",
     is_alike=True,
 )
 def woken(on: Ground, payload: Path, marker: Path) -> Seen:
@@ -64,9 +65,10 @@ def attached(on: Ground, payload: Path, marker: Path) -> Seen:
 @attack(
     "PTRACE_SEIZE",
     FAMILY,
-    everywhere(Outcome.REFUSED) | {"signal": Outcome.NOT_COVERED},
+    everywhere(Outcome.REFUSED) | {"signal without resumed": Outcome.NOT_COVERED, "signal": Outcome.KILLED},
     is_alike=True,
-    limit="no signal is sent, so on tier signal nothing tells of it; it must come within the millisecond of hashing",
+    limit="no signal is sent, so on tier signal of a kernel under lockdown nothing tells of it; it must come within the"
+    " millisecond of hashing",
 )
 def seized(on: Ground, payload: Path, marker: Path) -> Seen:
     """Seizes it as a debugger, which sends no signal, and lets it go on."""
