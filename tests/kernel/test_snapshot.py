@@ -183,13 +183,14 @@ def test_a_power_cut_at_each_step_leaves_a_whole_snapshot_or_none(
 
 
 def test_above_its_bound_the_oldest_snapshots_go(suspect: tuple[int, int, Path], tmp_path: Path) -> None:
-    deed = made(tmp_path / "evidence")
-    first = deed.prepare("01JD1-evidence", {"tgid": suspect[0]})
-    deed.do(first)
-    size = deed.place("01JD1-evidence").stat().st_size
-    small = made(tmp_path / "evidence", max_bytes=int(size * 2.5))
-    for name in ("01JD2-evidence", "01JD3-evidence"):
-        small.do(small.prepare(name, {"tgid": suspect[0]}))
+    deed = made(tmp_path / "evidence", max_bytes=64 << 20)
+    (tmp_path / "evidence").mkdir()
+    for name, size in (("01JD1-evidence", 64 << 20), ("01JD2-evidence", 1)):
+        with deed.place(name).open("wb") as file:
+            file.truncate(size)
+
+    deed.do(deed.prepare("01JD3-evidence", {"tgid": suspect[0]}))
+
     kept = sorted(path.stem for path in (tmp_path / "evidence").glob("*.sealed"))
     assert kept == ["01JD2-evidence", "01JD3-evidence"]
 
