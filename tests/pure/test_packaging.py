@@ -132,6 +132,33 @@ def test_no_lock_or_package_list_names_an_address() -> None:
     assert [name for name, text in texts.items() if "://" in text or "--index" in text] == []
 
 
+def test_a_package_whose_service_is_not_to_run_here_is_unpacked_once_and_whole_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "packaging").mkdir()
+    shutil.copy(PACKAGING / "provision", tmp_path / "packaging/provision")
+    (tmp_path / "packaging/debian-packages.txt").write_text("own-service [unpacked]\n")
+    (tmp_path / "tree/DEBIAN").mkdir(parents=True)
+    (tmp_path / "tree/DEBIAN/control").write_text(
+        "Package: own-service\nVersion: 1\nArchitecture: all\nMaintainer: nobody <a@b.example>\nDescription: one\n"
+    )
+    (tmp_path / "tree/usr/sbin").mkdir(parents=True)
+    (tmp_path / "tree/usr/sbin/own-service").touch()
+    (tmp_path / "apt-get").write_text('#!/bin/sh\n[ "$1" = download ] && exec dpkg-deb -b "$DEBS/tree" .\n')
+    (tmp_path / "apt-get").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin:/usr/sbin:/sbin", "DEBS": str(tmp_path / "none")}
+
+    def provision(**more: str) -> subprocess.CompletedProcess[str]:
+        command = [tmp_path / "packaging/provision"]
+        return subprocess.run(command, check=False, env=environment | more, capture_output=True, text=True, timeout=60)
+
+    assert provision().returncode != 0
+    assert list((tmp_path / "build/unpacked").iterdir()) == []
+    assert provision(DEBS=str(tmp_path)).returncode == 0
+    assert [path.name for path in (tmp_path / "build/unpacked").iterdir()] == ["own-service"]
+    assert (tmp_path / "build/unpacked/own-service/usr/sbin/own-service").exists()
+    again = provision()
+    assert (again.returncode, again.stdout + again.stderr) == (0, "")
+
+
 def test_make_names_its_verbs_one_a_line() -> None:
     help_text = subprocess.run(
         ["make", "-C", ROOT, "-s"], capture_output=True, text=True, check=True, timeout=30
