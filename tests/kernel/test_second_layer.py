@@ -252,6 +252,7 @@ def test_a_firewall_manager_that_reloads_opens_nothing_and_our_rules_come_back(
         world.end()
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("backend", "layer"), [("nftables", "nftables"), ("iptables", "iptables")])
 def test_a_firewalld_that_reloads_opens_nothing_and_our_rules_come_back(
     world: World, attach: Callable[..., Agent], cgroup: Path, tmp_path: Path, backend: firewalls.Backend, layer: str
