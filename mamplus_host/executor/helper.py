@@ -6,10 +6,12 @@ Journey: netfilter, secondlayer, cut, boxes, wipe, mounts, bus, ... -> [helper] 
 A helper says what is wrong in the last line of its stderr, for people.
 """
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import BinaryIO
 
 from mamplus_host.errors import ActionFailed, MamplusError
 
@@ -33,9 +35,12 @@ def run(
     """
     pipe = subprocess.PIPE
     try:
-        with subprocess.Popen(line(name, *words), stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=keeps) as helper:
+        with (
+            _file(told) as stdin,
+            subprocess.Popen(line(name, *words), stdin=stdin, stdout=pipe, stderr=pipe, pass_fds=keeps) as helper,
+        ):
             try:
-                out, err = _wait(helper, told, time.monotonic() + within_s, alive)
+                out, err = _wait(helper, time.monotonic() + within_s, alive)
             except BaseException:
                 helper.kill()
                 raise
@@ -49,16 +54,21 @@ def run(
     return out
 
 
-def _wait(
-    helper: "subprocess.Popen[bytes]", told: bytes, until_s: float, alive: Callable[[], object]
-) -> tuple[bytes, bytes]:
+def _file(content: bytes) -> BinaryIO:
+    """Return a file in memory to be read. No pipe: `communicate` does not go on writing once it has timed out."""
+    file = os.fdopen(os.memfd_create("told", os.MFD_CLOEXEC), "w+b")
+    file.write(content)
+    file.seek(0)
+    return file
+
+
+def _wait(helper: "subprocess.Popen[bytes]", until_s: float, alive: Callable[[], object]) -> tuple[bytes, bytes]:
     """Return stdout and stderr of a helper that has ended; TimeoutExpired when that is not until `until_s`."""
     while True:
         alive()
         left_s = max(0.0, until_s - time.monotonic())
         try:
-            return helper.communicate(told, timeout=min(_BEAT_S, left_s))
+            return helper.communicate(timeout=min(_BEAT_S, left_s))
         except subprocess.TimeoutExpired:
-            told = b""  # it goes on with what it was given
             if time.monotonic() >= until_s:
                 raise

@@ -37,6 +37,12 @@ def test_it_gets_what_it_is_told_whole_and_what_it_prints_comes_back(become: Bec
     assert run(told=MEGABYTE) == MEGABYTE
 
 
+def test_one_that_begins_to_listen_late_gets_all_of_it(become: Become) -> None:
+    become("sleep 2; cat")
+
+    assert run(told=MEGABYTE) == MEGABYTE
+
+
 def test_one_that_does_not_listen_has_not_failed(become: Become) -> None:
     become("echo done")
 
