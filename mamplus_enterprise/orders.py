@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Orders to one device that no list and no policy can give: made, signed, and written into the audit log.
 
-Journey: administrator -> [orders] -> stick, mail -> device (`mamplus wipe ORDER`).
+Journey: administrator -> [orders] -> devices/orders -> device; or by stick, mail (`mamplus wipe ORDER`).
 
 Signed with the key of maintenance codes: it lies where administrators sit, and not on the server. docs/trust.md.
 """
@@ -16,6 +16,7 @@ from mamplus_enterprise.ble.keys import load_maintenance
 from mamplus_enterprise.ble.roles import FIELD, MAINTENANCE
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.maintenance import find
+from mamplus_enterprise.storage.schema import OrderRow
 from mamplus_enterprise.storage.store import Store, note
 from mamplus_host.errors import ConfigInvalid
 from mamplus_host.maintenance import order as orders
@@ -33,6 +34,7 @@ class Wanted:
     within_s: int  # the order must reach the device before that
     reason: str
     who: str
+    is_sent: bool = False  # the server hands it to the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,17 @@ def issue(home: Home, store: Store, wanted: Wanted, passphrase: bytes | None, el
         device = find(session, wanted.device)
         expires_s = int(time.time()) + wanted.within_s
         order = orders.new(wanted.what, device.id, expires_s=expires_s, reason=wanted.reason)
-        detail = f"order {order.id}, good for {wanted.within_s} s; {wanted.reason}"
+        way = "handed out by the server" if wanted.is_sent else "carried by hand"
+        detail = f"order {order.id}, good for {wanted.within_s} s, {way}; {wanted.reason}"
         subject = f"{device.name} {device.id}"
         note(session, who=wanted.who, what=f"ordered a {wanted.what}", subject=subject, detail=detail)
         data = orders.payload(order)
-        return Issued(order.id, orders.spell(data, key.sign(orders.signed_text(data))), device.id, device.name)
+        text = orders.spell(data, key.sign(orders.signed_text(data)))
+        if wanted.is_sent:
+            session.add(
+                OrderRow(
+                    id=order.id, device_id=device.id, what=order.what, text=text, reason=wanted.reason,
+                    ordered_by=wanted.who[:255], ordered_at=time.time(), expires_at=expires_s,
+                )
+            )  # fmt: skip
+        return Issued(order.id, text, device.id, device.name)

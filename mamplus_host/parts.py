@@ -27,6 +27,8 @@ from mamplus_host.ids import new_id
 from mamplus_host.isolating import Isolating
 from mamplus_host.ledger import Ledger
 from mamplus_host.maintenance.keeper import Keeper
+from mamplus_host.maintenance.order import Orders
+from mamplus_host.ordering import Ordering
 from mamplus_host.pipeline import Pipeline
 from mamplus_host.protecting import Protecting
 from mamplus_host.sweep import Asks, Sweep
@@ -120,6 +122,14 @@ def make_keeper(service: "Service") -> Keeper:
 
     return Keeper(
         service.config.state, service.clock, open_guard=open_guard, journal=_note(service), tell=service.pipeline.tell,
+    )  # fmt: skip
+
+
+def make_ordering(service: "Service") -> Ordering:
+    config, clock = service.config, service.clock
+    return Ordering(
+        config, clock, executor=service.executor, receipts=service.receipts, tell=service.pipeline.tell,
+        order_book=Orders(config.state, clock.list_s), tell_receipts=service.tell_receipts,
     )  # fmt: skip
 
 

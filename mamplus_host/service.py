@@ -106,6 +106,7 @@ class Service:
         self.pipeline = parts.make_pipeline(self)
         self.loop.alone(self._tell_of_lost_vaults)
         self.sweep = parts.make_sweep(self)
+        self.ordering = parts.make_ordering(self)
         self.maintenance = parts.make_keeper(self)
         self.generations = parts.make_generations(self)
         self.loop.alone(
@@ -207,6 +208,7 @@ class Service:
                 self.clock,
                 enforced=self.generations.number,
                 on_generation=lambda _generation: self.updater.start(),  # the uplink asks again if it fails
+                on_orders=lambda texts: self.loop.soon(lambda: self.ordering.take(texts)),
             )
             self._reported = self.generations.state
             self.uplink.examined(self.examiner.report())
@@ -233,7 +235,7 @@ class Service:
         }
 
     def tell_receipts(self) -> None:
-        """Tell the enterprise of every wipe that it was not told of."""
+        """Tell the enterprise of everything done by its order that it was not told of."""
         for action_id, kept in self.receipts.untold().items():
             self.pipeline.tell(told_of(action_id, kept, self.clock))
             self.receipts.told(action_id)

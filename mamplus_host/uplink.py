@@ -54,15 +54,18 @@ class Uplink(threading.Thread):
     def __init__(
         self, identity: Identity, outbox: Outbox, settings: config.Uplink, clock: Clock,
         *, enforced: int, on_generation: Callable[[int], None],
+        on_orders: Callable[[tuple[str, ...]], None] = lambda _texts: None,
     ) -> None:  # fmt: skip
         """`on_generation(n)` is called in the uplink's thread when a generation newer than `enforced` exists.
 
         It must return soon and not raise; the service answers later with `installed`. Without
-        an answer it is called again, by the retry schedule.
+        an answer it is called again, by the retry schedule. `on_orders(texts)` likewise: the enterprise sends an order
+        again until it was told what came of it.
         """
         super().__init__(name="uplink-wait", daemon=True)
         self._identity, self._outbox, self._settings, self._clock = identity, outbox, settings, clock
         self._enforced, self._known, self._on_generation = enforced, enforced, on_generation
+        self._on_orders = on_orders
         self._changed = threading.Condition()  # guards everything below, but for the clients
         self._stopping = False
         self._wanted = True  # something may be in the outbox
@@ -187,7 +190,10 @@ class Uplink(threading.Thread):
         self._wait.client.close()
 
     def _poll(self, client: Client) -> int:
-        return client.wait(self._enforced, self._settings.poll_s, known=self._known)
+        told = client.wait(self._enforced, self._settings.poll_s, known=self._known)
+        if told.orders:
+            self._on_orders(told.orders)
+        return told.generation
 
     def _is_news(self, newest: int) -> bool:
         """Whether the device may not hold `newest`. One below what it knows is: a thief may have driven that up."""

@@ -4,8 +4,9 @@
 Journey: device's outbox -> [intake] -> administrators.
 
 What a device says is a claim. Its bytes are kept as they were signed, so the claim can be
-checked again; nothing of it is acted on here. What a device only suspects is open: it waits for an
-answer. What it confirmed by itself is a report, that an administrator may still overrule.
+checked again; nothing of it is acted on here, but that an order which it answers is not handed
+out again. What a device only suspects is open: it waits for an answer. What it confirmed by itself
+is a report, that an administrator may still overrule.
 """
 
 import base64
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 import msgspec
 from sqlalchemy import select
 
+from mamplus_enterprise.devices import orders
 from mamplus_enterprise.devices.signature import fits
 from mamplus_enterprise.errors import Malformed
 from mamplus_enterprise.storage.schema import AlertRow, Device
@@ -63,22 +65,26 @@ class Taken:
 def take(store: Store, device: Device, alerts: Iterable[Sealed]) -> Taken:
     """Store the alerts that fit; returns after the commit."""
     rows: dict[int, AlertRow] = {}
+    bodies: dict[int, AlertBody] = {}
     refused_seq, refusal = 0, ""
     for sealed in alerts:
         try:
-            rows[sealed.seq] = _row(device, sealed)
+            rows[sealed.seq], bodies[sealed.seq] = _row(device, sealed)
         except Malformed as error:
             if not refusal:
                 refused_seq, refusal = sealed.seq, str(error)
     with store.writing() as session:
         wanted = select(AlertRow.seq).where(AlertRow.device_id == device.id, AlertRow.seq.in_(rows))
         known = set(session.scalars(wanted))
-        session.add_all(row for seq, row in sorted(rows.items()) if seq not in known)
+        for seq, row in sorted(rows.items()):
+            if seq not in known:
+                session.add(row)
+                orders.answered(session, device, bodies[seq].kind, bodies[seq].evidence)
         session.get_one(Device, device.id).last_seen = time.time()
     return Taken(sorted(rows), refused_seq, refusal)
 
 
-def _row(device: Device, sealed: Sealed) -> AlertRow:
+def _row(device: Device, sealed: Sealed) -> tuple[AlertRow, AlertBody]:
     if not 1 <= sealed.seq <= MAX_SEQ:
         raise Malformed(f"seq is {sealed.seq}, want 1 to {MAX_SEQ}")
     if not fits(device.public_key, sealed.signature, sealed.body.encode(errors="replace")):
@@ -89,11 +95,12 @@ def _row(device: Device, sealed: Sealed) -> AlertRow:
     if not 1 <= len(body.id) <= MAX_ID_CHARS:
         raise Malformed(f"alert {sealed.seq} has an id of {len(body.id)} characters, want 1 to {MAX_ID_CHARS}")
     kind, value = _canonical(body.indicator)
-    return AlertRow(
+    row = AlertRow(
         device_id=device.id, seq=sealed.seq, alert_id=body.id, received_at=time.time(), body=sealed.body,
         signature=base64.b64decode(sealed.signature), indicator_kind=kind, indicator_value=value,
         state="open" if body.finding is Finding.SUSPECTED else "reported",
     )  # fmt: skip
+    return row, body
 
 
 def parse(text: str) -> AlertBody:

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 
 from mamplus_enterprise.alerts import intake
 from mamplus_enterprise.api.context import MAX_BODY_BYTES, body_of, context_of, decode, off_loop
+from mamplus_enterprise.devices import orders
 from mamplus_enterprise.devices.registry import MAX_GENERATION, Report, heard, reported
 from mamplus_enterprise.devices.signature import SignedRequest, authenticated
 from mamplus_enterprise.errors import Malformed, TooLarge
@@ -32,12 +33,16 @@ async def _signed(request: Request, max_bytes: int = MAX_BODY_BYTES) -> tuple[De
 @router.get("/v1/wait")
 async def wait(
     request: Request, generation: Generation, poll_s: PollSeconds = MAX_POLL_S, known: Generation = 0
-) -> dict[str, int]:
-    """`Request_Update_BLE`: say when there is a newer generation."""
+) -> dict[str, Any]:
+    """`Request_Update_BLE`: say when there is a newer generation; orders come at once, or when the wait ends."""
     context = context_of(request)
     device, _ = await _signed(request)
     await off_loop(heard, context.store, device, generation)
-    return {"generation": await context.news.newer_than(max(generation, known), min(poll_s, MAX_POLL_S))}
+    waiting = await off_loop(orders.due, context.store, device)
+    wait_s = 0 if waiting else min(poll_s, MAX_POLL_S)
+    newest = await context.news.newer_than(max(generation, known), wait_s)
+    waiting = waiting or await off_loop(orders.due, context.store, device)
+    return {"generation": newest, "orders": waiting} if waiting else {"generation": newest}
 
 
 @router.post("/v1/alerts")

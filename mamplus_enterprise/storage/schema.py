@@ -185,6 +185,28 @@ class AlertRow(Base):
     entry_id: Mapped[int | None] = mapped_column(ForeignKey("entries.id"))
 
 
+class OrderRow(Base):
+    """An order that the server hands to its device, as it was signed elsewhere, and what came of it."""
+
+    __tablename__ = "orders"
+    __table_args__ = (Index("orders_by_device", "device_id", "state"),)
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)  # of the order, hex
+    device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"))
+    what: Mapped[str] = mapped_column(String(32))  # wipe, lock, container-lock
+    text: Mapped[str] = mapped_column(Text)  # maintenance/order.py
+    reason: Mapped[str] = mapped_column(Text)
+    ordered_by: Mapped[str] = mapped_column(String(255))
+    ordered_at: Mapped[float]
+    expires_at: Mapped[int] = mapped_column(BigInteger)
+    handed_at: Mapped[float | None]  # last
+    state: Mapped[str] = mapped_column(String(16), default="waiting")  # devices/orders.py
+    answered_at: Mapped[float | None]
+    detail: Mapped[str] = mapped_column(Text, default="")  # what the device says came of it
+    receipt: Mapped[str] = mapped_column(Text, default="")  # JSON, byte for byte as signed; "": none
+    signature: Mapped[str] = mapped_column(Text, default="")  # of the device over the receipt, base64
+
+
 class GenerationRow(Base):
     """A generation that was published."""
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Receipts of what was wiped, signed with the device's key: `state/receipts/ID.json`, and each is told once.
+"""Receipts of what was done by order, signed with the device's key: `state/receipts/ID.json`, and each is told once.
 
-Journey: wipe -> [receipts] -> service -> outbox.
+Journey: wipe, ordering -> [receipts] -> service -> outbox.
 """
 
 import base64
@@ -45,10 +45,18 @@ class Receipts:
                     found[path.stem] = kept
         return found
 
-    def told(self, action_id: str) -> None:
-        """Note that a receipt is in the outbox."""
+    def told(self, action_id: str, is_told: bool = True) -> None:
+        """Note that a receipt is in the outbox, or is to go there again."""
         kept = json.loads((self._directory / f"{action_id}.json").read_bytes())
-        self._keep(action_id, {**kept, "told": True})
+        self._keep(action_id, {**kept, "told": is_told})
+
+    def of_order(self, order_id: str) -> str:
+        """Return the id of the action that an order's receipt is about, "" when there is none."""
+        for path in sorted(self._directory.glob("*.json")):
+            with suppress(ValueError, KeyError, TypeError):
+                if json.loads(json.loads(path.read_bytes())["receipt"])["order"] == order_id:
+                    return path.stem
+        return ""
 
     def _keep(self, action_id: str, kept: dict[str, Any]) -> None:
         write_whole(self._directory / f"{action_id}.json", json.dumps(kept).encode("ascii"))
@@ -63,10 +71,12 @@ def signature_of(state: Path) -> Sign:
 
 def told_of(action_id: str, kept: dict[str, Any], clock: Clock) -> Escalation:
     """Return what the enterprise is told of a receipt; the same one twice has the same id."""
-    order = json.loads(kept["receipt"])["order"]
+    receipt = json.loads(kept["receipt"])
+    kind = receipt.get("what", "wipe")
+    done = {"wipe": "the professional container was wiped"}.get(kind, f"{kind}: {receipt.get('detail', '')}")
     return Escalation(
-        id=action_id.partition("-")[0], kind="wipe", finding=Finding.CONFIRMED, severity=Severity.HIGH,
-        at=clock.wall_s(), boot_ns=clock.boot_ns(), generation=0, rule="order",
-        summary=f"the professional container was wiped by order {order}",
+        id=action_id.partition("-")[0], kind="wipe" if kind == "wipe" else "order", finding=Finding.CONFIRMED,
+        severity=Severity.HIGH, at=clock.wall_s(), boot_ns=clock.boot_ns(), generation=0, rule="order",
+        summary=f"{done}, by order {receipt['order']}",
         evidence={"receipt": kept["receipt"], "signature": kept["signature"]},
     )  # fmt: skip

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An order of the enterprise to one device, once, until a date: signed with the key of maintenance codes.
 
-Journey: enterprise (`wipe DEVICE`) -> stick, mail -> [order] -> wipe.
+Journey: enterprise (`wipe DEVICE`, `lock DEVICE`) -> uplink, stick, mail -> [order] -> ordering, wipe.
 
 JSON in base64 and its Ed25519 signature, a line each, between a first and a last line that say what it is. The list and
 the policy cannot say what an order says: docs/trust.md.
@@ -28,7 +28,7 @@ from mamplus_host.errors import (
 )
 from mamplus_host.files import write_whole
 
-WIPE = "wipe"
+WIPE, LOCK, CONTAINER_LOCK = "wipe", "lock", "container-lock"  # what may be ordered
 MAX_BYTES = 4096
 MAX_USED = 1000
 _BEGIN, _END = "-----BEGIN MAMPLUS ORDER-----", "-----END MAMPLUS ORDER-----"

@@ -26,8 +26,11 @@ POLL_GRACE_S = 10.0  # that a long poll may last beyond what it asked for
 _T = TypeVar("_T")
 
 
-class _Waited(msgspec.Struct):
-    generation: int
+class Waited(msgspec.Struct, frozen=True):
+    """What a long poll brought."""
+
+    generation: int  # the newest there is
+    orders: tuple[str, ...] = ()  # as maintenance/order.py reads them
 
 
 class _Acknowledged(msgspec.Struct):
@@ -61,14 +64,16 @@ class Client:
         """When the connection in use was made, CLOCK_BOOTTIME in nanoseconds; 0: none was."""
         return self._connection.opened_ns
 
-    def wait(self, generation: int, poll_s: int, *, known: int = 0) -> int:
+    def wait(self, generation: int, poll_s: int, *, known: int = 0) -> Waited:
         """Return the newest generation there is, at once when newer than what is known, else within `poll_s` seconds.
+
+        Orders for this device end the wait, too.
 
         `generation` is enforced here; `known` (when greater) is installed too, and kept out.
         """
         path = f"/v1/wait?generation={generation}&poll_s={poll_s}" + (f"&known={known}" if known > generation else "")
         answer = self._ask("GET", path, b"", timeout_s=poll_s + POLL_GRACE_S)
-        return _decode(answer, _Waited).generation
+        return _decode(answer, Waited)
 
     def send_alerts(self, records: Sequence[Sealed]) -> list[int]:
         """Hand over `records` (`Send_alert`); return the sequence numbers that are stored for good.

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A wipe needs an order that the enterprise signed for this very device; each is good once, until its date."""
 
+import json
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -12,7 +14,7 @@ from mamplus_host.errors import CodeExpired, CodeForged, CodeMalformed, CodeUsed
 from mamplus_host.maintenance import order as orders
 from mamplus_host.maintenance.order import Order, Orders
 
-from .company import Company
+from .company import Company, FakeDevice
 
 SEVEN, EIGHT = "a7" * 32, "b8" * 32
 
@@ -119,6 +121,94 @@ def test_a_damaged_memory_of_orders_lets_none_be_used_twice(company: Company, de
     (device.state / "orders.json").write_bytes(b"junk")
     with pytest.raises(NotPossible, match="damaged"):
         device.orders.accept(text, orders.WIPE)
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Company]:
+    made = Company(tmp_path / "enterprise").found().serve()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def receipt_of(device: FakeDevice, order_id: str, by: FakeDevice | None = None) -> dict[str, str]:
+    text = json.dumps({"order": order_id, "device": device.id, "what": "lock", "at": 1.0, "detail": "locked 1 session"})
+    return {"receipt": text, "signature": (by or device).sign(b"mamplus-receipt\n" + text.encode())}
+
+
+def state_of(company: Company, order_id: str) -> str:
+    return str(next(one["state"] for one in company.json("orders") if one["id"] == order_id))
+
+
+def pass_a_minute(company: Company) -> None:
+    company.change("UPDATE orders SET handed_at = handed_at - 61")
+
+
+def test_an_order_is_handed_to_its_device_at_once_and_again_until_its_receipt_is_there(serving: Company) -> None:
+    device, other = serving.device(), serving.device("other")
+    issued = serving.json("lock", "scanner", "--reason", "lost")
+
+    assert device.wait(99, 20).body["orders"] == [issued["order"]]
+    assert "orders" not in device.wait(99, 0).body, "it would ask and be answered without end"
+    assert "orders" not in other.wait(99, 0).body
+    pass_a_minute(serving)
+    assert device.wait(99, 20).body["orders"] == [issued["order"]]
+
+    device.sent(kind="order", indicator=None, evidence=receipt_of(device, issued["id"]))
+
+    pass_a_minute(serving)
+    assert "orders" not in device.wait(99, 0).body
+    (listed,) = serving.json("orders")
+    assert (listed["state"], listed["detail"], listed["device_name"]) == ("done", "locked 1 session", "scanner")
+    assert json.loads(listed["receipt"])["order"] == issued["id"]
+
+
+def test_no_other_device_and_no_other_key_answers_an_order(serving: Company) -> None:
+    device, other = serving.device(), serving.device("other")
+    order_id = str(serving.json("lock", "scanner")["id"])
+
+    other.sent(kind="order", indicator=None, evidence=receipt_of(other, order_id))
+    device.sent(kind="order", indicator=None, evidence=receipt_of(device, order_id, by=other))
+    device.sent(kind="exec", indicator=None, evidence=receipt_of(device, order_id))
+    device.sent(
+        kind="order", indicator=None, evidence={"receipt": "[]", "signature": device.sign(b"mamplus-receipt\n[]")}
+    )
+
+    assert state_of(serving, order_id) == "waiting"
+
+
+def test_a_refusal_ends_an_order_and_a_receipt_counts_more(serving: Company) -> None:
+    device = serving.device()
+    order_id = str(serving.json("wipe", "scanner", "--yes", "--send")["id"])
+
+    device.sent(kind="order", indicator=None, evidence={"order": order_id, "state": "failed", "detail": "not now"})
+    assert [(one["state"], one["detail"]) for one in serving.json("orders")] == [("failed", "not now")]
+    assert "orders" not in device.wait(99, 0).body
+
+    device.sent(kind="wipe", indicator=None, evidence=receipt_of(device, order_id))
+    device.sent(kind="order", indicator=None, evidence={"order": order_id, "state": "failed", "detail": "used"})
+    assert state_of(serving, order_id) == "done"
+
+
+def test_what_is_withdrawn_or_past_its_date_is_not_handed_out(serving: Company) -> None:
+    device = serving.device()
+    withdrawn, late = (str(serving.json("lock", "scanner")["id"]) for _ in range(2))
+    serving.run("orders", "withdraw", withdrawn)
+    serving.change(f"UPDATE orders SET expires_at = 1 WHERE id = '{late}'")
+
+    assert "orders" not in device.wait(99, 0).body
+
+    assert (state_of(serving, withdrawn), state_of(serving, late)) == ("withdrawn", "expired")
+    assert serving.attempt("orders", "withdraw", withdrawn).returncode == 1
+    assert serving.attempt("orders", "withdraw", "0" * 16).returncode == 1
+
+
+def test_an_order_to_wipe_that_is_not_sent_is_carried_by_hand_alone(serving: Company) -> None:
+    device = serving.device()
+    serving.run("wipe", "scanner", "--yes")
+    assert "orders" not in device.wait(99, 0).body
+    assert serving.json("orders") == []
 
 
 def test_without_yes_and_without_one_device_nothing_is_signed(company: Company) -> None:

@@ -54,6 +54,10 @@ class Enterprise:
         assert ready[0] == "ready", ready
         self._listen = ready[1].removeprefix("https://")
 
+    @property
+    def url(self) -> str:
+        return f"https://{self._listen}"
+
     def stop(self) -> None:
         if self._server is not None:
             self._server.terminate()

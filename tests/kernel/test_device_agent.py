@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from mamplus_host.config import Config
-from tests.kernel.buses import Login
+from tests.journey.test_uplink_enterprise import Enterprise
+from tests.kernel.buses import Login, wait_for
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]  # each command is a program that starts
 BIN = Path(sys.executable).parent
 DEADLINE_S = 60
 
@@ -77,7 +78,7 @@ def running(configure: Callable[..., Config], tmp_path: Path, login: Login) -> I
     file.write_text(
         f'[scope]\ncgroup = "{config.scope.cgroup}"\nnetns = ["{netns}"]\n[agent]\nself_protection = false\n'
         f'[paths]\nstate = "{config.paths.state}"\nrun = "{run}/run"\nbpffs = "{config.paths.bpffs}"\n'
-        f'[container]\npaths = ["{work}"]\n'
+        f'[container]\npaths = ["{work}"]\n[uplink]\npoll_s = 1\n'
     )
     subprocess.run(["ip", "netns", "add", netns], check=True)
     made = Running(config, file)
@@ -156,6 +157,68 @@ def test_a_user_without_rights_asks_and_the_enterprise_gets_it(running: Running,
     assert refused.returncode == 1
     assert "no alert" in refused.stderr
     assert alert
+
+
+@pytest.fixture
+def enterprise(running: Running, tmp_path: Path) -> Iterator[Enterprise]:
+    """A real one that this device belongs to."""
+    made = Enterprise(tmp_path / "office")
+    made.start()
+    try:
+        running.run("enroll", made.url, "--token", made.token(), "--name", "scanner")
+        yield made
+    finally:
+        made.stop()
+
+
+def test_what_the_enterprise_orders_over_the_network_is_done_and_its_receipt_arrives(
+    enterprise: Enterprise, login: Login, tmp_path: Path
+) -> None:
+    (tmp_path / "work" / "deep" / "plan").write_bytes(b"secret")
+
+    def answered() -> list[dict[str, Any]]:
+        found = json.loads(enterprise.run("orders", "--json"))
+        return [one for one in found if one["state"] != "waiting"]
+
+    enterprise.run("lock", "scanner", "--reason", "left on a train")
+    wait_for(lambda: len(answered()) == 1)
+    assert login.is_locked("1")
+
+    enterprise.run("wipe", "scanner", "--yes", "--send")
+    wait_for(lambda: len(answered()) == 2)
+    assert list((tmp_path / "work").iterdir()) == []
+
+    wiped, locked = answered()
+    assert [(one["what"], one["state"]) for one in (wiped, locked)] == [("wipe", "done"), ("lock", "done")]
+    assert {json.loads(one["receipt"])["device"] for one in (wiped, locked)} == {wiped["device"]}
+    assert {"wipe", "order"} <= {str(alert["kind"]) for alert in enterprise.alerts()}
+
+
+def test_what_cannot_be_done_by_order_is_told_with_its_reason(enterprise: Enterprise) -> None:
+    enterprise.run("lock", "scanner", "--container")
+
+    def failed() -> list[str]:
+        found = json.loads(enterprise.run("orders", "--json"))
+        return [one["detail"] for one in found if one["state"] == "failed"]
+
+    wait_for(failed)
+    assert "no professional container" in failed()[0]
+
+
+def test_what_a_person_asks_reaches_the_enterprise(running: Running, enterprise: Enterprise, tmp_path: Path) -> None:
+    path = _file(tmp_path)
+    running.run("protect", path)
+    path.write_bytes(b"changed")
+    wait_for(lambda: running.run("alerts", "--json"))
+    alert = json.loads(running.run("alerts", "--json").splitlines()[0])["id"]
+
+    said = running.attempt("ask", alert, "I need it for the stock-taking", user=65534)
+
+    assert said.returncode == 0, said.stderr
+    wait_for(lambda: any(one["kind"] == "ask" for one in enterprise.alerts()))
+    (asked,) = [one for one in enterprise.alerts() if one["kind"] == "ask"]
+    assert "user 65534 asks" in str(asked["summary"])
+    assert "stock-taking" in str(asked["summary"])
 
 
 def _file(directory: Path) -> Path:
