@@ -62,7 +62,7 @@ struct mamplus_file_rules {
 	unsigned int asker;		/* a thread of the agent that wants to know what it opens */
 	unsigned int agent_tgid;	/* 0: it ended */
 	unsigned int guest_tgid;
-	unsigned int mount_ns;		/* the agent's mount namespace */
+	unsigned int mount_ns;		/* the host's mount namespace: that of process 1 */
 	unsigned int pad;
 	unsigned long long refuses[MAMPLUS_OPS_MAX];	/* by enum mamplus_op: the rules that refuse it */
 	unsigned long long filter[MAMPLUS_FILTER_WORDS];	/* bit mamplus_filter_bit() of every mark */

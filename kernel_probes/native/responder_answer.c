@@ -53,7 +53,9 @@ void hold_answer(const struct pins *pins, const struct mamplus_hold *hold, int p
 
 	if (mamplus_run(pins->answer, &args, sizeof(args), &reply) < 0) {
 		watch_count(MAMPLUS_W_UNASKED);
-		reply = MAMPLUS_REPLY_CONT;	/* cannot be asked: a device that hangs is worse */
+		/* Cannot be asked: a device that hangs is worse. Out of `held`, or its going on would end it. */
+		(void)mamplus_map_delete(pins->held, &hold->tgid);
+		reply = MAMPLUS_REPLY_CONT;
 	}
 	if (reply & MAMPLUS_REPLY_KILL)
 		send_signal(pidfd, SIGKILL);

@@ -253,7 +253,7 @@ class FileGuards:
         marks, numbers = self._marks, self._numbers
         self._seen = {rule: _now_at(rule.path) for rule in self._rules}
         refuses, trees, devices, filters = _words(self._rules, numbers, marks)
-        page.set("mount_ns", os.stat("/proc/self/ns/mnt").st_ino)
+        page.set("mount_ns", os.stat("/proc/1/ns/mnt").st_ino)  # the host's: the unit gives the agent one of its own
         page.set("own", 1)
         _or_into(page, "filter", filters)
         page.set("devices", page.get("devices") | devices)
