@@ -190,7 +190,8 @@ def _told(record: Record, started_ns: int) -> Told:
 def ground(tier: str) -> Iterator[Ground]:
     """An agent of `tier` on a ground of its own; attack.Missing where the kernel does not have the tier."""
     with contextlib.ExitStack() as stack:
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mamplus-attacks-")))
+        work = Path(tempfile.mkdtemp(prefix="mamplus-attacks-"))
+        stack.callback(shutil.rmtree, work, ignore_errors=True)  # where an agent did not end it is guarded
         work.chmod(0o755)
         disk, memory = stack.enter_context(own_disk(work)), stack.enter_context(own_memory(work))
         programs = put(work / "programs")

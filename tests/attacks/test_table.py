@@ -7,11 +7,6 @@ from tests.attacks import table
 from tests.attacks.attack import all_attacks, several
 from tests.attacks.outcome import Outcome, Seen, Told, Unexplained, classify
 
-# Shown as "not played": what the time of the virtual machine did not suffice for.
-NOT_PLAYED = {
-    "lsm-6.1": ("file: mount-move", "SIGCONT", "PTRACE_ATTACH", "PTRACE_SEIZE", "more than may wait"),
-    "lsm-6.12": ("iptables flushed", "more than may wait"),
-}
 REFUSAL = Told(what="held", is_refusal=True, after_ms=1.0)
 REPORT = Told(what="exec", is_refusal=False, after_ms=1.0)
 
@@ -25,8 +20,7 @@ def test_the_page_shows_the_committed_outcomes() -> None:
 @pytest.mark.parametrize("outcomes", table.kept(), ids=lambda one: f"{one['tier']}-{one['kernel']}")
 def test_every_attack_was_played_and_had_a_documented_outcome(outcomes: dict) -> None:  # type: ignore[type-arg]
     attacks = all_attacks()
-    unplayed = NOT_PLAYED.get(f"{outcomes['tier']}-{table.series(outcomes['kernel'])}", ())
-    assert list(outcomes["attacks"]) == [name for name in attacks if name not in unplayed]
+    assert list(outcomes["attacks"]) == list(attacks)
     for name, result in outcomes["attacks"].items():
         known = [want for key, want in attacks[name].expected.items() if key.split()[0] == outcomes["tier"]]
         assert any(result["outcome"] in ("missing", *several(want)) for want in known), f"{name}: {result}"

@@ -27,7 +27,6 @@ from tests.attacks.outcome import Told
 
 START_S = 180.0  # an emulated machine
 GONE_S = 20.0
-RULES_S = 180.0  # a helper of iptables takes more than 30 s on an emulated machine
 STATE_BYTES = 32 << 20
 # The agent itself; it ends when a byte comes: where it is guarded nobody but itself may end it.
 AGENT = """
@@ -121,7 +120,7 @@ class WholeAgent:
 
     def rules(self) -> str:
         """Return "kept" when its rules of iptables stand, or what is in the way."""
-        end = time.monotonic() + RULES_S
+        end = time.monotonic() + GONE_S
         while (said := str(client.call(self.config.control_socket, "status")["netfilter"]["rules"])) != "kept":
             if time.monotonic() > end:
                 break

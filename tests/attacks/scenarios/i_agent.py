@@ -19,7 +19,6 @@ from tests.attacks import calls
 from tests.attacks.attack import Expected, Missing, attack, everywhere
 from tests.attacks.ground import Ground
 from tests.attacks.outcome import Outcome, Seen
-from tests.attacks.whole_agent import RULES_S
 
 FAMILY = "the agent itself, attacked by root"
 AGENTS = "agents in user space: what is killed or stopped enforces nothing"
@@ -195,12 +194,12 @@ def no_descriptors(on: Ground, _pins: Path, _work: Path) -> Seen:
     return seen
 
 
-@on_agent("iptables flushed", everywhere(Outcome.NOTICED), bypasses="host firewalls", limit="put back within a tick",
-          settle_s=RULES_S)  # fmt: skip
+@on_agent("iptables flushed", everywhere(Outcome.NOTICED), bypasses="host firewalls", limit="put back within a tick")
 def flushed(on: Ground, _pins: Path, _work: Path) -> Seen:
     """Flushes the agent's chain of iptables."""
-    if on.whole.rules() != "kept":
-        raise Missing("the agent's rules of iptables: not there in time")
+    said = on.whole.rules()
+    if said != "kept":
+        raise Missing(f"the agent's rules of iptables: {said}")
     inside = ["nsenter", f"--net=/run/netns/{on.whole.config.scope.netns[0]}", "iptables-legacy", "-F", "MAMPLUS-OUT"]
     return act(on, lambda: subprocess.run(inside, check=True).returncode)
 
