@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("mamplus")
 TICK_S = 5.0  # idle wake-up: watchdog, responder, deadlines of what is held
+TELL_AFTER_S = 0.5  # without damage to a protected file: telling waits for the disk, and who damages does not
 FAULT_PAUSE_S = 0.1  # after a part of the loop failed: one that fails at every turn must not take a processor
 
 
@@ -47,6 +48,7 @@ class Loop:
         self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.watch(self._wake)
+        self._put_back_s = 0.0  # when a protected file was damaged last, time.monotonic()
         self._is_stopping = False
         self._has_worked = True  # since memory was given back last
 
@@ -70,9 +72,12 @@ class Loop:
             settle_s = service.protecting.settle_in_s()
             if settle_s is not None:
                 tick_s = min(tick_s, settle_s)
-            if service.pipeline.untold:  # what happens meanwhile is acted on before the rest of it is told of
+            tell_s = self._put_back_s + TELL_AFTER_S - time.monotonic()
+            if service.pipeline.untold and tell_s <= 0:  # what happens meanwhile is acted on before the rest is told
                 self.alone(service.pipeline.tell_some)
                 tick_s = 0.0
+            elif service.pipeline.untold:
+                tick_s = min(tick_s, tell_s)
             ready = self.epoll.poll(tick_s if gather_s is None else min(gather_s, tick_s))
             for fd, mask in ready:
                 if not self.alone(functools.partial(self._on_ready, fd, mask)):
@@ -147,7 +152,10 @@ class Loop:
             event = waiting.popleft()
             if isinstance(event, FileChange):
                 self._service.protecting.accepting.doubt(event)
-            self._service.pipeline.take([event])
+            untold = self._service.pipeline.untold
+            self._service.pipeline.act([event])
+            if self._service.pipeline.untold > untold:
+                self._put_back_s = time.monotonic()
             self._service.protecting.let_go()  # who was stopped at once is frozen by now
             waiting.extend(self._read_files())
 

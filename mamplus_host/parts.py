@@ -15,6 +15,7 @@ from mamplus_host.enterprise import load_enterprise
 from mamplus_host.events import FileChange, Tamper
 from mamplus_host.executor.deeds import deeds
 from mamplus_host.executor.disarm import Disarmed
+from mamplus_host.executor.dpkg_list import DpkgList
 from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.package_managers import PackageManagers
@@ -181,10 +182,12 @@ def make_protecting(service: "Service") -> Protecting:
             )
         )  # fmt: skip
 
+    listed = DpkgList(service.vault.paths)
     return Protecting(
         config, service.vault, clock=clock, boot_id=clock.boot_id, stopper=stopper,
         managers=PackageManagers(parent_of), ancestors=ancestors_of, covers=service.maintenance.covers,
         note=_note(service), told=tell, allows=service.guarding.allows,
+        packaged=lambda path: listed.package_of(path, service.vault.latest(path).taken_at),
     )  # fmt: skip
 
 

@@ -229,12 +229,15 @@ class Pipeline:
 
         def over(number: int, outcomes: list[Outcome]) -> None:
             if number in waiting:  # else it was told without
-                self._untold.append((waiting.pop(number), outcomes))
+                decision = waiting.pop(number)
+                if isinstance(decision.event, FileChange):
+                    self._on_restored(decision.event.path)
+                self._untold.append((decision, outcomes))
 
         try:
             self._executor.answer_all(
                 [(decision, plan(decision, self._config, guarded=guarded, rules=rules)) for decision in batch],
-                over, meanwhile=self.tell_some,
+                over, meanwhile=int if isinstance(batch[0].event, FileEvent) else self.tell_some,  # who damages goes on
             )  # fmt: skip
         except Exception:  # likewise; the report goes out all the same
             self._note_fault(batch[0].event)
@@ -266,9 +269,6 @@ class Pipeline:
 
     def _reported(self, decision: Decision, outcomes: list[Outcome]) -> list[Escalation]:
         """Note an alert; return what is to be sent of it: nothing, when it is one more of the same."""
-        event = decision.event
-        if isinstance(event, FileChange):
-            self._on_restored(event.path)
         first_id = self._repeats.first(_sameness(decision), decision.id, boot_ns=self._clock.boot_ns())
         if first_id != decision.id:
             self._alerts.note_repeat(first_id)

@@ -12,6 +12,7 @@ This module restores nothing and decides nothing about alerts.
 
 import logging
 import os
+import select
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -30,7 +31,8 @@ from mamplus_host.events import FileChange, MassRewrite
 from mamplus_host.executor import vault_files
 from mamplus_host.executor.package_managers import PackageManagers
 from mamplus_host.executor.stopping import Stopper
-from mamplus_host.executor.vault import Vault, is_at_or_below, is_kept
+from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault_paths import is_at_or_below, is_kept
 from mamplus_host.executor.vault_store import DIRECTORY
 from mamplus_host.executor.vault_tree import Step
 from mamplus_host.executor.vault_window import BY_MANAGER
@@ -40,9 +42,10 @@ LOG = logging.getLogger("mamplus")
 MAX_PENDING = 4096  # new files that wait until nobody touches them
 MAX_NOT_TAKEN = 1000  # new files that are remembered as not kept
 _TICKS_PER_TIDYING = 12  # a minute
+_BURST_S, _MAX_BURST = 0.0005, 100  # between two removals; reads of one burst
 _SETTLE_AFTER_S = 0.5  # without any touch
 _SAMPLES = 8  # files of a mass rewrite whose contents are compared, for evidence
-_GONE = ("delete", "moved-away")
+REMOVING = frozenset({"delete", "moved-away"})
 _NS = 1_000_000_000
 
 
@@ -77,7 +80,7 @@ class Protecting:
         `told` sends an alert: what it is about, and one sentence.
         """
         self._config, self._vault, self._clock = config, vault, clock
-        self._stopper, self._ancestors = stopper, ancestors
+        self._stopper, self._managers, self._ancestors = stopper, managers, ancestors
         rules = config.vault
         self._mass = MassRewrites(files=rules.mass_files, window_ns=int(rules.mass_window_s * _NS))
         self._suspects: list[MassRewrite] = []
@@ -153,6 +156,8 @@ class Protecting:
     def read(self) -> list[FileChange | MassRewrite]:
         """Return what is to be treated: a mass rewrite before anything else, and without the changes that are its."""
         changes = self.files.read()
+        if any(change.tgid and not REMOVING.isdisjoint(change.changes) for change in changes):
+            changes += self._rest_of_a_burst()
         now = self._clock.boot_ns()
         if changes:
             self._touched_ns = now
@@ -216,6 +221,15 @@ class Protecting:
             window=self.accepting.window_in_words(), versions_not_kept=self._vault.not_kept,
         )  # fmt: skip
 
+    def _rest_of_a_burst(self) -> list[FileChange]:
+        """Read on while more is removed: it takes longer to put one back than to remove a hundred."""
+        found: list[FileChange] = []
+        for _number in range(_MAX_BURST):
+            if not select.select([self.files], [], [], _BURST_S)[0]:
+                break
+            found += self.files.read()
+        return found
+
     # --- who rewrites many -------------------------------------------------------------------
 
     def _glance(self, touches: list[Touch]) -> None:
@@ -225,14 +239,28 @@ class Protecting:
         self._judge(self._mass.note(known, now, self._differs), now)
 
     def _judge(self, suspect: Suspect | None, now: int) -> None:
-        if suspect is None or self.accepting.who(suspect.tgid, now):
+        if suspect is None or self.accepting.who(0, now) or self._managers.runs_in(suspect.tgid):
             return
         self._mass.forget(suspect.tgid)
-        stopped = self._stop(suspect, now)
+        if self._has_more_of(suspect):
+            return
+        held = self._stopper.stopped
+        stopped = self._stop(suspect, now)  # before it is asked who started it: that takes as long as many files do
+        if self.accepting.who(suspect.tgid, now):
+            self._stopper.go_on(but=held)
+            return
         evidence = self._scrambled(suspect.paths)
         self._suspects.append(
             MassRewrite(boot_ns=now, paths=suspect.paths, tgid=suspect.tgid, stopped=stopped, scrambled=evidence)
         )
+
+    def _has_more_of(self, suspect: Suspect) -> bool:
+        """Say whether a suspect stands still already: then this is what it did before, read from the queue by now."""
+        for number, one in enumerate(self._suspects):
+            if one.tgid == suspect.tgid and one.tgid in self._stopper.stopped:
+                self._suspects[number] = msgspec.structs.replace(one, paths=one.paths + suspect.paths)
+                return True
+        return False
 
     def _stop(self, suspect: Suspect, now: int) -> str:
         if self._config.agent.mode == "monitor":

@@ -23,7 +23,7 @@ from mamplus_host.events import FileChange
 OVERFLOW = "overflow"  # of `changes`: nothing was seen, something may have been missed
 ALL_CHANGES = ("modify", "attrib", "close-write", "moved-away", "moved-over", "created", "delete", OVERFLOW)
 
-MAX_BATCHES = 1024  # of the queue in one `read`: the loop has other work
+MAX_BATCHES = 4096  # of the queue in one `read`: the loop has other work
 
 Touch = tuple[str, str, int]  # path, one of ALL_CHANGES, tgid (0: unknown)
 

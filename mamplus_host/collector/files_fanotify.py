@@ -17,7 +17,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 
-BUFFER_BYTES = 1 << 12  # some thirty events: whoever is to be stopped goes on while they are looked at
+BUFFER_BYTES = 1 << 10  # some eight events: whoever is to be stopped goes on while they are looked at
 _AT_FDCWD = -100
 _INIT = 0x1 | 0x2 | 0x200 | 0x400 | 0x800  # CLOEXEC, NONBLOCK, REPORT_FID, REPORT_DIR_FID, REPORT_NAME
 _ADD, _DONT_FOLLOW = 0x1, 0x4

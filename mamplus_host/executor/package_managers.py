@@ -33,13 +33,11 @@ class PackageManagers:
     def at_work(self, tgid: int) -> str:
         """Return the program of the package manager that a process belongs to; "" for any other."""
         files = self._files()
-        for one in self._ancestry(tgid):
-            with suppress(OSError):
-                found = os.stat(f"/proc/{one}/exe")
-                program = files.get((found.st_dev, found.st_ino), "")
-                if program and _is_root(one):
-                    return program
-        return ""
+        return next(filter(None, (_run_by_root(one, files) for one in self._ancestry(tgid))), "")
+
+    def runs_in(self, tgid: int) -> bool:
+        """Say whether a process is a package manager itself."""
+        return bool(_run_by_root(tgid, self._files()))
 
     def _files(self) -> dict[tuple[int, int], str]:
         """Return the programs that there are, by the file that each is; looked up anew, for they are updated, too."""
@@ -58,6 +56,16 @@ class PackageManagers:
             yield tgid
             alive = task(tgid)
             tgid = alive.ppid if alive is not None else self._parent(tgid)
+
+
+def _run_by_root(tgid: int, files: dict[tuple[int, int], str]) -> str:
+    """Return which of `files` a process of root runs, "" for any other."""
+    with suppress(OSError):
+        found = os.stat(f"/proc/{tgid}/exe")
+        program = files.get((found.st_dev, found.st_ino), "")
+        if program and _is_root(tgid):
+            return program
+    return ""
 
 
 def _is_root(tgid: int) -> bool:

@@ -36,6 +36,13 @@ class Stopper:
     def __init__(self, state: Path, processes: Processes) -> None:
         self._path, self._processes = state / "stopped.json", processes
         self._stopped: dict[int, int] = {}
+        self._file = -1  # open once it was needed: to open it again takes as long as a hundred writes
+        self._size = 0  # bytes in it
+
+    @property
+    def stopped(self) -> frozenset[int]:
+        """The processes that stand still because of us."""
+        return frozenset(self._stopped)
 
     def stop(self, tgid: int, boot_ns: int) -> int:
         """Stop a process and all that it started; return how many stand still. ActionFailed when it may not be."""
@@ -55,9 +62,12 @@ class Stopper:
                 break
         return len(self._stopped)
 
-    def go_on(self) -> None:
+    def go_on(self, *, but: frozenset[int] = frozenset()) -> None:
         """Let everything go on that stands still because of us: what is frozen by now stays where it is."""
-        for tgid, start_ns in self._stopped.items():
+        going = {tgid: start_ns for tgid, start_ns in self._stopped.items() if tgid not in but}
+        if not going:
+            return
+        for tgid, start_ns in going.items():
             found = task(tgid)
             if found is not None and found.start_ns == start_ns:
                 with suppress(OSError):
@@ -66,8 +76,8 @@ class Stopper:
                         signal.pidfd_send_signal(pidfd, signal.SIGCONT)
                     finally:
                         os.close(pidfd)
-        self._stopped = {}
-        self._path.unlink(missing_ok=True)
+        self._stopped = {tgid: self._stopped[tgid] for tgid in self._stopped if tgid in but}
+        self._note()
 
     def recover(self) -> None:
         """Let go on what an agent before us had stopped: it did not live to say what is to be done with it."""
@@ -97,5 +107,8 @@ class Stopper:
 
     def _note(self) -> None:
         """Write down who is being stopped: not synced, for a power cut ends them anyway."""
+        data = msgspec.json.encode(_Stopped(boot_id(), self._stopped)).ljust(self._size)  # over all that was there
         with suppress(OSError):
-            self._path.write_bytes(msgspec.json.encode(_Stopped(boot_id(), self._stopped)))
+            if self._file < 0:
+                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            self._size = os.pwrite(self._file, data, 0)

@@ -24,11 +24,11 @@ from mamplus_host.errors import VaultError
 from mamplus_host.executor import vault_files
 from mamplus_host.executor.vault_objects import sha256_of
 from mamplus_host.executor.vault_pack import MIN_BYTES, Packing
+from mamplus_host.executor.vault_paths import MAX_PROTECTED, canonical, entries_of, is_at_or_below
 from mamplus_host.executor.vault_put import Putter, Settled
 from mamplus_host.executor.vault_store import ABSENT, DIRECTORY, FILE, GOLDEN, NOTHING, Facts, Store, Version
 from mamplus_host.executor.vault_tree import Step, plan, require_any
 
-MAX_PROTECTED = 20_000  # files, directories and links
 _PACKED_AT_ONCE = 64
 
 
@@ -87,7 +87,7 @@ class Vault:
         devices nor sockets nor pipes. With `follow` a directory is a tree: what is new in it later belongs to it, too.
         VaultError names what does not fit; then nothing new is protected.
         """
-        entries = _entries(path)
+        entries = entries_of(path)
         self._check_room(entries)
         try:
             with self.store.batch():
@@ -314,11 +314,6 @@ class Vault:
         self.store.add(path, GOLDEN, self._clock.wall_s(), version.sha256, version.facts)
         self.store.objects.unpack(version.sha256)
 
-    def sweep(self, path: str) -> None:
-        """Keep and take away what an interrupted restoration of `path` left beside it."""
-        directory = os.path.dirname(path)
-        self._putter.sweep(directory, [one for one in self.paths(directory) if os.path.dirname(one) == directory])
-
     def sweep_all(self) -> None:
         """Keep and take away what interrupted restorations left; once, at the start."""
         by_directory: dict[str, list[str]] = {}
@@ -362,7 +357,7 @@ class Vault:
         """Return the protected path that `path` means: as it is written, though a directory of it be a link by now."""
         written = os.path.abspath(path)
         is_known = self.store.protected(written) or written in self.store.trees() or self.store.versions(written)
-        return written if is_known else _canonical(path)
+        return written if is_known else canonical(path)
 
     def _newest(self, path: str) -> Version | None:
         try:
@@ -433,48 +428,6 @@ class Vault:
             for one in self.store.newest_below(root)
             if one.path in suspended
         ]  # fmt: skip
-
-
-def is_at_or_below(path: str, tree: str) -> bool:
-    return path == tree or path.startswith(tree.rstrip("/") + "/")
-
-
-def _canonical(path: Path) -> str:
-    """Return `path` with the links of its directories resolved; its last name is not followed."""
-    whole = os.path.abspath(path)
-    return os.path.join(os.path.realpath(os.path.dirname(whole)), os.path.basename(whole))
-
-
-def _entries(path: Path) -> list[str]:
-    """Return the file, or the directory and all directories, files and links in it, above before below."""
-    wanted = _canonical(path)
-    try:
-        mode = os.stat(wanted, follow_symlinks=False).st_mode
-    except OSError as error:
-        raise VaultError(f"cannot protect {str(path)!r}: {error.strerror}") from None
-    if stat.S_ISREG(mode):
-        return [wanted]
-    if stat.S_ISLNK(mode):
-        raise VaultError(f"{str(path)!r} is a link; protect what it points to: {os.path.realpath(wanted)!r}")
-    if not stat.S_ISDIR(mode):
-        raise VaultError(f"{str(path)!r} is neither a file nor a directory")
-    found = [wanted]
-    for directory, below, names in os.walk(wanted):
-        found += filter(is_kept, (os.path.join(directory, name) for name in sorted([*below, *names])))
-        if len(found) > MAX_PROTECTED:
-            raise VaultError(f"{str(path)!r} holds more than {MAX_PROTECTED} files; protect a smaller part")
-    return found
-
-
-def is_kept(path: str) -> bool:
-    """Say whether the vault keeps what is at `path`: a file, directory or link that is not our own."""
-    if os.path.basename(path).startswith((vault_files.TEMPORARY, vault_files.ASIDE)):
-        return False
-    try:
-        mode = os.stat(path, follow_symlinks=False).st_mode
-    except FileNotFoundError:
-        return False  # removed meanwhile
-    return stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)
 
 
 def _is_same_version(one: Version, other: Version) -> bool:

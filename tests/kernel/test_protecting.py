@@ -502,6 +502,46 @@ def test_who_rewrites_many_files_is_stopped_by_the_watch_and_goes_on_when_it_is_
     assert process.stdout.readline() == b"through\n"
 
 
+REMOVES_ALL = """
+import os, sys
+for name in sorted(os.listdir(sys.argv[1])):
+    os.unlink(os.path.join(sys.argv[1], name))
+print("through", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("by_the_manager", [False, True], ids=["nobody answers for it", "the package manager's child"])
+def test_who_removed_many_is_judged_once_and_goes_on_when_somebody_answers_for_it(
+    device: Device, tree: Path, manager: Path, by_the_manager: bool
+) -> None:
+    for number in range(40):
+        (tree / f"{number:03}").write_text(f"number {number}")
+    device.protecting.protect(tree)
+    command = ["python3", "-S", "-c", REMOVES_ALL, str(tree)]
+    process = subprocess.Popen(
+        [manager, "-c", '"$@"; true', "sh", *command] if by_the_manager else command,
+        preexec_fn=lambda: (Path(device.config.scope.cgroup) / "cgroup.procs").write_text("0"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"through\n"
+    stopped: list[int] = []
+    stop = device.stopper.stop
+
+    def noted(tgid: int, boot_ns: int) -> int:
+        stopped.append(tgid)
+        return stop(tgid, boot_ns)
+
+    device.stopper.stop = noted  # type: ignore[method-assign]
+    mass = device.turn(settles=False)
+
+    assert len(mass) == (0 if by_the_manager else 1)
+    assert len(stopped) >= 1 if by_the_manager else stopped == [process.pid]
+    device.protecting.let_go()
+    process.communicate(timeout=20)  # it goes on
+
+
 def test_what_a_stopped_family_made_is_not_protected(
     device: Device, tree: Path, writer: Callable[[str], "subprocess.Popen[bytes]"]
 ) -> None:

@@ -332,7 +332,7 @@ def test_an_interrupted_restoration_leaves_nothing_behind_after_the_sweep(vault:
     (golden.parent / f"{vault_files.TEMPORARY}0123").write_text("half")
     (golden.parent / "other").write_text("another's")
 
-    vault.sweep(str(golden))
+    vault.sweep_all()
 
     assert sorted(path.name for path in golden.parent.iterdir()) == ["app.conf", "other"]
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Puts what is protected back as it was kept. The inverse: what stood there comes back, and is kept from now on.
 
+What a power cut left beside a file is kept by the next start, before anything is done again (`Vault.sweep_all`).
+
 A path that ends with a slash means all that is protected below it: what a mass rewrite left. What stood in each place
 is found again by the action's id, which the vault keeps with it; so the facts stay small, however many files there are.
 """
@@ -44,7 +46,6 @@ class Restore:
         path = facts["path"]
         if path.endswith("/"):
             return self._do_all(path, facts["action"])
-        self._vault.sweep(path)
         if self._vault.intact(path):
             return f"{path!r} is as it was kept"
         self._count(path)
@@ -59,7 +60,6 @@ class Restore:
         if not replaced:
             raise ActionFailed("nothing of what stood there was kept")
         for version in replaced:
-            self._vault.sweep(version.path)
             step("restore: put back what stood there")
             self._vault.put_back(version.path, version.id)
             step("restore: keep that from now on")
