@@ -24,6 +24,7 @@ _SHARED: dict[str, list[str]] = {  # of tests/kernel/programs
     "mark": ["-static", "-nostdlib", "-fno-stack-protector"],
     "waker": ["-static"],  # nothing else of theirs is to wait while nobody answers
     "tracer": ["-static"],
+    "seizer": ["-static"],
     "traced": ["-static"],
     "filetry": [],
     "burst": ["-static"],
