@@ -50,7 +50,9 @@ struct mamplus_columns {
 	uint32_t cut;
 	uint16_t section;		/* sha256, ip4, ip6, net or domain: enum mamplus_ble_section */
 	uint8_t has_cut;		/* 0: no group is cut */
-	uint8_t is_mapped;		/* 1: a file, whose pages are given back when they were scattered */
+	uint8_t is_mapped;		/* 1: of a file that is open under `fd`, and mapped at `file` */
+	int32_t fd;
+	const unsigned char *file;
 };
 
 /* Words of a table of this size, a multiple of 8. blocks 0: of one that is empty, which has room for a block. */

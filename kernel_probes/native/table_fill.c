@@ -24,7 +24,12 @@
 #include "table_fill.h"
 
 #define FEW 65536		/* entries that one thread has done before another has started */
-#define TURN 65536		/* entries that a thread takes at once; then their pages are given back */
+#define TURN 65536		/* entries that a thread takes at once */
+/*
+ * Of a file, entries that are read at once, to where the second cache holds them. In its mapping they would cost more:
+ * a fault for each 16 pages, and an interrupt of all threads to give them back.
+ */
+#define READ_AT_ONCE 8192
 
 static void put_line(uint64_t *to, const uint64_t *line)
 {
@@ -77,25 +82,18 @@ static void give_back_span(const unsigned char *begin, uint64_t size)
 	(void)madvise((void *)page, (uintptr_t)begin + size - page, MADV_DONTNEED);	/* or they stay: that is all */
 }
 
-/* Let go of the file's pages that were read: a list of ten million must not stay resident. */
-static void give_back(const struct mamplus_columns *columns, uint32_t first, uint32_t count)
+/* Texts are read where they are mapped. They lie in the order of the keys, as `encode` writes them; of another order some pages stay. */
+static void give_back_texts(const struct mamplus_columns *columns, uint32_t first, uint32_t count)
 {
-	uint64_t begin, end;
+	uint64_t begin = le32toh(read32(columns->texts + (size_t)first * 4));
+	uint64_t end = le32toh(read32(columns->texts + (size_t)(first + count - 1) * 4));
 
-	give_back_span(columns->keys + (size_t)first * key_bytes(columns->section), (uint64_t)count * key_bytes(columns->section));
-	give_back_span(columns->groups + (size_t)first * 4, (uint64_t)count * 4);
-	give_back_span(columns->ends + (size_t)first * 4, (uint64_t)count * 4);
-	if (!columns->texts)
-		return;
-	/* Texts lie in the order of the keys, as `encode` writes them; of another order some pages stay. */
-	begin = le32toh(read32(columns->texts + (size_t)first * 4));
-	end = le32toh(read32(columns->texts + (size_t)(first + count - 1) * 4));
 	if (begin < end && end < columns->strings_size)
 		give_back_span(columns->strings + begin, end - begin);
 	give_back_span(columns->texts + (size_t)first * 4, (uint64_t)count * 4);
 }
 
-static int scatter_turn(struct hand *hand, uint32_t first, uint32_t count)
+static int scatter_part(struct hand *hand, const struct mamplus_columns *columns, uint32_t first, uint32_t count)
 {
 	uint64_t words[KEYS_AT_ONCE];
 	uint32_t blocks[KEYS_AT_ONCE];
@@ -103,27 +101,82 @@ static int scatter_turn(struct hand *hand, uint32_t first, uint32_t count)
 
 	for (uint32_t done = 0, step; done < count && !error; done += step) {
 		step = count - done < KEYS_AT_ONCE ? count - done : KEYS_AT_ONCE;
-		error = make_words(&hand->counted, hand->columns, first + done, step, words);
+		error = make_words(&hand->counted, columns, first + done, step, words);
 		if (!error)
 			error = scatter_words(hand, words, blocks, blocks_of(hand, words, step, blocks));
 	}
-	if (hand->columns->is_mapped)
-		give_back(hand->columns, first, count);
+	return error;
+}
+
+static int read_all(const struct mamplus_columns *columns, const unsigned char *mapped, unsigned char *to, size_t size)
+{
+	off_t at = mapped - columns->file;
+
+	for (ssize_t got; size; size -= (size_t)got, to += got, at += got) {
+		got = pread(columns->fd, to, size, at);
+		if (got <= 0)
+			return got ? -errno : -EINVAL;	/* the file became shorter */
+	}
+	return 0;
+}
+
+/* The same for a part of a file, which is read to `memory`. */
+static int scatter_read(struct hand *hand, unsigned char *memory, uint32_t first, uint32_t count)
+{
+	const struct mamplus_columns *all = hand->columns;
+	struct mamplus_columns part = *all;
+	size_t key = key_bytes(all->section);
+	unsigned char *groups = memory + count * key, *ends = groups + (size_t)count * 4;
+	int error = read_all(all, all->keys + first * key, memory, count * key);
+
+	if (!error)
+		error = read_all(all, all->groups + (size_t)first * 4, groups, (size_t)count * 4);
+	if (!error)
+		error = read_all(all, all->ends + (size_t)first * 4, ends, (size_t)count * 4);
+	if (error)
+		return error;
+	part.keys = memory;
+	part.groups = groups;
+	part.ends = ends;
+	part.texts = all->texts ? all->texts + (size_t)first * 4 : NULL;
+	part.cut = all->cut > first ? all->cut - first : 0;
+	return scatter_part(hand, &part, 0, count);
+}
+
+static int scatter_turn(struct hand *hand, unsigned char *memory, uint32_t first, uint32_t count)
+{
+	int error = 0;
+
+	if (!memory)
+		return scatter_part(hand, hand->columns, first, count);
+	for (uint32_t done = 0, step; done < count && !error; done += step) {
+		step = count - done < READ_AT_ONCE ? count - done : READ_AT_ONCE;
+		error = scatter_read(hand, memory, first + done, step);
+	}
+	if (hand->columns->texts)
+		give_back_texts(hand->columns, first, count);
 	return error;
 }
 
 static void *scatter(void *argument)
 {
 	struct hand *hand = argument;
-	uint32_t pair = hand->number / 2, end = share(hand->fill, hand->columns->count, pair + 1);
+	const struct mamplus_columns *columns = hand->columns;
+	uint32_t pair = hand->number / 2, end = share(hand->fill, columns->count, pair + 1);
+	unsigned char *memory = NULL;
 
+	if (columns->is_mapped)
+		memory = malloc((size_t)READ_AT_ONCE * (key_bytes(columns->section) + 8));
+	if (columns->is_mapped && !memory)
+		hand->error = -ENOMEM;
 	while (!hand->error) {
 		uint32_t first = __atomic_fetch_add(&hand->fill->next_entry[pair], TURN, __ATOMIC_RELAXED);
 
 		if (first >= end)
 			break;
-		hand->error = scatter_turn(hand, first, end - first < TURN ? end - first : TURN);
+		hand->error = scatter_turn(hand, memory, first, end - first < TURN ? end - first : TURN);
 	}
+	free(memory);
 #ifdef __SSE2__
 	_mm_sfence();
 #endif

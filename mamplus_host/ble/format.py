@@ -21,6 +21,7 @@ else by `check`, both in C (kernel_probes/native/ble_file.c). Every fault raises
 import mmap
 import struct
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
@@ -105,8 +106,10 @@ class Generation:
     A slot is an entry's place: sections in order, in each the order of the keys.
     """
 
+    descriptor = -1  # of a list that is a file: what is read from begin to end is not mapped page by page
+
     def __init__(self, data: "bytes | mmap.mmap") -> None:
-        self._data = data
+        self._data, self._file = data, ExitStack()
         _require_version(data)
         opened = ffi.new("struct mamplus_ble_file *")
         with ffi.from_buffer(data) as bytes_:
@@ -122,12 +125,17 @@ class Generation:
     @classmethod
     def open(cls, path: Path) -> "Generation":
         """Map the file at `path`; OSError when it cannot be read, BleInvalid when it is no BLE."""
-        with path.open("rb") as file:
+        with ExitStack() as opened:
+            file = opened.enter_context(path.open("rb", buffering=0))
             if path.stat().st_size == 0:
                 raise BleInvalid(f"{str(path)!r} is empty, want a BLE generation")
-            return cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            made = cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            if not made.is_delta:  # which is small
+                made.descriptor, made._file = file.fileno(), opened.pop_all()
+            return made
 
     def close(self) -> None:
+        self._file.close()
         if isinstance(self._data, mmap.mmap):
             self._data.close()
 

@@ -67,9 +67,9 @@ def windows(part: Generation, view: View, rule: Rules) -> Iterator["ffi.CData"]:
 
 @contextmanager
 def whole(part: Generation, view: View, rule: Rules) -> Iterator["ffi.CData"]:
-    """Yield a section as one `struct mamplus_columns`, of which C gives the pages back that it has read."""
-    with _columns(part, view, rule, 0, view.count) as columns:
-        columns.is_mapped = isinstance(part.buffer, mmap.mmap)
+    """Yield a section as one `struct mamplus_columns`, which C reads from its file where there is one."""
+    with _columns(part, view, rule, 0, view.count) as columns, ffi.from_buffer(part.buffer) as data:
+        columns.is_mapped, columns.fd, columns.file = part.descriptor >= 0, part.descriptor, data
         yield columns
 
 

@@ -11,8 +11,9 @@ import math
 import mmap
 import os
 import struct
+import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -83,6 +84,7 @@ class Filled:
     probes6: list[int] = field(default_factory=list)
     ports: list[int] = field(default_factory=list)
     skip6: bytes = b""
+    memory: mmap.mmap | None = None  # mapped, until `let_go`
 
     @property
     def bytes(self) -> int:
@@ -93,6 +95,19 @@ class Filled:
     def pairs6(self) -> list[int]:
         """IPv6 lengths and qualifiers that occur, as prefix * 4 + qualifier."""
         return [pair for pair, count in enumerate(self.probes6) if count]
+
+    def mapped(self, *, is_read_only: bool = False) -> mmap.mmap:
+        """Return the table's memory. The kernel takes its time to map and to unmap it, so both are done once."""
+        if self.memory is None:
+            access = mmap.PROT_READ if is_read_only else mmap.PROT_READ | mmap.PROT_WRITE
+            self.memory = mmap.mmap(self.map.number, self.bytes, prot=access)
+        return self.memory
+
+    def let_go(self) -> None:
+        """Unmap the memory."""
+        memory, self.memory = self.memory, None
+        if memory is not None:
+            memory.close()
 
 
 def room(table: Table, count: int, attempt: int = 0, *, label: str = "mamplus_table") -> Filled:
@@ -108,8 +123,13 @@ def room(table: Table, count: int, attempt: int = 0, *, label: str = "mamplus_ta
 
 
 def empty_like(old: Filled) -> Filled:
-    """Return an empty table as large as `old`. KernelRefused without memory."""
-    return _empty(old.table, old.blocks, old.block_buckets, old.mask_bits, old.label)
+    """Return an empty table as large as `old`, which is mapped meanwhile. KernelRefused without memory."""
+    mapping = threading.Thread(target=_map_to_read, args=(old,))
+    mapping.start()
+    try:
+        return _empty(old.table, old.blocks, old.block_buckets, old.mask_bits, old.label)
+    finally:
+        mapping.join()
 
 
 def count_in(table: Table, parts: Iterable[Part], names: Sequence[str] = ()) -> int:
@@ -145,6 +165,7 @@ def fill(empty: Filled, stack: Stack, parts: Sequence[Part], names: Sequence[str
                 return filled
             skip6 = too_many
             unprobed = sum(counted for counted, is_left_out in zip(filled.probes6, skip6, strict=True) if is_left_out)
+        filled.let_go()
         filled = room(filled.table, count, attempt, label=filled.label)
     return filled
 
@@ -160,7 +181,7 @@ def changed(
     if any(old.skip6):
         raise NoRoom
     with _build(into, salt, now_s, old.skip6) as build:
-        with mmap.mmap(old.map.number, old.bytes, prot=mmap.PROT_READ) as source, ffi.from_buffer(source) as words:
+        with ffi.from_buffer(old.mapped(is_read_only=True)) as words:
             lib.mamplus_build_copy(build.words, ffi.cast("uint64_t *", words), old.bytes // 8, _THREADS)
         build.stashed, build.entries, build.next_end_s = old.stashed, old.words, old.next_end_s
         build.expired, build.added = old.expired, old.added
@@ -199,10 +220,7 @@ def _build(table: Filled, salt: bytes, now_s: int, skip6: bytes) -> Iterator["ff
     build = ffi.new("struct mamplus_build *", {"now_s": now_s, "threads": _THREADS, "skip6": skip6})
     build.blocks, build.block_buckets, build.mask_bits = table.blocks, table.block_buckets, table.mask_bits
     build.salt[0], build.salt[1] = struct.unpack("=QQ", salt)
-    with (
-        mmap.mmap(table.map.number, table.bytes) as memory,
-        ffi.from_buffer("uint64_t[]", memory, require_writable=True) as words,
-    ):
+    with ffi.from_buffer("uint64_t[]", table.mapped(), require_writable=True) as words:
         build.words = words
         yield build
 
@@ -212,7 +230,13 @@ def _made(table: Filled, build: "ffi.CData") -> Filled:
         table.table, table.map, table.blocks, table.block_buckets, table.mask_bits, table.label, build.stashed,
         build.entries, build.added, build.expired, build.over_budget, next_end_s=build.next_end_s,
         probes4=list(build.probes4), probes6=list(build.probes6), ports=list(build.ports), skip6=bytes(build.skip6),
+        memory=table.memory,
     )  # fmt: skip
+
+
+def _map_to_read(table: Filled) -> None:
+    with suppress(OSError):  # it is tried again, and told, where it is read
+        table.mapped(is_read_only=True)
 
 
 def _scatter(build: "ffi.CData", part: Part, table: Table) -> None:

@@ -8,7 +8,8 @@ one that is asked (`sides`): a program sees the old one or the new one, never pa
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address
 from itertools import islice
 from pathlib import Path
@@ -151,11 +152,14 @@ class Tables:
         started_ns, salt, names = time.monotonic_ns(), os.urandom(16), tuple(guarded_names)
         stack = Stack.of(source) if isinstance(source, Generation) else source
         parts = _parts(stack, int(now_s), budget_bytes)
-        empty = [room(table, count_in(table, parts, names), label=self._label) for table in TABLES]
-        with self._sides.installing(empty) as side:
-            made = [fill(table, stack, parts, names, salt, int(now_s)) for table in empty]
-        self._sides.replace(side, empty, made)
-        return self._ask(stack, side, _Loaded(stack.number << 1 | side, salt, made, names, now_s), started_ns)
+        with _unmapped_at_end() as mapped:
+            empty = [room(table, count_in(table, parts, names), label=self._label) for table in TABLES]
+            mapped += empty
+            with self._sides.installing(empty) as side:
+                made = [fill(table, stack, parts, names, salt, int(now_s)) for table in empty]
+                mapped += made
+            self._sides.replace(side, empty, made)
+            return self._ask(stack, side, _Loaded(stack.number << 1 | side, salt, made, names, now_s), started_ns)
 
     def patch(
         self, stack: Stack, changes: Sequence[Generation], now_s: float, *, guarded_names: Sequence[str] = (),
@@ -170,15 +174,19 @@ class Tables:
         if loaded is None or not _can_patch(loaded, self._sides.word(), changes, tuple(guarded_names), budget_bytes):
             return self.load(stack, now_s, guarded_names=guarded_names, budget_bytes=budget_bytes)
         parts = [Part(part, Rules.of(part), is_resolved=True) for part in changes]
-        into = [empty_like(old) if count_in(old.table, parts) else old for old in loaded.tables]
-        with self._sides.installing(into) as side:
-            made = [
-                old if old is new else renewed(old, new, stack, parts, loaded.names, loaded.salt, int(now_s))
-                for old, new in zip(loaded.tables, into, strict=True)
-            ]
-        self._sides.replace(side, into, made)
-        now = loaded._replace(word=stack.number << 1 | side, tables=made)  # what had ended stays in where it was
-        return self._ask(stack, side, now, started_ns, is_patch=True)
+        with _unmapped_at_end() as mapped:
+            mapped += loaded.tables
+            into = [empty_like(old) if count_in(old.table, parts) else old for old in loaded.tables]
+            mapped += into
+            with self._sides.installing(into) as side:
+                made = [
+                    old if old is new else renewed(old, new, stack, parts, loaded.names, loaded.salt, int(now_s))
+                    for old, new in zip(loaded.tables, into, strict=True)
+                ]
+                mapped += made
+            self._sides.replace(side, into, made)
+            now = loaded._replace(word=stack.number << 1 | side, tables=made)  # what had ended stays in where it was
+            return self._ask(stack, side, now, started_ns, is_patch=True)
 
     def set_guard(self, addresses: Iterable[tuple[str | IPv4Address | IPv6Address, int]]) -> None:
         """Make `addresses`, (address, port; 0 for every port), the ones that are never refused.
@@ -312,6 +320,17 @@ class Tables:
             next_end_s=_next_end_s(now),
             is_patch=is_patch,
         )
+
+
+@contextmanager
+def _unmapped_at_end() -> Iterator[list[Filled]]:
+    """Yield a list of tables whose memory is let go at the end: once they are asked, nobody waits for that."""
+    tables = list[Filled]()
+    try:
+        yield tables
+    finally:
+        for table in tables:
+            table.let_go()
 
 
 def _parts(stack: Stack, now_s: int, budget_bytes: int) -> list[Part]:

@@ -224,6 +224,32 @@ def _installed(agent: Agent) -> list[bytes]:
     return [key for key in outer.keys() if outer.get(key) is not None]  # noqa: SIM118 -- not a dictionary
 
 
+def test_no_table_stays_mapped(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = _stack(_many(1000))
+    before = _mapped_maps()
+
+    _load(agent, stack)
+    loaded = _mapped_maps()
+    stack, changes = _grown(stack, _ip(BLOCKED))
+    assert _patch(agent.kernel.tables, stack, changes).is_patch
+    patched = _mapped_maps()
+    stack, changes = _grown(stack, _ip(OTHER))
+    monkeypatch.setattr(filling, "_set_names", _fails)
+    with pytest.raises(KernelRefused):
+        _patch(agent.kernel.tables, stack, changes)
+
+    assert [loaded, patched, _mapped_maps()] == [before] * 3
+
+
+def _fails(*_arguments: object) -> None:
+    raise KernelRefused("no")
+
+
+def _mapped_maps() -> int:
+    """How many maps of the kernel lie in this process's memory."""
+    return Path("/proc/self/maps").read_text().count("bpf-map")
+
+
 def test_a_swap_under_a_million_lookups_a_second_never_shows_half_a_table(agent: Agent) -> None:
     """Every lookup of an entry that is in all generations is refused, and counted; loads and patches alternate."""
     stack = _stack([*_many(20_000), _ip(BLOCKED)])

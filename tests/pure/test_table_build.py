@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the C builder puts into a table is what a program that asks finds there."""
 
+import mmap
 import random
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -90,6 +93,29 @@ def columns(section: Section, entries: Entries, *, ends: Sequence[int] = (), nam
     )
 
 
+@pytest.fixture
+def in_file(tmp_path: Path) -> Iterator[Callable[["ffi.CData"], "ffi.CData"]]:
+    """Make columns of addresses or names those of a file, `tmp_path / "list"`: what was read of texts is given back."""
+    with ExitStack() as opened:
+
+        def moved(part: "ffi.CData") -> "ffi.CData":
+            count, is_named = part.count, part.section == Section.DOMAIN
+            sizes = {"keys": count * (8 if is_named else 4), "groups": count * 4, "ends": count * 4}
+            sizes |= {"texts": count * 4, "strings": part.strings_size} if is_named else {}
+            data = [bytes(ffi.buffer(getattr(part, name), size)) for name, size in sizes.items()]
+            (tmp_path / "list").write_bytes(b"before" + b"".join(data))
+            file = opened.enter_context((tmp_path / "list").open("rb"))
+            memory = opened.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            part.file = opened.enter_context(ffi.from_buffer(memory))
+            part.fd, part.is_mapped, part.texts, at = file.fileno(), 1, ffi.NULL, len(b"before")
+            for name, column in zip(sizes, data, strict=True):
+                setattr(part, name, part.file + at)
+                at += len(column)
+            return part
+
+        yield moved
+
+
 def ip4_entries(count: int, verdict: int = BLOCK) -> list[tuple[bytes, int]]:
     return [(struct.pack(">I", number * 65537 % (1 << 32)), verdict) for number in range(count)]
 
@@ -111,6 +137,44 @@ def test_every_entry_is_found_with_its_verdict_and_nothing_else(threads: int) ->
     assert all(view.verdict(identity) == verdict for identity, verdict in list(held.items())[::7])
     assert not any(view.verdict(reader.ip4(number * 65537 + 1)) for number in range(1000))
     assert table.build.entries == len(entries)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_list_in_a_file_comes_in_as_one_in_memory_does(
+    in_file: Callable[["ffi.CData"], "ffi.CData"], threads: int
+) -> None:
+    entries = [(key, 1 + number % 3) for number, (key, _) in enumerate(ip4_entries(100_000))]
+    ends = [50 * (number % 7 == 0) for number in range(len(entries))]
+    parts = [columns(Section.IP4, entries, ends=ends) for _ in range(2)]
+    for part in parts:
+        part.has_cut, part.cut_group, part.cut = 1, BLOCK, 70_001
+    tables = Table(8, 1954, threads, now_s=60), Table(8, 1954, threads, now_s=60)
+
+    assert [tables[0].fill(parts[0]), tables[1].fill(in_file(parts[1]))] == [0, 0]
+
+    held = [table.reader.held() for table in tables]
+    assert sorted(held[0].items() ^ held[1].items())[:3] == []
+    told = [(table.build.entries, table.build.expired, table.build.over_budget) for table in tables]
+    assert told[0] == told[1]
+    assert told[0][2] > 0
+
+
+def test_names_of_a_list_in_a_file_are_its_own(in_file: Callable[["ffi.CData"], "ffi.CData"]) -> None:
+    names = [f"host{number}.example" for number in range(9000)]  # more than are read at once
+    part = in_file(columns(Section.DOMAIN, [(bytes(8), BLOCK)] * len(names), names=names))
+    table = Table(1, 1900)
+
+    assert table.fill(part) == 0
+
+    assert {*map(table.reader.verdict, (reader.name(SALT, name) for name in names[::50]))} == {BLOCK}
+
+
+def test_a_file_that_became_shorter_is_damage(in_file: Callable[["ffi.CData"], "ffi.CData"], tmp_path: Path) -> None:
+    part = in_file(columns(Section.IP4, ip4_entries(10_000)))
+    with (tmp_path / "list").open("r+b") as file:
+        file.truncate((tmp_path / "list").stat().st_size - 1)
+
+    assert Table(1, 1900).fill(part) == EINVAL
 
 
 def test_most_misses_end_at_the_near_filter_nearly_all_at_the_far_one_and_withdrawn_keys_are_not_found() -> None:
