@@ -4,6 +4,7 @@
 Journey: mount, luks, wipe -> [mounts] -> /proc/PID/mountinfo, mount_helper.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -46,9 +47,17 @@ def at(point: str, process: Path = INIT) -> Mount | None:
     return next((one for one in reversed(mounted(process)) if one.point == point), None)
 
 
+def of_device(device: str, process: Path = INIT) -> Mount | None:
+    """Return a mount of the file system on `device` (major:minor) that nothing is mounted over, of its root if any."""
+    on_top = {one.point: one for one in mounted(process)}.values()
+    found = [one for one in on_top if one.device == device]
+    return max(found, key=lambda one: one.root == "/", default=None)
+
+
 def carrying(path: str | Path, process: Path = INIT) -> Mount | None:
-    """Return the mount that `path` lies on, seen from where `process` lives."""
-    above = [one for one in mounted(process) if Path(path).is_relative_to(one.point)]
+    """Return the mount that `path` lies on, seen from where `process` lives; links and `..` are followed here."""
+    real = Path(os.path.realpath(path))
+    above = [one for one in mounted(process) if real.is_relative_to(one.point)]
     return max(reversed(above), key=lambda one: len(one.point), default=None)
 
 

@@ -126,15 +126,21 @@ def _how(kind: ActionKind, event: Event, rules: ActionRules) -> dict[str, Any]:
     if kind is ActionKind.RADIO:
         return {"radios": list(rules.radio.off), "last_road": rules.radio.last_road}
     if kind is ActionKind.USB:
-        return {"new": True} if rules.usb == "new" else {"file": _file(event)}
-    return {"file": _file(event), "way": rules.mount} if kind is ActionKind.MOUNT else {}
+        return {"new": True} if rules.usb == "new" else _medium(event)
+    return _medium(event) | {"way": rules.mount} if kind is ActionKind.MOUNT else {}
 
 
-def _file(event: Event) -> str:
-    """Return the file that an event is about, "" for none."""
+def _medium(event: Event) -> dict[str, str]:
+    """Return what names the file system that an event is about, in the words of mountinfo where the kernel told it.
+
+    A path comes second: who is alerted about may have picked it, as a relative one, a link, or a name in a mount
+    namespace of his own, and so pointed at another's medium.
+    """
+    if isinstance(event, Exec | FileAccess):
+        return {"medium": f"{event.file.dev >> 20}:{event.file.dev & 0xFFFFF}"}
     if isinstance(event, MassRewrite):
-        return event.paths[0]
-    return event.path if isinstance(event, Exec | FileAccess | FileChange) else ""
+        return {"file": event.paths[0]}
+    return {"file": event.path if isinstance(event, FileChange) else ""}
 
 
 def _above(paths: tuple[str, ...]) -> str:

@@ -15,7 +15,7 @@ from mamplus_host.events import Exec, File, Head
 from mamplus_host.executor import mounts
 from mamplus_host.executor.actions.mount import MountControl
 from mamplus_host.executor.plan import plan, target_of
-from mamplus_host.executor.shape import State
+from mamplus_host.executor.shape import Facts, State
 from mamplus_host.verdicts import Decision, Finding, Verdict
 from tests.kernel.cut import each_cut
 
@@ -196,17 +196,26 @@ def test_another_medium_at_that_place_is_left_alone(place: Place) -> None:
         place.deed.prepare(ID, {"path": str(place.point), "way": "burn"})
 
 
-def test_by_the_policy_the_medium_that_a_program_lies_on_starts_nothing_more(place: Place) -> None:
+def answered(place: Place, dev: int, path: str) -> Facts:
+    """Prepare what a policy answers with to a program that was started as `path`."""
+    head = Head(boot_ns=7, cgroup_id=1, generation=1, tgid=500, ppid=2, uid=0, slot=0, flags=0, verdict=Verdict.BLOCK,
+                comm="x")  # fmt: skip
+    event = Exec(head=head, file=File(dev=dev, ino=2, size=3, ctime_s=4, ctime_ns=5), sha256="", path=path)
+    decision = Decision(id="01" * 13, finding=Finding.CONFIRMED, event=event, rule="ble", reason="")
+    (action,) = plan(decision, Config(), rules=ActionRules(confirmed={"exec": ("mount",)}))
+    return place.deed.prepare(ID, target_of(decision, action))
+
+
+@pytest.mark.parametrize("given", ["tool", "link", "whole"])
+def test_by_the_policy_the_medium_that_a_program_lies_on_starts_nothing_more(place: Place, given: str) -> None:
     program = place.point / "deep" / "tool"
     place.run("mkdir", str(program.parent))
     place.run("cp", "/bin/true", str(program))
-    head = Head(boot_ns=7, cgroup_id=1, generation=1, tgid=500, ppid=2, uid=0, slot=0, flags=0, verdict=Verdict.BLOCK,
-                comm="x")  # fmt: skip
-    event = Exec(head=head, file=File(dev=1, ino=2, size=3, ctime_s=4, ctime_ns=5), sha256="", path=str(program))
-    decision = Decision(id="01" * 13, finding=Finding.CONFIRMED, event=event, rule="ble", reason="")
-    (action,) = plan(decision, Config(), rules=ActionRules(confirmed={"exec": ("mount",)}))
+    (place.root / "link").symlink_to(program)
+    path = {"tool": "./tool", "link": str(place.root / "link"), "whole": str(program)}[given]
+    number = os.stat(place.loop).st_rdev
 
-    facts = place.deed.prepare(ID, target_of(decision, action))
+    facts = answered(place, os.major(number) << 20 | os.minor(number), path)
     place.deed.do(facts)
 
     assert place.fails(str(program))
@@ -214,3 +223,10 @@ def test_by_the_policy_the_medium_that_a_program_lies_on_starts_nothing_more(pla
     assert not place.fails(str(program))
     with pytest.raises(ActionFailed, match="not touched"):
         place.deed.prepare(ID, {"file": "/usr/bin/true", "way": "noexec"})
+
+
+def test_a_program_elsewhere_means_nobodys_medium_whatever_path_it_was_started_by(place: Place) -> None:
+    with pytest.raises(ActionFailed, match="nothing is mounted of device 0:0"):
+        answered(place, 0, f"{place.point}/../../tool")
+    with pytest.raises(ActionFailed, match="not touched"):
+        place.deed.prepare(ID, {"file": f"{place.point}/../../../../../../../../../../usr/bin/true", "way": "noexec"})

@@ -75,6 +75,16 @@ def test_the_device_that_a_file_lies_on_is_found_by_its_mount(tree: Tree) -> Non
     assert [one["name"] for one in facts["switches"]] == ["1-2"]
     with pytest.raises(ActionFailed, match="lies on no USB device"):
         tree.deed().prepare(ID, {"file": "/home/ada/tool"})
+    with pytest.raises(ActionFailed, match="lies on no USB device"):
+        tree.deed().prepare(ID, {"file": "/media/stick/../../home/ada/tool"})
+
+
+def test_the_device_of_a_medium_is_found_wherever_it_is_mounted(tree: Tree) -> None:
+    tree.mount("/media/other", "8:33")  # process 1 does not see the medium: it is mounted in another namespace
+    facts = tree.deed().prepare(ID, {"medium": "8:17", "path": "/media/other/tool"})
+    assert [one["name"] for one in facts["switches"]] == ["1-2"]
+    with pytest.raises(ActionFailed, match="device 0:41 lies on no USB device"):
+        tree.deed().prepare(ID, {"medium": "0:41", "path": "/media/stick/tool"})
 
 
 def test_new_devices_are_refused_on_every_bus_and_each_bus_gets_its_own_default_back(tree: Tree) -> None:

@@ -2,6 +2,8 @@
 """From a decision to actions: what is planned, and against whom never."""
 
 from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -26,6 +28,7 @@ from mamplus_host.events import (
     MassRewrite,
     Packet,
 )
+from mamplus_host.executor import mounts
 from mamplus_host.executor.plan import Action, plan, target_of
 from mamplus_host.verdicts import ActionKind, Decision, Finding, Verdict
 
@@ -215,21 +218,69 @@ def test_a_deed_is_told_what_the_event_says_of_its_target() -> None:
     assert wanted.items() <= target.items()
 
 
+@pytest.mark.parametrize("path", ["./tool", "/tmp/link", "/media/company/../../tmp/x", ""])
+@pytest.mark.parametrize("kind", ["usb", "mount"])
+def test_a_medium_is_named_by_what_the_kernel_saw_and_not_by_the_path_that_was_given(
+    kind: Literal["usb", "mount"], path: str
+) -> None:
+    file = File(dev=8 << 20 | 17, ino=2, size=3, ctime_s=4, ctime_ns=5)
+    event = Exec(head=head(500), file=file, sha256="", path=path)
+    decision = decided(event, Finding.CONFIRMED)
+    (action,) = plan(decision, Config(), rules=ActionRules(confirmed={"exec": (kind,)}))
+
+    target = target_of(decision, action)
+
+    assert target["medium"] == "8:17"
+    assert "file" not in target
+
+
+MOUNTS = """\
+30 1 8:2 / / rw - ext4 /dev/sda2 rw
+31 30 8:17 /photos {0}/media/photos rw - ext4 /dev/sdb1 rw
+32 30 8:17 / {0}/media/stick rw - ext4 /dev/sdb1 rw
+33 30 8:33 / {0}/media/over rw - ext4 /dev/sdc1 rw
+34 33 8:49 / {0}/media/over rw - ext4 /dev/sdd1 rw
+"""
+
+
+def test_a_path_means_the_medium_that_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "mountinfo").write_text(MOUNTS.format(tmp_path))
+    (tmp_path / "media/stick").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "media/stick/tool")
+
+    def point(path: Path) -> str:
+        found = mounts.carrying(path, tmp_path)
+        return found.point if found else ""
+
+    assert point(tmp_path / "link") == f"{tmp_path}/media/stick"
+    assert point(tmp_path / "media/stick/../../tmp/x") == "/"
+
+
+def test_a_device_means_the_mount_of_all_of_it_that_nothing_lies_over(tmp_path: Path) -> None:
+    (tmp_path / "mountinfo").write_text(MOUNTS.format(tmp_path))
+
+    found = [mounts.of_device(device, tmp_path) for device in ("8:17", "8:49", "8:33", "0:0")]
+
+    wanted = [f"{tmp_path}/media/stick", f"{tmp_path}/media/over", None, None]
+    assert [one and one.point for one in found] == wanted
+
+
 MASS = MassRewrite(boot_ns=7, tgid=500, paths=("/media/s/a", "/media/s/b"), stopped="stopped")
 
 
 @pytest.mark.parametrize(
     ("rules", "event", "target"),
     [
-        ({"confirmed": {"exec": ["mount"]}}, EXEC, {"file": "/x", "way": "noexec"}),
+        ({"confirmed": {"exec": ["mount"]}}, EXEC, {"medium": "0:1", "way": "noexec"}),
         ({"confirmed": {"mass": ["mount"]}, "mount": "read-only"}, MASS, {"file": "/media/s/a", "way": "read-only"}),
-        ({"confirmed": {"library": ["usb"]}}, MAPPED, {"file": "/lib"}),
+        ({"confirmed": {"library": ["usb"]}}, MAPPED, {"medium": "0:1"}),
+        ({"confirmed": {"file": ["usb"]}}, CHANGE, {"file": "/protected"}),
         ({"confirmed": {"connect": ["usb"]}, "usb": "new"}, CONNECT, {"new": True}),
         ({"confirmed": {"connect": ["radio"]}, "ttl_s": {"radio": 600}}, CONNECT, {"radios": [], "ttl_s": 600}),
         ({"confirmed": {"tamper": [], "exec": ["radio"]}, "radio": {"off": ["wwan"], "last_road": True},
           "ttl_s": {"radio": 60}}, EXEC, {"radios": ["wwan"], "last_road": True, "ttl_s": 60}),
     ],
-    ids=["medium", "medium-of-many", "stick", "next-stick", "radios", "last-road"],
+    ids=["medium", "medium-of-many", "stick", "stick-by-path", "next-stick", "radios", "last-road"],
 )  # fmt: skip
 def test_a_policy_says_how_radios_usb_and_media_answer(
     rules: dict[str, object], event: Event, target: dict[str, object]

@@ -53,7 +53,7 @@ class MountControl:
         self._agent, self._process, self._media = agent, process, media
 
     def prepare(self, action_id: str, target: dict[str, Any]) -> Facts:
-        """`target`: `path`, where it is mounted, or `file`, what lies on it; and `way`, one of WAYS."""
+        """`target`: `path`, where it is mounted, `medium`, its major:minor, or `file` on it; and `way`, one of WAYS."""
         way = str(target.get("way", "read-only"))
         if way not in WAYS:
             raise ActionFailed(f"{way!r} is no way to change a mount; want one of {', '.join(WAYS)}")
@@ -67,12 +67,16 @@ class MountControl:
         return {"id": action_id, "way": way, "mounts": [msgspec.to_builtins(one) for one in wanted]}
 
     def _meant(self, target: dict[str, Any]) -> Mount:
-        if file := str(target.get("file", "")):
-            found = mounts.carrying(file, self._process)
+        file = str(target.get("file", ""))
+        if medium := str(target.get("medium", "")):
+            found, what = mounts.of_device(medium, self._process), f"of device {medium}"
+        elif file:
+            found, what = mounts.carrying(file, self._process), f"at {file!r}"
         else:
-            found = mounts.at(str(target.get("path", "")), self._process)
+            point = str(target.get("path", ""))
+            found, what = mounts.at(point, self._process), f"at {point!r}"
         if found is None:
-            raise ActionFailed(f"nothing is mounted at {file or target.get('path', '')!r}; findmnt shows what is")
+            raise ActionFailed(f"nothing is mounted {what}; findmnt shows what is")
         return found
 
     def _spare(self, found: list[Mount], way: str) -> None:

@@ -41,9 +41,13 @@ class Usb:
         self._enterprise, self._sys, self._mounts = enterprise, sys_root, mounts
 
     def prepare(self, action_id: str, target: dict[str, Any]) -> Facts:
-        """`target`: `device`, as 1-2.3; `file`, what lies on it; or `new`: whatever is plugged in from now on."""
-        file = str(target.get("file", ""))
-        name = self._carrier(file) if file else str(target.get("device", ""))
+        """Say which switches are meant.
+
+        `target`: `device`, as 1-2.3; `medium`, major:minor of a file system on it; `file`, what lies on it; or `new`:
+        whatever is plugged in from now on.
+        """
+        medium, file = str(target.get("medium", "")), str(target.get("file", ""))
+        name = self._carrier(medium, file) if medium or file else str(target.get("device", ""))
         switches = self._defaults() if target.get("new") else [self._one(name)]
         if not switches:
             raise ActionFailed("this device has no USB bus that could be closed to new devices")
@@ -69,14 +73,15 @@ class Usb:
         self._spare(name, place.resolve())
         return {"name": name, "file": "authorized", "was": was, "is": _who(place)}
 
-    def _carrier(self, file: str) -> str:
-        """Return the name of the device that a file's file system lies on."""
-        mount = mounts.carrying(file, self._mounts.parent)
-        for node in _and_below(self._sys / "dev/block" / mount.device) if mount else ():
+    def _carrier(self, medium: str, file: str) -> str:
+        """Return the name of the device that a file system lies on: `medium`, or else that of `file`."""
+        if not medium and (mount := mounts.carrying(file, self._mounts.parent)):
+            medium = mount.device
+        for node in _and_below(self._sys / "dev/block" / medium) if medium else ():
             for part in reversed(node.parts):
                 if _NAME.fullmatch(part):
                     return part
-        raise ActionFailed(f"{file!r} lies on no USB device")
+        raise ActionFailed(f"{repr(file) if file else 'device ' + medium} lies on no USB device")
 
     def _spare(self, name: str, place: Path) -> None:
         for point in self._mounted_from(place):
