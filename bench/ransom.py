@@ -22,6 +22,7 @@ def once(rig: ransom.Rig, tool: str) -> tuple[int, float]:
     before, alerts = rig.inodes(), len(rig.mass_alerts())
     begin_s = time.monotonic()
     with rig.attacked_by(tool):
+        rig.wait("the writer to stand still", rig.holds_somebody)
         rig.wait("the alert", lambda: len(rig.mass_alerts()) > alerts)
         rig.wait("all files to be back", lambda: not rig.damaged())
         took_s = time.monotonic() - begin_s

@@ -95,6 +95,11 @@ class Rig:
     def mass_alerts(self) -> list[dict[str, Any]]:
         return [one for one in self.call("alerts", limit=10_000) if one["rule"] == "mass-rewrite"]
 
+    def holds_somebody(self) -> bool:
+        """Say whether a family stands still: an alert may be of the one before."""
+        events = [(hold / "cgroup.events").read_text() for hold in self.scope.rglob("mamplus-hold-*")]
+        return any("frozen 1" in one and "populated 1" in one for one in events)
+
     @contextmanager
     def attacked_by(self, tool: str) -> Iterator["subprocess.Popen[bytes]"]:
         """A tool that goes through the directory; at the end everything of it is gone, its own files too."""

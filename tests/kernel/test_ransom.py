@@ -24,6 +24,7 @@ def test_who_rewrites_protected_files_in_masses_stands_still_and_all_files_are_b
     assert len(before) == ransom.FILES
 
     with rig.attacked_by(tool) as process:
+        rig.wait("the writer to stand still", rig.holds_somebody)
         rig.wait("the alert about a mass rewrite", lambda: len(rig.mass_alerts()) > alerts)
         rig.wait("all files to be back", lambda: not rig.damaged())
         assert process.poll() is None  # it was stopped, and is held
