@@ -101,6 +101,7 @@ class Pipeline:
         self._matcher: Matcher | None = None
         self._untold: deque[tuple[Decision, list[Outcome]]] = deque()
         self._unstored: deque[Escalation] = deque()
+        self._told_under: dict[str, str] = {}  # by the decision's id, the alert that it repeated
         self.in_use = Recent()
         self.lineage = Lineage(config.limits.lineage_tasks)
         self.recent: deque[Event] = deque(maxlen=config.limits.recent_events)
@@ -135,7 +136,7 @@ class Pipeline:
         self._ble, self._matcher = ble, Matcher.of(ble, self._accounts)
         self._repeats.forget()
         outcomes = self._executor.resolve_held(self.ask)
-        self._alerts.note_outcomes(outcomes)
+        self.note_late(outcomes)
         return outcomes
 
     def ask(self, indicator: Indicator) -> Verdict:
@@ -251,6 +252,12 @@ class Pipeline:
         while self._untold:
             self.tell_some()
 
+    def note_late(self, outcomes: list[Outcome]) -> None:
+        """Add what was over only after its alert was told, or ended by itself, to that alert."""
+        self.tell_all()
+        for outcome in outcomes:
+            self._alerts.note_outcomes([outcome], under=self._told_under.get(outcome.decision_id, ""))
+
     def tell_some(self) -> None:
         """Report what was acted on longest ago: into the alert log, and on its way to the enterprise."""
         told = list[Escalation]()
@@ -273,6 +280,10 @@ class Pipeline:
         if first_id != decision.id:
             self._alerts.note_repeat(first_id)
             self._alerts.note_outcomes([o for o in outcomes if o.action is not ActionKind.REFUSED], under=first_id)
+            if any(outcome.state == "begun" for outcome in outcomes):
+                self._told_under[decision.id] = first_id
+                while len(self._told_under) > MAX_UNTOLD:
+                    del self._told_under[next(iter(self._told_under))]
             return []
         escalation = self._escalation(decision, outcomes)
         self._alerts.put(decision, escalation)

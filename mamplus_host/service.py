@@ -114,7 +114,7 @@ class Service:
         )  # what a power cut left beside a file is kept before the file is looked at
         self.loop.alone(lambda: self.executor.adopt(refuse.standing(self.network)))
         self.loop.alone(lambda: self.alerts.note_outcomes(self.executor.recover()))
-        self.executor.work_beside(Line(self.loop.soon), self.alerts.note_outcomes)
+        self.executor.work_beside(Line(self.loop.soon), self.pipeline.note_late)
         self.isolating = parts.make_isolating(self)
         self.loop.alone(self.generations.begin)  # a list that cannot be loaded must not keep the agent from starting
         self.loop.alone(self._use_policy)
@@ -139,8 +139,8 @@ class Service:
         """Close what is open. Hooks, rules and responder stay: enforcement outlives the agent (`mamplus detach`)."""
         systemd.notify("STOPPING=1")
         self.loop.alone(self.loop.drain)  # who sent us away is told before we go
+        self.loop.alone(self.pipeline.tell_all)  # before what may take long
         self.loop.alone(self.executor.stop)
-        self.loop.alone(self.pipeline.tell_all)
         self.tamper.close()
         self.guarding.close()
         self.network.second.stop()

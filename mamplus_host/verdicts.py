@@ -92,7 +92,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     decision_id: str
     action: ActionKind
-    state: str  # done, failed, undone, dry-run (monitor mode)
+    state: str  # done, failed, undone, begun (it takes long), dry-run (monitor mode)
     detail: str = ""  # what exactly, or why it failed
     took_ns: int = 0  # from the event to the action's end; 0: not measured
 

@@ -99,7 +99,7 @@ class Commands:
 
     def undo(self, id: str) -> Any:
         def noted(outcomes: list[Outcome]) -> list[Outcome]:
-            self._service.alerts.note_outcomes(outcomes)
+            self._service.pipeline.note_late(outcomes)
             return outcomes
 
         return _then(self._service.executor.begin_undo(self._action_id(id)), noted)

@@ -3,20 +3,20 @@
 
 Journey: execute -> [beside] -> courses, runner.
 
-In line are what takes long itself, and what is aimed at something that is in line before it: a program is ended after
-the evidence of it was taken. Telling somebody holds nothing up. Until `begin` everything is done at once.
+In line is what takes long itself, and nothing else: what freezes, refuses or ends a program waits for nobody. Notices
+and the rest are bounded apart, and what a person orders is not. Until `begin` everything is done at once.
 """
 
 from collections.abc import Callable
 from functools import partial
 
 from mamplus_host.errors import ActionFailed
+from mamplus_host.executor import helper
 from mamplus_host.executor.courses import Course, Line, at_once
 from mamplus_host.executor.runner import Runner, Work
 from mamplus_host.verdicts import ActionKind, Outcome
 
 Aim = tuple[str, ...]
-NOTHING: Aim = ("", "", "")
 
 
 def aim_of(work: Work) -> Aim:
@@ -32,6 +32,7 @@ class Beside:
         self._line: Line | None = None
         self._works: list[Work] = []  # in line, the one that runs among them
         self._undoing: set[str] = set()  # ids of actions
+        self._refused = 0  # found no place in line
         self._waiting: list[tuple[list[Work], Callable[[], object]]] = []
 
     def begin(self, line: Line) -> None:
@@ -41,41 +42,46 @@ class Beside:
     @property
     def counts(self) -> dict[str, int]:
         """Return how many are in line, and how many found no place in it."""
-        return {"in_line": len(self._works), "no_place": self._line.refused if self._line else 0}
+        return {"in_line": len(self._works), "no_place": self._refused}
 
     def is_for(self, work: Work) -> bool:
         """Say whether a work has to be done in line."""
         if self._line is None or work.outcome is not None:
             return False
-        return self._runner.is_slow(work.kind) or self._is_after_another(work)
+        return self._runner.is_slow(work.kind)
 
-    def _is_after_another(self, work: Work) -> bool:
-        aim = aim_of(work)
-        before = [one for one in self._works if one.outcome is None and one.kind is not ActionKind.NOTIFY]
-        return aim != NOTHING and any(aim_of(one) == aim for one in before)
-
-    def do(self, work: Work) -> None:
-        """Do it when its turn comes; without a place in line what takes long has failed, and the rest is done now."""
-        course = self._runner.doing([work])
-        if self._enter([work], course):
-            return
-        if self._runner.is_slow(work.kind):
-            self._runner.close(work, "failed", f"{len(self._works)} actions that take long wait already: none is added")
+    def do(self, work: Work, *, is_ordered: bool = False) -> None:
+        """Do it when its turn comes; without a place in line it has failed. `is_ordered`: by a person; has a place."""
+        assert self._line is not None
+        is_notice = work.kind is ActionKind.NOTIFY
+        alike = sum((one.kind is ActionKind.NOTIFY) == is_notice for one in self._works)
+        if alike < self._line.most or is_ordered:
+            self._enter([work], self._runner.doing([work]))
         else:
-            at_once(course)
+            self._refused += 1
+            self._runner.close(work, "failed", f"{alike} actions that take long wait already: none is added")
+
+    def is_undoing(self, action_id: str) -> bool:
+        """Say whether an action waits to be undone, or is being undone."""
+        return action_id in self._undoing
 
     def undo(self, works: list[Work], why: str, then: Callable[[], object]) -> None:
-        """Undo when their turn comes; ActionFailed when that is to be done already."""
-        ids = {work.id for work in works}
-        if twice := sorted(ids & self._undoing):
+        """Undo now, and what takes long when its turn comes; ActionFailed when that is to be done already."""
+        if twice := sorted({work.id for work in works} & self._undoing):
             raise ActionFailed(f"{twice[0]} is being undone already; wait until it is")
+        slow = [work for work in works if self.is_for(work)]
+        at_once(self._runner.undoing([work for work in works if work not in slow], why))
+        if not slow:
+            then()
+            return
+        ids = {work.id for work in slow}
         self._undoing |= ids
 
         def over() -> None:
             self._undoing -= ids
             then()
 
-        self._enter(works, self._runner.undoing(works, why), over, is_bounded=False)
+        self._enter(slow, self._runner.undoing(slow, why), over)
 
     def forget(self, is_meant: Callable[[Work], bool], why: str) -> list[Outcome]:
         """End what waits, and was not looked at yet; return what came of it."""
@@ -91,27 +97,21 @@ class Beside:
             self._waiting.append((works, then))
 
     def stop(self) -> None:
-        """End what runs; of the rest do what takes no time, and leave what is to be undone to the next start."""
+        """End what runs, if it ends soon; what was begun, or is to be undone, is the next start's otherwise."""
         if self._line is None:
             return
-        self._line.stop()
+        self._line.stop(self._runner.alive)
+        helper.end_of(self._line.thread)
         self._line = None
-        for work in [work for work in self._works if work.id not in self._undoing]:
-            if self._runner.is_slow(work.kind):
+        for work in self._works:
+            if work.id not in self._undoing and not work.facts and work.outcome is None:
                 self._runner.close(work, "failed", "the agent stopped before it was begun")
-            else:
-                at_once(self._runner.doing([work]))
         self._over([], int)
 
-    def _enter(
-        self, works: list[Work], course: Course, then: Callable[[], object] = int, *, is_bounded: bool = True
-    ) -> bool:  # fmt: skip
+    def _enter(self, works: list[Work], course: Course, then: Callable[[], object] = int) -> None:
         assert self._line is not None
         self._works += works
-        if self._line.enter(course, partial(self._over, works, then), is_bounded=is_bounded):
-            return True
-        self._works = self._works[: -len(works)]
-        return False
+        self._line.enter(course, partial(self._over, works, then))
 
     def _over(self, works: list[Work], then: Callable[[], object]) -> None:
         for work in works:

@@ -10,12 +10,15 @@ the line, one at a time. Courses in line keep their order, and the next one begi
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
-MAX_IN_LINE = 64
+MAX_IN_LINE = 64  # of notices, and of what else nobody ordered
+STOP_S = 20  # for the job that runs, when the agent stops
 
 
 class Job(NamedTuple):
@@ -54,42 +57,46 @@ class Line:
 
     def __init__(self, post: Callable[[Callable[[], object]], object], *, most: int = MAX_IN_LINE) -> None:
         """`post` has the loop call something, soon."""
-        self._post, self._most = post, most
+        self._post, self.most = post, most
         self._courses: deque[tuple[Course, Callable[[], object]]] = deque()  # the first one runs
         self._jobs: queue.SimpleQueue[tuple[Course, Job] | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[_Resume] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None  # not before it is needed: it costs memory
-        self._is_begun = self._is_stopping = False
-        self.refused = 0  # courses that found no place
+        self._is_begun = False
 
     def __len__(self) -> int:
         return len(self._courses)
 
-    def enter(self, course: Course, then: Callable[[], object], *, is_bounded: bool = True) -> bool:
-        """Have `course` run when it is its turn, and `then` be called; False, and counted: there is no place."""
-        if is_bounded and len(self._courses) >= self._most:
-            self.refused += 1
-            return False
+    def enter(self, course: Course, then: Callable[[], object]) -> None:
+        """Have `course` run when it is its turn, and `then` be called. `most` is for who enters to keep."""
         self._courses.append((course, then))
         self._begin_next()
-        return True
 
-    def stop(self) -> None:
-        """End the course that runs, which may take as long as its jobs do; those that wait are forgotten."""
-        self._is_stopping = True
+    def stop(self, alive: Callable[[], object] = int, within_s: int = STOP_S) -> None:
+        """End the course that runs, if it is over within `within_s`; those that wait are forgotten.
+
+        `alive` is called each second. What takes longer is left: its intent is open, for the next start.
+        """
         while len(self._courses) > self._is_begun:
             self._courses.pop()
-        if self._thread is not None:
-            self._jobs.put(None)
-            self._thread.join()
-            self._take_up()
+        until_s = time.monotonic() + within_s
+        while self._is_begun and time.monotonic() < until_s:
+            alive()
+            with suppress(queue.Empty):
+                self._go_on(self._ready.get(timeout=1))
+        self._jobs.put(None)
+
+    @property
+    def thread(self) -> int:
+        """Return the thread that does slow jobs; 0 before there is one."""
+        return (self._thread and self._thread.ident) or 0
 
     def _go_on(self, resume: _Resume) -> None:
         """Run the first course on until it waits for the thread, or is over; then it is the next one's turn."""
         course, then = self._courses[0]
         self._is_begun = True
         try:
-            while not (job := resume()).is_slow or self._is_stopping:
+            while not (job := resume()).is_slow:
                 resume = _done(course, job)
         except StopIteration:
             self._next(then)

@@ -8,7 +8,7 @@ What ends an action: a person (`undo`), the enterprise (`resolve_held`: the list
 `recover` of the next agent, and what a restart of the device took away is put back in force.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -46,6 +46,7 @@ _NS = 1_000_000_000
 _NOBODY = "nobody answered in time"
 _BY_PERSON = "somebody here undid it"
 _ALLOWED = "the list now says allow"
+_KILLS = frozenset({ActionKind.KILL, ActionKind.KILL_TREE, ActionKind.KILL_CGROUP})
 Planned = tuple[Decision, Sequence[Action]]
 
 
@@ -113,19 +114,18 @@ class Executor:
     ) -> None:  # fmt: skip
         """Do what answers several decisions, with as few syncs of the journal as may be.
 
-        `then` gets the outcomes of the decision at that place in `batch` once there are all: before this returns, or
-        later, where an action takes long. `meanwhile` is called while what was begun ends by itself.
+        `then` gets the outcomes of the decision at that place in `batch` before this returns. What takes long is
+        "begun" there, and `late` gets what came of it; but what a kill waits for is done now, last of all decisions.
+        `meanwhile` is called while what was begun ends by itself.
         """
         made = [[self._work(decision, action) for action in actions] for decision, actions in batch]
-        for together in _apart([work for works in made for work, _action in works]):
-            self._run(together, meanwhile)
+        lists = [[work for work, _action in works] for works in made]
+        awaited = {work.id for works in lists for work in _awaited(works) if self._beside.is_for(work)}
+        lists.sort(key=lambda works: any(work.id in awaited for work in works))
+        for together in _apart([work for works in lists for work in works]):
+            self._run(together, meanwhile, awaited=awaited)
         for number, works in enumerate(made):
-            self._beside.when_over([work for work, _action in works], partial(self._answer, number, works, then))
-
-    def _answer(
-        self, number: int, works: list[tuple[Work, Action]], then: Callable[[int, list[Outcome]], object]
-    ) -> None:  # fmt: skip
-        then(number, [outcome for one in works for outcome in self._with_harder(*one)])
+            then(number, [outcome for one in works for outcome in self._with_harder(*one)])
 
     def _work(self, decision: Decision, action: Action) -> tuple[Work, Action]:
         work = Work(
@@ -142,18 +142,22 @@ class Executor:
             self._runner.close(work, "disarmed", f"{why}; it would {_words(action)}")
         return work, action
 
-    def _run(self, works: list[Work], meanwhile: Callable[[], object] = int) -> None:
-        """Do what takes no time, and have the rest done in line."""
-        beside = [self._beside.is_for(work) for work in works]
-        at_once(
-            self._runner.doing([work for work, is_slow in zip(works, beside, strict=True) if not is_slow], meanwhile)
-        )
-        for work in [work for work, is_slow in zip(works, beside, strict=True) if is_slow]:
-            self._beside.do(work)
+    def _run(
+        self, works: list[Work], meanwhile: Callable[[], object] = int,
+        *, awaited: Collection[str] = (), is_ordered: bool = False,
+    ) -> None:  # fmt: skip
+        """Do what takes no time or is awaited (ids), and have the rest done in line."""
+        slow = [work for work in works if self._beside.is_for(work) and work.id not in awaited]
+        if quick := [work for work in works if work not in slow]:
+            at_once(self._runner.doing(quick, meanwhile))
+        for work in slow:
+            self._beside.do(work, is_ordered=is_ordered)
 
     def _with_harder(self, work: Work, action: Action) -> list[Outcome]:
         """Return the outcome; where a mild action failed, that of the harder ones that were tried after it."""
-        assert work.outcome is not None
+        if work.outcome is None:
+            self._beside.when_over([work], partial(self._over_late, work))
+            return [Outcome(decision_id=work.decision_id, action=work.kind, state="begun", detail="it takes long")]
         outcomes = [work.outcome]
         for kind in action.otherwise:
             if outcomes[-1].state != "failed":
@@ -164,6 +168,10 @@ class Executor:
             assert harder.outcome is not None
             outcomes.append(harder.outcome)
         return outcomes
+
+    def _over_late(self, work: Work) -> None:
+        if (ended := work.outcome) is not None and ended.state != "undone":  # that, whoever forgot it tells
+            self._late([ended])
 
     def start(self, kind: ActionKind, target: dict[str, Any], *, ttl_s: int = 0, why: str = "") -> Outcome:
         """As `begin`, of what takes no time while the agent runs; return its outcome."""
@@ -177,7 +185,7 @@ class Executor:
         target = {"alert": decision_id, "reason": why, "boot_ns": self._clock.boot_ns(), **target}
         work = Work(id=f"{decision_id}-{kind}", decision_id=decision_id, kind=kind, target=target, ttl_s=ttl_s)
         answer: Future[Outcome] = Future()
-        self._run([work])
+        self._run([work], is_ordered=True)
         self._beside.when_over([work], partial(_settle, answer, work))
         return answer
 
@@ -203,15 +211,8 @@ class Executor:
         if not works and not forgotten:
             raise ActionFailed(f"nothing of {name!r} can be undone: {'; '.join(why) or 'no action succeeded'}")
         answer: Future[list[Outcome]] = Future()
-        self._undo(works, _BY_PERSON, lambda: answer.set_result(forgotten + _outcomes(works)))
+        self._beside.undo(works, _BY_PERSON, lambda: answer.set_result(forgotten + _outcomes(works)))
         return answer
-
-    def _undo(self, works: list[Work], why: str, then: Callable[[], object]) -> None:
-        if any(self._beside.is_for(work) for work in works):
-            self._beside.undo(works, why, then)
-        else:
-            at_once(self._runner.undoing(works, why))
-            then()
 
     # --- what is in force --------------------------------------------------------------------
 
@@ -221,7 +222,7 @@ class Executor:
         outcomes = self._beside.forget(
             lambda work: work.indicator is not None and lookup(work.indicator) >= Verdict.ALLOW, _ALLOWED
         )
-        for entry in self._store.all():
+        for entry in self._settled():
             verdict = Verdict.NOTHING if entry.indicator is None else lookup(entry.indicator)
             if verdict is Verdict.BLOCK and entry.kind is ActionKind.FREEZE and self._is_enforcing:
                 outcomes += self._end(entry, "the list now says block")
@@ -232,14 +233,19 @@ class Executor:
     def expire(self) -> list[Outcome]:
         """End everything whose time is over, as was declared for it."""
         outcomes = list[Outcome]()
-        for entry in self._store.all():
+        for entry in self._settled():
             if self._store.left_s(entry) == 0 and self._is_due(entry.id):
                 ended = self._end_in_time(entry)
-                self._note_failure(entry.id, ended)
+                if ended:  # else it is ended later, and how often that failed stays known
+                    self._note_failure(entry.id, ended)
                 outcomes += ended
         with suppress(ActionFailed):  # a full disk: what was ended is told all the same, and the next tick writes
             self._store.tick()
         return outcomes
+
+    def _settled(self) -> list[InForce]:
+        """Return what is in force and not being undone."""
+        return [entry for entry in self._store.all() if not self._beside.is_undoing(entry.id)]
 
     def _end_in_time(self, entry: InForce) -> list[Outcome]:
         if self._store.get(entry.id) is None:
@@ -343,6 +349,13 @@ def _settle(answer: "Future[Outcome]", work: Work) -> None:
         answer.set_result(work.outcome)
     else:
         answer.set_exception(ActionFailed(work.outcome.detail))
+
+
+def _awaited(works: list[Work]) -> list[Work]:
+    """Return those of one decision that a kill comes after: there is no evidence of a program that has ended."""
+    kills = [number for number, work in enumerate(works) if work.kind in _KILLS and work.outcome is None]
+    before = works[: kills[-1]] if kills else []
+    return [work for work in before if work.kind is not ActionKind.NOTIFY]
 
 
 def _outcomes(works: Iterable[Work]) -> list[Outcome]:

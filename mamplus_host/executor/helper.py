@@ -9,13 +9,17 @@ A helper says what is wrong in the last line of its stderr, for people.
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import BinaryIO
 
 from mamplus_host.errors import ActionFailed, MamplusError
 
 _BEAT_S = 1.0
+_running: dict[int, "subprocess.Popen[bytes]"] = {}  # by the thread that waits
+END_S = 2.0  # for a helper that was killed
 
 
 def line(name: str, *words: str) -> list[str]:
@@ -35,15 +39,16 @@ def run(
     """
     pipe = subprocess.PIPE
     try:
-        with (
-            _file(told) as stdin,
-            subprocess.Popen(line(name, *words), stdin=stdin, stdout=pipe, stderr=pipe, pass_fds=keeps) as helper,
-        ):
-            try:
-                out, err = _wait(helper, time.monotonic() + within_s, alive)
-            except BaseException:
-                helper.kill()
-                raise
+        with _file(told) as stdin:
+            helper = subprocess.Popen(line(name, *words), stdin=stdin, stdout=pipe, stderr=pipe, pass_fds=keeps)
+        _running[threading.get_ident()] = helper
+        try:
+            out, err = _wait(helper, time.monotonic() + within_s, alive)
+        except BaseException:
+            _give_up(helper)
+            raise
+        finally:
+            del _running[threading.get_ident()]
     except subprocess.TimeoutExpired:
         raise failed(late) from None
     except OSError as error:
@@ -60,6 +65,22 @@ def _file(content: bytes) -> BinaryIO:
     file.write(content)
     file.seek(0)
     return file
+
+
+def end_of(thread: int) -> None:
+    """End the helper that a thread waits for, if any: the agent stops, and its helpers are not to outlive it."""
+    if helper := _running.get(thread):
+        helper.kill()
+
+
+def _give_up(helper: "subprocess.Popen[bytes]") -> None:
+    """End a helper; one that the kernel does not let go (a dead disk) is left to it: who waits has to go on."""
+    helper.kill()
+    with suppress(subprocess.TimeoutExpired):
+        helper.wait(END_S)
+    for stream in (helper.stdout, helper.stderr):
+        if stream is not None:
+            stream.close()
 
 
 def _wait(helper: "subprocess.Popen[bytes]", until_s: float, alive: Callable[[], object]) -> tuple[bytes, bytes]:

@@ -64,7 +64,7 @@ class Runner:
         alive: Callable[[], object] = int,
     ) -> None:  # fmt: skip
         """`alive` is called before each action: the watchdog must not end the agent because there are many."""
-        self._alive = alive
+        self.alive = alive
         self._deeds, self._journal, self._store, self._clock = deeds, journal, store, clock
         self._hastened = {kind: deed for kind, deed in deeds.items() if isinstance(deed, Hastened)}
         self._slow = {kind for kind, deed in deeds.items() if isinstance(deed, Slow) and deed.is_slow}
@@ -90,13 +90,13 @@ class Runner:
         failed = list[Work]()
         words = dict[str, str]()
         for work in wanted:
-            self._alive()
+            self.alive()
             step("do")
             try:
                 words[work.id] = yield self._job(work, partial(self._deeds[work.kind].do, work.facts))
                 work.ended_ns = self._clock.boot_ns()
             except FAILURES as error:
-                back = yield self._job(work, partial(self._take_back, work))
+                back = yield self._job(work, partial(self._take_back, work, self._others(work)))
                 words[work.id] = f"{_words(error)}{back}"
                 failed.append(work)
         step("outcomes")
@@ -161,10 +161,10 @@ class Runner:
         deed = self._shared.get(kind)
         return deed.effect(facts) if deed is not None else ""
 
-    def _take_back(self, work: Work) -> str:
+    def _take_back(self, work: Work, others: list[InForce]) -> str:
         """Undo what a `do` that failed may have done; return how that went, as the end of a sentence."""
         deed = self._deeds[work.kind]
-        if work.kind not in self._kept or self._others(work):
+        if work.kind not in self._kept or others:
             return ""
         try:
             if deed.verify(work.facts) is not State.UNDONE:
@@ -180,10 +180,10 @@ class Runner:
         """Do the inverse of what was done; every work has its outcome after this."""
         wanted = self._intended([work for work in works if work.outcome is None], is_undo=True)
         for work in wanted:
-            self._alive()
+            self.alive()
             step("undo")
             try:
-                detail = yield self._job(work, partial(self._undo_one, work))
+                detail = yield self._job(work, partial(self._undo_one, work, self._others(work)))
                 step("undone")
                 self._store.drop([work.id])
             except FAILURES as error:
@@ -192,8 +192,8 @@ class Runner:
             step("outcome")
             self.close(work, "undone", f"{detail}: {why}" if why else detail)
 
-    def _undo_one(self, work: Work) -> str:
-        deed, others = self._deeds[work.kind], self._others(work)
+    def _undo_one(self, work: Work, others: list[InForce]) -> str:
+        deed = self._deeds[work.kind]
         if others:
             return f"it stays in force for alert {others[0].decision_id}"
         detail = deed.undo(work.facts)

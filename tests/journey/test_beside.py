@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mamplus_host import systemd
@@ -14,7 +15,7 @@ from mamplus_host.actionrules import ActionRules, Disarm, Name
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor import courses
 from mamplus_host.executor.courses import Course, Job, Line
-from mamplus_host.executor.shape import Deed, Facts
+from mamplus_host.executor.shape import Deed, Facts, State
 from mamplus_host.verdicts import ActionKind, Outcome, Verdict
 
 from .acting import Setting
@@ -32,6 +33,7 @@ class Slow(Setting):
     def __init__(self, kind: ActionKind) -> None:
         super().__init__(kind)
         self.begun, self.may_end = threading.Event(), threading.Event()
+        self.happened: list[str] = []
         self.is_next = False  # it was looked at, and is in the hands of the thread now
 
     def effect(self, facts: Facts) -> str:
@@ -40,6 +42,7 @@ class Slow(Setting):
 
     def do(self, facts: Facts) -> str:
         self.begun.set()
+        self.happened.append(self.kind.value)
         assert self.may_end.wait(WAIT_S)
         return super().do(facts)
 
@@ -53,7 +56,7 @@ class Beside(Acting):
         self.late: list[Outcome] = []
         super().__init__(directory)
         self.line = Line(self.jobs.put, most=3)
-        self.executor.work_beside(self.line, self.late.extend)
+        self.executor.work_beside(self.line, self.note)
 
     def deeds(self) -> dict[ActionKind, Deed]:
         return {**super().deeds(), **self.slow}
@@ -76,10 +79,19 @@ class Beside(Acting):
         self.loop(lambda: self.slow[kind].is_next)
         assert self.slow[kind].begun.wait(WAIT_S)
 
+    def note(self, outcomes: list[Outcome]) -> None:
+        self.late += outcomes
+        self.pipeline.note_late(outcomes)
+
+    def end_all(self) -> None:
+        self.let_end()
+        self.loop(lambda: self.executor.counts["in_line"] == 0)
+
     def states(self) -> dict[str, str]:
-        """What the enterprise will be told of each action, by its kind."""
+        """What the alert log says of each action, by its kind: last, where it was over later."""
         self.pipeline.tell_all()
-        return {one["action"]: one["state"] for alert in self.alerts.list() for one in alert["actions"]}
+        alerts = self.alerts.list()
+        return {one["action"]: one["state"] for part in ("actions", "later") for alert in alerts for one in alert[part]}
 
 
 @pytest.fixture
@@ -107,24 +119,112 @@ def test_events_are_acted_on_while_a_deed_takes_long_and_it_is_told_when_it_is_o
 
     device.pipeline.take([device.start_of("another")])
 
-    assert device.happened == ["begun", "ended", "told"]
-    assert (device.told, look(only(device))) == ((1, 1), ("as it was", 0o640))
-    device.let_end()
-    device.loop(lambda: device.pipeline.untold == 1)
+    assert device.happened == ["begun", "told", "ended", "told"]
+    assert (device.told, look(only(device))) == ((2, 2), ("as it was", 0o640))
+    assert device.states() == {"kill": "done", "quarantine": "begun"}
+    device.end_all()
     assert device.states() == {"kill": "done", "quarantine": "done"}
     assert look(only(device)) == ("quarantine", 0o400)
 
 
 def test_a_program_is_ended_after_the_evidence_of_it_was_taken(device: Beside) -> None:
+    device.answer("quarantine")
+    device.pipeline.act([device.start_of("large")])
+    device.await_begun(ActionKind.QUARANTINE)
+    device.slow[ActionKind.EVIDENCE].may_end.set()
+    device.slow[ActionKind.EVIDENCE].happened = device.happened
     device.answer("evidence", "kill")
+
     device.pipeline.act([device.start_of("listed")])
-    device.await_begun(ActionKind.EVIDENCE)
-    assert "ended" not in device.happened
 
+    assert [what for what in device.happened if what != "told"] == ["evidence", "begun", "ended"]
+    assert device.states() == {"quarantine": "begun", "evidence": "done", "kill": "done"}
+
+
+def test_a_freeze_waits_for_no_evidence_and_what_is_harder_follows_at_once(device: Beside) -> None:
+    device.answer("evidence", "freeze", "kill")  # this device cannot freeze
+
+    device.pipeline.act([device.start_of("listed")])
+
+    assert device.states() == {"evidence": "begun", "freeze": "failed", "kill": "done"}
+
+
+def test_an_alert_is_told_before_what_takes_long_is_over_and_a_repeated_one_gets_its_end_too(device: Beside) -> None:
+    device.answer("quarantine")
+    first, second = device.start_of("listed"), device.start_of("listed")
+    device.pipeline.act([first, msgspec.structs.replace(second, sha256=first.sha256)])
+    device.pipeline.tell_all()
+    assert device.told == (1, 1)
+
+    device.end_all()
+
+    (alert,) = device.alerts.list()
+    assert [one["state"] for one in alert["later"]] == ["begun", "done", "done"]
+
+
+def test_a_person_has_a_place_in_line_where_nobody_else_has_one(device: Beside) -> None:
+    device.answer("notify")
+    device.pipeline.act(device.starts(4))
+    assert device.executor.counts["no_place"] == 1
+    device.answer("quarantine")
+    device.pipeline.act(device.starts(4))
+    assert device.executor.counts["no_place"] == 2
+
+    answer = device.executor.begin(ActionKind.QUARANTINE, {"path": str(device.file("ordered"))})
+    device.end_all()
+
+    assert answer.result(0).state == "done"
+
+
+def test_what_takes_no_time_is_undone_at_once_and_what_is_being_undone_is_left_alone(device: Beside) -> None:
     device.let_end()
-    device.loop(lambda: device.pipeline.untold == 1)
+    device.answer("refuse", "quarantine", ttl_s=60)
+    device.pipeline.act([device.start_of("listed")])
+    device.end_all()
+    quarantine = device.slow[ActionKind.QUARANTINE]
+    quarantine.may_end.clear()
+    kinds = {one["action"] for one in device.executor.in_force()}
+    (name,) = {one["alert"] for one in device.executor.in_force()}
 
-    assert device.states() == {"evidence": "done", "kill": "done"}
+    device.executor.begin_undo(name)
+
+    assert kinds == {"refuse", "quarantine"}
+    assert [one["action"] for one in device.executor.in_force()] == ["quarantine"]
+    device.clock.pass_s(61)
+    assert (device.executor.expire(), device.executor.resolve_held(lambda _: Verdict.ALLOW)) == ([], [])
+    device.end_all()
+    assert [one.action for one in device.late] == [ActionKind.QUARANTINE]
+
+
+def test_a_slow_undo_that_fails_is_tried_less_and_less_often(device: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
+    device.answer("quarantine", ttl_s=60)
+    device.pipeline.act([device.start_of("large")])
+    device.end_all()
+    monkeypatch.setattr(device.slow[ActionKind.QUARANTINE], "verify", lambda _facts: State.BETWEEN)
+    for wait_s in (61, 61, 121):
+        device.late.clear()
+        device.clock.pass_s(wait_s)
+        device.executor.expire()
+        device.end_all()
+        assert [one.state for one in device.late] == ["failed"]
+
+    device.late.clear()
+    device.clock.pass_s(121)
+    device.executor.expire()
+
+    assert (device.executor.counts["in_line"], device.late) == (0, [])
+
+
+def test_an_agent_that_stops_waits_for_a_while_and_beats(device: Beside) -> None:
+    device.answer("quarantine")
+    device.pipeline.act([device.start_of("large")])
+    device.await_begun(ActionKind.QUARANTINE)
+    beats = list[int]()
+
+    device.line.stop(lambda: beats.append(1), within_s=2)
+
+    assert len(beats) >= 2
+    assert len(device.journal.open_intents()) == 1
 
 
 def test_telling_a_person_holds_nothing_up(device: Beside) -> None:
@@ -138,11 +238,11 @@ def test_telling_a_person_holds_nothing_up(device: Beside) -> None:
 def test_without_a_place_in_line_what_takes_long_has_failed_and_is_counted_and_the_rest_is_done(device: Beside) -> None:
     device.answer("quarantine")
     device.pipeline.act(device.starts(3))
-    device.answer("evidence", "kill")
+    device.answer("evidence")
 
     device.pipeline.act([device.start_of("fourth")])
 
-    assert device.states() == {"evidence": "failed", "kill": "done"}
+    assert device.states() == {"quarantine": "begun", "evidence": "failed"}
     assert (device.executor.counts["no_place"], device.executor.counts["in_line"]) == (1, 3)
 
 
@@ -158,7 +258,7 @@ def test_all_that_is_written_down_is_written_by_the_loop(device: Beside, monkeyp
     device.let_end()
     device.answer("quarantine")
     device.pipeline.act([device.start_of("large")])
-    device.loop(lambda: device.pipeline.untold == 1)
+    device.end_all()
 
     assert writers == {threading.current_thread().name}
 
@@ -167,15 +267,14 @@ def test_what_waits_is_not_begun_when_the_list_allows_it_meanwhile(device: Besid
     device.answer("quarantine")
     device.pipeline.act([device.start_of("large")])
     device.await_begun(ActionKind.QUARANTINE)
-    device.answer("evidence", "kill")
+    device.answer("evidence")
     second = device.start_of("allowed by now")
     device.pipeline.act([second])
 
     device.executor.resolve_held(lambda one: Verdict.ALLOW if one.value == second.sha256 else Verdict.NOTHING)
-    device.let_end()
-    device.loop(lambda: device.pipeline.untold == 2)
+    device.end_all()
 
-    assert device.states() == {"quarantine": "done", "evidence": "undone", "kill": "undone"}
+    assert {one.action: one.state for one in device.late} == {"quarantine": "done"}
     assert (device.files / "allowed by now").exists()
 
 
@@ -199,7 +298,8 @@ def test_a_time_limit_ends_what_takes_long_without_holding_up_the_loop(device: B
     device.let_end()
     device.answer("quarantine", ttl_s=60)
     device.pipeline.act([device.start_of("large")])
-    device.loop(lambda: device.pipeline.untold == 1)
+    device.end_all()
+    device.late.clear()
     device.clock.pass_s(61)
 
     assert device.executor.expire() == []
@@ -213,13 +313,13 @@ def test_an_agent_that_stops_ends_what_runs_and_says_what_was_not_begun(device: 
     device.answer("quarantine")
     device.pipeline.act([device.start_of("large")])
     device.await_begun(ActionKind.QUARANTINE)
-    device.answer("evidence", "kill")
+    device.answer("evidence")
     device.pipeline.act([device.start_of("second")])
 
     device.let_end()
     device.executor.stop()
 
-    assert device.states() == {"quarantine": "done", "evidence": "failed", "kill": "done"}
+    assert device.states() == {"quarantine": "done", "evidence": "failed"}
     assert device.journal.open_intents() == []
 
 
@@ -254,13 +354,13 @@ def test_a_cut_after_any_step_leaves_old_or_new_and_the_journal_says_which(tmp_p
         cut_at += 1
         device = Beside(tmp_path / f"{is_undone}{cut_at}")
         device.let_end()
-        device.executor.work_beside(ByHand(device.jobs.put), device.late.extend)
+        device.executor.work_beside(ByHand(device.jobs.put), device.note)
         device.answer("quarantine")
         event = device.start_of("large")
 
         def act() -> None:
             device.pipeline.act([event])  # noqa: B023 - run before the next turn
-            device.loop(lambda: device.pipeline.untold == 1)  # noqa: B023
+            device.end_all()  # noqa: B023
             if is_undone:
                 device.loop(device.executor.begin_undo(device.executor.in_force()[0]["id"]).done)  # noqa: B023
 
@@ -275,4 +375,4 @@ def test_a_cut_after_any_step_leaves_old_or_new_and_the_journal_says_which(tmp_p
         device.alerts.close()
         device.outbox.close()
         device.close()
-    assert cut_at > 8
+    assert cut_at > 6

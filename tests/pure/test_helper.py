@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Short-lived helpers: what they say is wrong is told in their words, what hangs is ended, the watchdog is fed."""
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,25 @@ def test_one_that_hangs_is_ended_and_its_caller_goes_on(become: Become) -> None:
         run(within_s=2.5, told=MEGABYTE, alive=lambda: beats.append(None))
 
     assert len(beats) >= 2, "the watchdog is fed while it is waited for"
+
+
+def test_one_that_cannot_be_ended_keeps_nobody_waiting(become: Become, monkeypatch: pytest.MonkeyPatch) -> None:
+    become("exec sleep 30")
+    left = list["subprocess.Popen[bytes]"]()
+    monkeypatch.setattr(helper, "END_S", 0.1)
+
+    def not_let_go(process: "subprocess.Popen[bytes]") -> None:  # as one that waits for a dead disk
+        left.append(process)
+
+    with monkeypatch.context() as deaf:
+        deaf.setattr(subprocess.Popen, "kill", not_let_go)
+        with pytest.raises(ActionFailed, match=r"^it took too long$"):
+            run(within_s=0.1)
+
+    (process,) = left
+    assert process.poll() is None
+    process.kill()
+    process.wait()
 
 
 def test_it_gets_the_descriptors_that_it_is_to_have(become: Become, tmp_path: Path) -> None:
