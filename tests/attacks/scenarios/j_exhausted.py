@@ -71,7 +71,7 @@ def lost(on: Ground, payload: Path, marker: Path) -> Seen:
     and whoever wants to hash it looks for it among all of them."""
 
     def deed() -> None:
-        room = all_descriptors() - 64
+        room = all_descriptors() - len(os.listdir("/proc/self/fd")) - 64
         empty = os.open("/dev/null", os.O_RDONLY)
         for _ in range(room):
             os.dup(empty)
