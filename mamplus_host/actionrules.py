@@ -20,7 +20,8 @@ Name = Literal[
 ]  # fmt: skip
 RadioName = Literal["wlan", "bluetooth", "ultrawideband", "wimax", "wwan", "gps", "fm", "nfc"]  # as sysfs has them
 About = Literal["exec", "library", "access", "connect", "sendmsg", "packet", "dns", "file", "mass", "tamper"]
-STOPPING = (ActionKind.FREEZE, ActionKind.KILL, ActionKind.KILL_TREE, ActionKind.KILL_CGROUP)  # mild to hard
+KILLS = (ActionKind.KILL, ActionKind.KILL_TREE, ActionKind.KILL_CGROUP)  # mild to hard
+STOPPING = (ActionKind.FREEZE, *KILLS)
 TELLING = (ActionKind.NOTIFY, ActionKind.EVIDENCE)  # they stop nothing, so the kernel's refusal makes none needless
 OF_FILES: tuple[ActionKind, ...] = (ActionKind.RESTORE,)
 _KEEPS_NO_TIME = (

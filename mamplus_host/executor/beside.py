@@ -61,10 +61,6 @@ class Beside:
             self._refused += 1
             self._runner.close(work, "failed", f"{alike} actions that take long wait already: none is added")
 
-    def is_undoing(self, action_id: str) -> bool:
-        """Say whether an action waits to be undone, or is being undone."""
-        return action_id in self._undoing
-
     def undo(self, works: list[Work], why: str, then: Callable[[], object]) -> None:
         """Undo now, and what takes long when its turn comes; ActionFailed when that is to be done already."""
         if twice := sorted({work.id for work in works} & self._undoing):

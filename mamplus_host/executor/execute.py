@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from mamplus_host import systemd
+from mamplus_host.actionrules import KILLS
 from mamplus_host.clock import ListClock
 from mamplus_host.config import Config
 from mamplus_host.errors import ActionFailed
@@ -46,7 +47,6 @@ _NS = 1_000_000_000
 _NOBODY = "nobody answered in time"
 _BY_PERSON = "somebody here undid it"
 _ALLOWED = "the list now says allow"
-_KILLS = frozenset({ActionKind.KILL, ActionKind.KILL_TREE, ActionKind.KILL_CGROUP})
 Planned = tuple[Decision, Sequence[Action]]
 
 
@@ -222,7 +222,7 @@ class Executor:
         outcomes = self._beside.forget(
             lambda work: work.indicator is not None and lookup(work.indicator) >= Verdict.ALLOW, _ALLOWED
         )
-        for entry in self._settled():
+        for entry in self._store.all():
             verdict = Verdict.NOTHING if entry.indicator is None else lookup(entry.indicator)
             if verdict is Verdict.BLOCK and entry.kind is ActionKind.FREEZE and self._is_enforcing:
                 outcomes += self._end(entry, "the list now says block")
@@ -233,7 +233,7 @@ class Executor:
     def expire(self) -> list[Outcome]:
         """End everything whose time is over, as was declared for it."""
         outcomes = list[Outcome]()
-        for entry in self._settled():
+        for entry in self._store.all():
             if self._store.left_s(entry) == 0 and self._is_due(entry.id):
                 ended = self._end_in_time(entry)
                 if ended:  # else it is ended later, and how often that failed stays known
@@ -242,10 +242,6 @@ class Executor:
         with suppress(ActionFailed):  # a full disk: what was ended is told all the same, and the next tick writes
             self._store.tick()
         return outcomes
-
-    def _settled(self) -> list[InForce]:
-        """Return what is in force and not being undone."""
-        return [entry for entry in self._store.all() if not self._beside.is_undoing(entry.id)]
 
     def _end_in_time(self, entry: InForce) -> list[Outcome]:
         if self._store.get(entry.id) is None:
@@ -353,7 +349,7 @@ def _settle(answer: "Future[Outcome]", work: Work) -> None:
 
 def _awaited(works: list[Work]) -> list[Work]:
     """Return those of one decision that a kill comes after: there is no evidence of a program that has ended."""
-    kills = [number for number, work in enumerate(works) if work.kind in _KILLS and work.outcome is None]
+    kills = [number for number, work in enumerate(works) if work.kind in KILLS and work.outcome is None]
     before = works[: kills[-1]] if kills else []
     return [work for work in before if work.kind is not ActionKind.NOTIFY]
 

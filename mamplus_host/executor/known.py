@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from mamplus_host.actionrules import KILLS
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor.actions.freeze import hold_of
 from mamplus_host.executor.actions.kill import NO_INVERSE
@@ -97,8 +98,7 @@ class Known:
         if action is ActionKind.REFUSED:
             return "the kernel refused it before it happened; an allow entry on the list lets it pass next time"
         if not self._runner.has_inverse(action):
-            is_kill = action in (ActionKind.KILL, ActionKind.KILL_TREE, ActionKind.KILL_CGROUP)
-            return NO_INVERSE if is_kill else "it has no inverse"
+            return NO_INVERSE if action in KILLS else "it has no inverse"
         return "it is no longer in force" if facts is None else ""
 
 
