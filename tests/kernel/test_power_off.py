@@ -224,6 +224,22 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
         made.close()
 
 
+def states_after(disk: Disk, images: list[Path], kind: ActionKind, allowed: set[str]) -> Counter[str]:
+    """Start on each of these disks; return what was said of the action, which is what is seen and in force."""
+    states = Counter[str]()
+    for image in images:
+        device = after(disk, image)
+        said = device.told(kind)
+        states[said] += 1
+        assert said in allowed
+        is_new = said == "done" or (kind is ActionKind.RESTORE and said == "")
+        assert device.seen(kind) == ("new" if is_new else "old")
+        is_kept = said == "done" and kind in KEPT
+        assert {entry.kind for entry in device.executor._store.all()} == ({kind} if is_kept else set())
+        device.close()
+    return states
+
+
 @pytest.mark.parametrize("saves_all", [False, True], ids=["what was synced", "all"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_begun_when_the_power_goes_is_done_or_not_and_the_journal_says_which(
@@ -235,16 +251,7 @@ def test_what_is_begun_when_the_power_goes_is_done_or_not_and_the_journal_says_w
     images = disk.moments(lambda: device.do(kind), saves_all=saves_all)
     device.close()
 
-    states = Counter[str]()
-    for image in images:
-        device = after(disk, image)
-        said = device.told(kind)
-        states[said] += 1
-        assert said in ("", "done")
-        assert device.seen(kind) == ("new" if said == "done" or kind is ActionKind.RESTORE else "old")
-        is_kept = said == "done" and kind in KEPT
-        assert {entry.kind for entry in device.executor._store.all()} == ({kind} if is_kept else set())
-        device.close()
+    states = states_after(disk, images, kind, {"", "done"})
     assert states["done"]
     assert len(images) > 1
 
@@ -261,15 +268,6 @@ def test_what_is_being_undone_when_the_power_goes_is_undone_or_was_not_begun(
     images = disk.moments(lambda: device.executor.undo(done.decision_id), saves_all=saves_all)
     device.close()
 
-    states = Counter[str]()
-    for image in images:
-        device = after(disk, image)
-        said = device.told(kind)
-        states[said] += 1
-        assert said in ("done", "undone")
-        assert device.seen(kind) == ("new" if said == "done" else "old")
-        is_kept = said == "done" and kind in KEPT
-        assert {entry.kind for entry in device.executor._store.all()} == ({kind} if is_kept else set())
-        device.close()
+    states = states_after(disk, images, kind, {"done", "undone"})
     assert states["undone"]
     assert len(images) > 1

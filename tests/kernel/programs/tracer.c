@@ -9,6 +9,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#ifndef ATTACH
+#define ATTACH PTRACE_ATTACH
+#endif
+
 int main(int argc, char **argv)
 {
 	int status;
@@ -22,7 +26,7 @@ int main(int argc, char **argv)
 		_exit(126);
 	}
 	if (waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status)) {
-		ptrace(PTRACE_ATTACH, pid, 0, 0);
+		ptrace(ATTACH, pid, 0, 0);
 		while (waitpid(pid, &status, 0) == pid && WIFSTOPPED(status))
 			ptrace(PTRACE_CONT, pid, 0, 0);
 	}
