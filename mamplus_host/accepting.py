@@ -81,15 +81,16 @@ class Accepting:
     def doubt(self, change: FileChange) -> None:
         """Have the version before be what a path should be, when what was kept of it may be another's.
 
-        Of who wrote after it was kept, the file tells by itself: it differs.
+        Of who wrote after it was kept, the file tells by itself: it differs, and is put back. One writing is told in
+        parts, the last of them when the file is back; so the first part decides.
         """
         taken_ns, before = self._taken.get(change.path, (0, 0))
         if not before or not change.tgid or REWRITING.isdisjoint(change.changes):
             return
         if change.boot_ns - taken_ns > _DOUBT_NS or self._allows(change) or self.who(change.tgid, change.boot_ns):
             return
+        del self._taken[change.path]
         if self._vault.intact(change.path):
-            del self._taken[change.path]
             self._vault.make_golden(change.path, before)
             self._journal(
                 {"what": "another wrote before a change was kept: what was before is right", "paths": [change.path]}

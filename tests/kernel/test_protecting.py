@@ -295,6 +295,22 @@ def test_what_another_writes_after_the_writers_change_was_kept_is_undone(device:
     assert (tree / "old").read_text() == "updated\n"
 
 
+def test_what_is_told_of_a_writing_when_it_is_undone_does_not_undo_the_writers_change(
+    device: Device, tree: Path
+) -> None:
+    device.protecting.protect(tree)
+    by_the_writer(device, f"echo updated >{tree}/old")
+    device.turn()
+    sh(f"echo evil >{tree}/old")
+    [change] = [one for one in device.protecting.read() if isinstance(one, FileChange)]
+    device.treat(change)
+
+    device.treat(change)  # it comes in two parts when the queue is read between opening and closing
+
+    assert (tree / "old").read_text() == "updated\n"
+    assert device.vault.intact(str(tree / "old"))
+
+
 def test_what_a_writer_removes_stays_away(device: Device, tree: Path) -> None:
     device.protecting.protect(tree)
     by_the_writer(device, f"exec rm {tree}/old")
