@@ -37,25 +37,67 @@ const struct mamplus_ble_view *ble_view(const struct ble_part *part, uint32_t se
 	return NULL;
 }
 
+static int is_less(const struct ble_part *part, const struct mamplus_ble_view *view, uint64_t index, const unsigned char *key)
+{
+	return memcmp(ble_key(part->data, view, index), key, view->key_size) < 0;
+}
+
+/* The first eight bytes of a key as a number; of a shorter one all of it. */
+static uint64_t key_number(const unsigned char *key, uint32_t size)
+{
+	uint64_t number = 0;
+
+	for (uint32_t i = 0; i < sizeof(number); i++)
+		number = number << 8 | (i < size ? key[i] : 0);
+	return number;
+}
+
+/* Where a key would lie after `from`, which is less, if keys were spread evenly: hashes are. */
+static uint64_t guess(const struct ble_part *part, const struct mamplus_ble_view *view, const unsigned char *key, uint64_t from)
+{
+	uint64_t last = view->count - 1, wanted = key_number(key, view->key_size);
+	uint64_t least = key_number(ble_key(part->data, view, from), view->key_size);
+	uint64_t most = key_number(ble_key(part->data, view, last), view->key_size);
+
+	if (wanted <= least || most <= least)
+		return from;
+	if (wanted >= most)
+		return last;
+	return from + (uint64_t)((double)(last - from) * (double)(wanted - least) / (double)(most - least));
+}
+
 uint32_t ble_lower(const struct ble_part *part, const struct mamplus_ble_view *view, const unsigned char *key, uint32_t from)
 {
-	uint64_t low = from, step = 1, high;
+	uint64_t low = from, high = view->count, step = 1, near;
 
-	/* Steps that double: a walk along sorted keys costs what lies between, not the whole list each time. */
-	while (low + step <= view->count && memcmp(ble_key(part->data, view, low + step - 1), key, view->key_size) < 0) {
-		low += step;
-		step *= 2;
+	if (low >= high || !is_less(part, view, low, key))
+		return low;
+	/* A page that nobody read costs more than all else: so from the guess on, in steps that double. */
+	near = guess(part, view, key, low);
+	if (near > low && !is_less(part, view, near, key)) {
+		high = near;
+		while (low + step < high && !is_less(part, view, high - step, key)) {
+			high -= step;
+			step *= 2;
+		}
+		low = low + step < high ? high - step : low;
+	} else {
+		low = near;
+		while (low + step < high && is_less(part, view, low + step, key)) {
+			low += step;
+			step *= 2;
+		}
+		high = low + step < high ? low + step : high;
 	}
-	high = low + step - 1 < view->count ? low + step - 1 : view->count;
-	while (low < high) {
+	while (low + 1 < high) {	/* the key at `low` is less, the one at `high` is not */
 		uint64_t middle = (low + high) / 2;
 
-		if (memcmp(ble_key(part->data, view, middle), key, view->key_size) < 0)
-			low = middle + 1;
+		if (is_less(part, view, middle, key))
+			low = middle;
 		else
 			high = middle;
 	}
-	return low;
+	return high;
 }
 
 uint32_t ble_find(const struct ble_part *part, const struct mamplus_ble_view *view, const struct ble_entry *wanted,

@@ -224,12 +224,13 @@ int verdict_of(const struct mamplus_columns *columns, uint32_t index)
 	return columns->verdicts[group];
 }
 
-/* verdicts as they stand in the file's groups; 0 or -EINVAL. */
-static int named_verdicts(const struct mamplus_columns *columns, uint32_t first, uint32_t count, uint8_t *verdicts)
+/* verdicts as they stand in the file's groups; 0 or -EINVAL. *any: bits that one of them has. */
+static int named_verdicts(const struct mamplus_columns *columns, uint32_t first, uint32_t count, uint8_t *verdicts,
+			  uint32_t *any)
 {
 	const unsigned char *groups = columns->groups + (size_t)first * 4;
 	const uint8_t *known = columns->verdicts;
-	uint32_t group_count = columns->group_count, worst = 0;
+	uint32_t group_count = columns->group_count, worst = 0, all = 0;
 
 	for (uint32_t i = 0; i < count; i++) {
 		uint32_t group = le32toh(read32(groups + (size_t)i * 4));
@@ -238,17 +239,22 @@ static int named_verdicts(const struct mamplus_columns *columns, uint32_t first,
 			return -EINVAL;
 		verdicts[i] = known[group];
 		worst |= verdicts[i] - 1U;	/* in a whole list nothing is withdrawn: 0 becomes large */
+		all |= verdicts[i];
 	}
+	*any = all;
 	return worst < OVER_BUDGET ? 0 : -EINVAL;
 }
 
-/* verdicts: 0 for what is left out. 0 or -EINVAL. */
+/* verdicts: 0 for what is left out. Returns whether any is; -EINVAL. */
 static int verdicts_of(struct mamplus_build *counted, const struct mamplus_columns *columns, uint32_t first,
 		       uint32_t count, uint8_t *verdicts)
 {
 	const unsigned char *ends = columns->ends + (size_t)first * 4;
-	int error = named_verdicts(columns, first, count, verdicts);
+	uint32_t any = 0;
+	int error = named_verdicts(columns, first, count, verdicts, &any);
 
+	if (error || (!columns->has_cut && !(any & OVER_BUDGET) && none_ends(ends, count)))
+		return error;
 	for (uint32_t i = 0; columns->has_cut && i < count; i++)
 		if (first + i >= columns->cut && le32toh(read32(columns->groups + ((size_t)first + i) * 4)) == columns->cut_group)
 			verdicts[i] = OVER_BUDGET;
@@ -260,20 +266,20 @@ static int verdicts_of(struct mamplus_build *counted, const struct mamplus_colum
 		counted->over_budget += verdicts[i] / OVER_BUDGET;
 		verdicts[i] &= MAMPLUS_VERDICT_MASK;
 	}
-	return error;
+	return true;
 }
 
 int make_words(struct mamplus_build *counted, const struct mamplus_columns *columns, uint32_t first, uint32_t count,
 	       uint64_t *words)
 {
 	uint8_t verdicts[KEYS_AT_ONCE];
-	int error = verdicts_of(counted, columns, first, count, verdicts);
+	int left_out = verdicts_of(counted, columns, first, count, verdicts);
+	int error = left_out < 0 ? left_out : make_identities(counted, columns, first, count, words);
 
-	if (!error)
-		error = make_identities(counted, columns, first, count, words);
-	for (uint32_t i = 0; i < count && !error; i++) {
-		words[i] = (words[i] << MAMPLUS_VERDICT_BITS | verdicts[i]) & -(uint64_t)(words[i] && verdicts[i]);
-	}
+	for (uint32_t i = 0; i < count && !error; i++)
+		words[i] = (words[i] << MAMPLUS_VERDICT_BITS | verdicts[i]) & -(uint64_t)(words[i] != 0);
+	for (uint32_t i = 0; i < count && left_out > 0; i++)
+		words[i] &= -(uint64_t)(verdicts[i] != 0);
 	return error;
 }
 

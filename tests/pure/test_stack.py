@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers and deltas on top of each other say what one list of all that stands would say."""
 
+import random
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address
 
 import msgspec
 import pytest
@@ -27,6 +29,13 @@ ENTRIES = st.builds(
 )  # fmt: skip
 CHANGES = st.lists(ENTRIES, max_size=6, unique_by=lambda entry: (entry.kind, entry.value))
 LAYERS = st.dictionaries(st.sampled_from(Layer), st.lists(CHANGES, min_size=1, max_size=4), min_size=1)
+SPREADS: dict[str, Callable[[int], int]] = {  # of 2,000 addresses
+    "evenly": lambda number: number << 21,
+    "at random": lambda number: random.Random(number).getrandbits(31),
+    "at the begin": lambda number: number**3 // 10,
+    "at the end": lambda number: (1 << 32) - 2 - number**3 // 10,
+    "in two heaps": lambda number: 2 * number + (number % 2 << 31),
+}
 Standing = dict[tuple[Kind, str], Entry]
 
 
@@ -67,6 +76,23 @@ def test_layers_and_deltas_say_what_stands_in_them(changes: dict[Layer, list[lis
     for place in VALUES:
         here = [(layer, stands[place]) for layer, stands in sorted(wanted.items()) if place in stands]
         assert stack.entries_at(*place_of(*place)) == here
+
+
+def addresses(which: Iterable[int], number: int) -> Generation:
+    entries = [Entry(id=n + 1, kind=Kind.IP, value=str(IPv4Address(n)), verdict=Verdict.BLOCK) for n in which]
+    return Generation(encode(entries, generation=number, created_s=0))
+
+
+@pytest.mark.parametrize("step", [1, 2, 50, 999])
+@pytest.mark.parametrize("spread", SPREADS, ids=SPREADS.keys())
+def test_a_key_is_found_however_unevenly_the_keys_lie(spread: str, step: int) -> None:
+    listed = sorted({SPREADS[spread](number) for number in range(2000)})
+    asked = sorted({number + near for number in listed[::step] for near in (0, 1)} | {(1 << 32) - 1})
+    stack = Stack([LayerFiles(Layer.FEEDS, addresses(listed, 1))])
+
+    verdicts, _ends = stack.verdicts(addresses(asked, 2), Section.IP4, NOW_S)
+
+    assert [number for number, verdict in zip(asked, verdicts, strict=True) if verdict] == sorted({*asked} & {*listed})
 
 
 @given(LAYERS)
