@@ -88,7 +88,9 @@ class Ordering:
                 self._write(order, done)
             self._tell_receipts()
         except (MamplusError, OSError) as error:
-            self._refuse(order, str(error))
+            is_untouched = self._executor.is_stopping and not self._orders.is_marked(order.id)
+            if not is_untouched:  # else without an answer: the next agent is handed it again
+                self._refuse(order, str(error))
 
     def _write(self, order: Order, done: Outcome) -> None:
         said: dict[str, Any] = {

@@ -13,6 +13,7 @@ from mamplus_host.ble.guard import Guard
 from mamplus_host.collector.lineage import Task
 from mamplus_host.enterprise import load_enterprise
 from mamplus_host.events import FileChange, Tamper
+from mamplus_host.executor.beside import OVERDUE_S
 from mamplus_host.executor.deeds import deeds
 from mamplus_host.executor.disarm import Disarmed
 from mamplus_host.executor.dpkg_list import DpkgList
@@ -134,6 +135,19 @@ def make_ordering(service: "Service") -> Ordering:
     )  # fmt: skip
 
 
+def make_overdue(service: "Service") -> Callable[[str], None]:
+    tell = _telling(service, "action")
+
+    def overdue(action_id: str) -> None:
+        tell(
+            "action-overdue",
+            f"{action_id} has been running for more than {OVERDUE_S / 60:g} minutes, and what is in line behind it"
+            " waits, but for an order to lock or to wipe: look whether its disk is broken",
+        )
+
+    return overdue
+
+
 def make_generations(service: "Service") -> Generations:
     tables = service.kernel.tables
     ledger = Ledger(
@@ -173,20 +187,11 @@ def make_protecting(service: "Service") -> Protecting:
         service.loop.drain()
         return [one for one in family_above(tgid, parent_of) if processes.is_ours(one)]
 
-    def tell(rule: str, summary: str) -> None:
-        at_s = clock.wall_s()
-        service.pipeline.tell(
-            Escalation(
-                id=new_id(at_s), kind="file", finding=Finding.CONFIRMED, severity=Severity.MEDIUM, at=at_s,
-                boot_ns=clock.boot_ns(), generation=0, rule=rule, summary=summary,
-            )
-        )  # fmt: skip
-
     listed = DpkgList(service.vault.paths)
     return Protecting(
         config, service.vault, clock=clock, boot_id=clock.boot_id, stopper=stopper,
         managers=PackageManagers(parent_of), ancestors=ancestors_of, covers=service.maintenance.covers,
-        note=_note(service), told=tell, allows=service.guarding.allows,
+        note=_note(service), told=_telling(service, "file"), allows=service.guarding.allows,
         packaged=lambda path: listed.package_of(path, service.vault.latest(path).taken_at),
     )  # fmt: skip
 
@@ -204,3 +209,18 @@ def make_watch(service: "Service") -> Watch:
 def _note(service: "Service") -> Callable[[dict[str, Any]], object]:
     """Return what writes a note into the journal."""
     return lambda facts: service.journal.append("note", "", facts)
+
+
+def _telling(service: "Service", kind: str) -> Callable[[str, str], None]:
+    """Return what tells the enterprise of something (rule, summary) that is no event."""
+
+    def tell(rule: str, summary: str) -> None:
+        at_s = service.clock.wall_s()
+        service.pipeline.tell(
+            Escalation(
+                id=new_id(at_s), kind=kind, finding=Finding.CONFIRMED, severity=Severity.MEDIUM, at=at_s,
+                boot_ns=service.clock.boot_ns(), generation=0, rule=rule, summary=summary,
+            )
+        )  # fmt: skip
+
+    return tell

@@ -114,7 +114,7 @@ class Service:
         )  # what a power cut left beside a file is kept before the file is looked at
         self.loop.alone(lambda: self.executor.adopt(refuse.standing(self.network)))
         self.loop.alone(lambda: self.alerts.note_outcomes(self.executor.recover()))
-        self.executor.work_beside(Line(self.loop.soon), self.pipeline.note_late)
+        self.executor.work_beside(Line(self.loop.soon), self.pipeline.note_late, parts.make_overdue(self))
         self.isolating = parts.make_isolating(self)
         self.loop.alone(self.generations.begin)  # a list that cannot be loaded must not keep the agent from starting
         self.loop.alone(self._use_policy)

@@ -5,18 +5,24 @@ Journey: execute -> [beside] -> courses, runner.
 
 In line is what takes long itself, and nothing else: what freezes, refuses or ends a program waits for nobody. Notices
 and the rest are bounded apart, and what a person orders is not. Until `begin` everything is done at once.
+
+What is ordered to keep a device's content from whoever has it (wipe, lock) has a line of its own: whatever is done to a
+file on a dying disk may never end.
 """
 
+import time
 from collections.abc import Callable
 from functools import partial
 
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor import helper
-from mamplus_host.executor.courses import Course, Line, at_once
+from mamplus_host.executor.courses import STOP_S, Course, Line, at_once
 from mamplus_host.executor.runner import Runner, Work
 from mamplus_host.verdicts import ActionKind, Outcome
 
 Aim = tuple[str, ...]
+_FIRST = frozenset({ActionKind.WIPE, ActionKind.CONTAINER_LOCK, ActionKind.LOCK})
+OVERDUE_S = 600.0  # of one job; a wipe of a large disk may take longer
 
 
 def aim_of(work: Work) -> Aim:
@@ -30,19 +36,31 @@ class Beside:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._line: Line | None = None
+        self._first_line: Line | None = None  # of what is ordered and must not wait for what is in the other
+        self._overdue: tuple[str, str] = ("", "")  # in either line: what was told to take long
         self._works: list[Work] = []  # in line, the one that runs among them
         self._undoing: set[str] = set()  # ids of actions
         self._refused = 0  # found no place in line
+        self._late = 0  # took longer than OVERDUE_S
         self._waiting: list[tuple[list[Work], Callable[[], object]]] = []
 
     def begin(self, line: Line) -> None:
         """Have what takes long done in `line` from now on."""
-        self._line = line
+        self._line, self._first_line = line, line.another()
 
     @property
     def counts(self) -> dict[str, int]:
-        """Return how many are in line, and how many found no place in it."""
-        return {"in_line": len(self._works), "no_place": self._refused}
+        """Return how many are in line, how many found no place in it, and how many took very long."""
+        return {"in_line": len(self._works), "no_place": self._refused, "overdue": self._late}
+
+    def overdue(self) -> list[str]:
+        """Return the ids of what takes longer than OVERDUE_S, each once: what is in line behind it waits."""
+        if self._line is None or self._first_line is None:
+            return []
+        before, self._overdue = self._overdue, (self._line.overdue(OVERDUE_S), self._first_line.overdue(OVERDUE_S))
+        found = [now for was, now in zip(before, self._overdue, strict=True) if now not in ("", was)]
+        self._late += len(found)
+        return found
 
     def is_for(self, work: Work) -> bool:
         """Say whether a work has to be done in line."""
@@ -56,7 +74,8 @@ class Beside:
         is_notice = work.kind is ActionKind.NOTIFY
         alike = sum((one.kind is ActionKind.NOTIFY) == is_notice for one in self._works)
         if alike < self._line.most or is_ordered:
-            self._enter([work], self._runner.doing([work]))
+            is_first = is_ordered and work.kind in _FIRST
+            self._enter([work], self._runner.doing([work]), line=self._first_line if is_first else self._line)
         else:
             self._refused += 1
             self._runner.close(work, "failed", f"{alike} actions that take long wait already: none is added")
@@ -94,20 +113,26 @@ class Beside:
 
     def stop(self) -> None:
         """End what runs, if it ends soon; what was begun, or is to be undone, is the next start's otherwise."""
-        if self._line is None:
+        lines = [line for line in (self._first_line, self._line) if line is not None]
+        until_s = time.monotonic() + STOP_S
+        for line in lines:
+            line.stop(self._runner.alive, max(1.0, until_s - time.monotonic()))
+            helper.end_of(line.thread)
+        if not lines:
             return
-        self._line.stop(self._runner.alive)
-        helper.end_of(self._line.thread)
-        self._line = None
+        self._line = self._first_line = None
         for work in self._works:
             if work.id not in self._undoing and not work.facts and work.outcome is None:
                 self._runner.close(work, "failed", "the agent stopped before it was begun")
         self._over([], int)
 
-    def _enter(self, works: list[Work], course: Course, then: Callable[[], object] = int) -> None:
-        assert self._line is not None
+    def _enter(
+        self, works: list[Work], course: Course, then: Callable[[], object] = int, *, line: Line | None = None
+    ) -> None:  # fmt: skip
+        line = self._line if line is None else line
+        assert line is not None
         self._works += works
-        self._line.enter(course, partial(self._over, works, then))
+        line.enter(course, partial(self._over, works, then), works[0].id)
 
     def _over(self, works: list[Work], then: Callable[[], object]) -> None:
         for work in works:

@@ -5,7 +5,8 @@ Journey: execute -> [courses] -> runner.
 
 A course is a generator that yields jobs and is given what came of each. It runs in the loop's thread, and so does
 whatever is written down; only its slow jobs (a whole file to read, a helper program to wait for) run in the thread of
-the line, one at a time. Courses in line keep their order, and the next one begins when the one before it is over.
+the line, one at a time. Courses in line keep their order, and the next one begins when the one before it is over. A job
+that never ends (a dying disk) holds up its own line alone: what must not wait for others has `another` one.
 """
 
 import queue
@@ -58,21 +59,31 @@ class Line:
     def __init__(self, post: Callable[[Callable[[], object]], object], *, most: int = MAX_IN_LINE) -> None:
         """`post` has the loop call something, soon."""
         self._post, self.most = post, most
-        self._courses: deque[tuple[Course, Callable[[], object]]] = deque()  # the first one runs
+        self._courses: deque[tuple[Course, Callable[[], object], str]] = deque()  # the first one runs
         self._jobs: queue.SimpleQueue[tuple[Course, Job] | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[_Resume] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None  # not before it is needed: it costs memory
         self._is_begun = False
+        self._job_since_s = 0.0  # time.monotonic(); 0: none runs
+
+    def another(self) -> "Line":
+        """Return a line with a thread of its own, that hands over to the same loop."""
+        return type(self)(self._post, most=self.most)
 
     def __len__(self) -> int:
         return len(self._courses)
 
-    def enter(self, course: Course, then: Callable[[], object]) -> None:
+    def enter(self, course: Course, then: Callable[[], object], what: str = "") -> None:
         """Have `course` run when it is its turn, and `then` be called. `most` is for who enters to keep."""
-        self._courses.append((course, then))
+        self._courses.append((course, then, what))
         self._begin_next()
 
-    def stop(self, alive: Callable[[], object] = int, within_s: int = STOP_S) -> None:
+    def overdue(self, after_s: float) -> str:
+        """Return what course has a job that has run for longer than `after_s`; "" for none."""
+        is_overdue = self._job_since_s and time.monotonic() - self._job_since_s > after_s
+        return self._courses[0][2] if is_overdue else ""
+
+    def stop(self, alive: Callable[[], object] = int, within_s: float = STOP_S) -> None:
         """End the course that runs, if it is over within `within_s`; those that wait are forgotten.
 
         `alive` is called each second. What takes longer is left: its intent is open, for the next start.
@@ -93,8 +104,8 @@ class Line:
 
     def _go_on(self, resume: _Resume) -> None:
         """Run the first course on until it waits for the thread, or is over; then it is the next one's turn."""
-        course, then = self._courses[0]
-        self._is_begun = True
+        course, then, _what = self._courses[0]
+        self._is_begun, self._job_since_s = True, 0.0
         try:
             while not (job := resume()).is_slow:
                 resume = _done(course, job)
@@ -121,6 +132,7 @@ class Line:
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="slow deeds", daemon=True)
             self._thread.start()
+        self._job_since_s = time.monotonic()
         self._jobs.put((course, job))
 
     def _serve(self) -> None:

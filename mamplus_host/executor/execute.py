@@ -66,12 +66,14 @@ class Executor:
         self._runner = Runner(known, journal=journal, store=self._store, clock=clock, alive=systemd.watchdog)
         self._beside = Beside(self._runner)
         self._late: Callable[[list[Outcome]], object] = lambda _outcomes: None
+        self._tell_overdue: Callable[[str], object] = lambda _action_id: None
         self._is_enforcing = config.agent.mode == "enforce"  # else what is held may only be let go
         self._known = Known(self._store, journal, self._runner)
         self._recovery = Recovery(self._runner, self._store, boot=self._boot, is_enforcing=self._is_enforcing,
                                   forget_held=self._forget_held)  # fmt: skip
         self.disarmed = disarmed or Disarmed(config.state / "rules.json", clock=clock)
         self._later: dict[str, tuple[int, int]] = {}  # what could not be undone in time: how often, and when again
+        self.is_stopping = False  # what waits is not begun, and who ordered it may order it again
         self.faults = list[str]()  # what could not be done at the start: a full disk must not keep us from starting
         if self._store.was_damaged:
             self._try(lambda: journal.append("note", "", {"damaged": "actions.json"}))
@@ -241,6 +243,8 @@ class Executor:
                 outcomes += ended
         with suppress(ActionFailed):  # a full disk: what was ended is told all the same, and the next tick writes
             self._store.tick()
+        for action_id in self._beside.overdue():
+            self._tell_overdue(action_id)
         return outcomes
 
     def _end_in_time(self, entry: InForce) -> list[Outcome]:
@@ -329,13 +333,19 @@ class Executor:
         outcomes += self.expire()
         return outcomes + [one for entry in self._store.all() for one in self._recovery.reinstate(entry)]
 
-    def work_beside(self, line: Line, late: Callable[[list[Outcome]], object]) -> None:
-        """Have what takes long done in `line` from now on; `late` gets what ended by itself. Call after `recover`."""
-        self._late = late
+    def work_beside(
+        self, line: Line, late: Callable[[list[Outcome]], object], overdue: Callable[[str], object] = lambda _id: None
+    ) -> None:  # fmt: skip
+        """Have what takes long done in `line` from now on. Call after `recover`.
+
+        `late` gets what ended by itself, `overdue` the id of what takes so long that it may never end.
+        """
+        self._late, self._tell_overdue = late, overdue
         self._beside.begin(line)
 
     def stop(self) -> None:
         """End what runs beside the loop, and begin no more of it."""
+        self.is_stopping = True
         self._beside.stop()
 
 

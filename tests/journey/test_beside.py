@@ -13,7 +13,7 @@ import pytest
 from mamplus_host import systemd
 from mamplus_host.actionrules import ActionRules, Disarm, Name
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import courses
+from mamplus_host.executor import beside, courses
 from mamplus_host.executor.courses import Course, Job, Line
 from mamplus_host.executor.shape import Deed, Facts, State
 from mamplus_host.verdicts import ActionKind, Outcome, Verdict
@@ -23,6 +23,7 @@ from .test_pipeline import Acting
 from .test_power_cuts import look, settle
 
 WAIT_S = 20  # for a thread that only has to be scheduled
+SLOW = (ActionKind.QUARANTINE, ActionKind.EVIDENCE, ActionKind.NOTIFY, ActionKind.CONTAINER_LOCK)
 
 
 class Slow(Setting):
@@ -52,11 +53,12 @@ class Beside(Acting):
 
     def __init__(self, directory: Path) -> None:
         self.jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        self.slow = {kind: Slow(kind) for kind in (ActionKind.QUARANTINE, ActionKind.EVIDENCE, ActionKind.NOTIFY)}
+        self.slow = {kind: Slow(kind) for kind in SLOW}
         self.late: list[Outcome] = []
         super().__init__(directory)
         self.line = Line(self.jobs.put, most=3)
-        self.executor.work_beside(self.line, self.note)
+        self.overdue = list[str]()
+        self.executor.work_beside(self.line, self.note, self.overdue.append)
 
     def deeds(self) -> dict[ActionKind, Deed]:
         return {**super().deeds(), **self.slow}
@@ -174,6 +176,37 @@ def test_a_person_has_a_place_in_line_where_nobody_else_has_one(device: Beside) 
     device.end_all()
 
     assert answer.result(0).state == "done"
+
+
+def test_a_lock_that_is_ordered_does_not_wait_for_what_never_ends(device: Beside) -> None:
+    device.answer("quarantine")
+    device.pipeline.act([device.start_of("on a dying disk")])
+    device.await_begun(ActionKind.QUARANTINE)
+    device.slow[ActionKind.CONTAINER_LOCK].may_end.set()
+
+    answer = device.executor.begin(ActionKind.CONTAINER_LOCK, {"path": str(device.file("ordered"))})
+    device.loop(answer.done)
+
+    assert answer.result().state == "done"
+    assert device.executor.counts["in_line"] == 1
+
+
+def test_what_may_never_end_is_told_once_and_counted(device: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
+    device.answer("quarantine")
+    device.pipeline.act([device.start_of("on a dying disk")])
+    device.await_begun(ActionKind.QUARANTINE)
+    device.executor.expire()
+    assert device.overdue == []
+    monkeypatch.setattr(beside, "OVERDUE_S", -1.0)
+
+    device.executor.expire()
+    device.executor.expire()
+
+    (action,) = device.executor.in_force()
+    assert (device.overdue, device.executor.counts["overdue"]) == ([action["id"]], 1)
+    device.end_all()
+    device.executor.expire()
+    assert len(device.overdue) == 1
 
 
 def test_what_takes_no_time_is_undone_at_once_and_what_is_being_undone_is_left_alone(device: Beside) -> None:

@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mamplus_host.config import Agent
-from mamplus_host.errors import CodeForged, CodeUsed
+from mamplus_host.errors import ActionFailed, CodeForged, CodeUsed
+from mamplus_host.executor.courses import Line
 from mamplus_host.executor.receipts import Receipts, told_of
 from mamplus_host.executor.shape import Deed, Facts, State
 from mamplus_host.executor.steps import step
@@ -69,9 +70,10 @@ class Ordered(Device):
     def start(self) -> None:
         super().start()
         self.receipts = Receipts(self.config.state / "receipts", lambda: KEY.sign)
+        self.order_book = Believing(self.config.state, lambda: self.now_s)
         self.ordering = Ordering(
             self.config, self.clock, executor=self.executor, receipts=self.receipts, tell=self.told.append,
-            order_book=Believing(self.config.state, lambda: self.now_s), tell_receipts=self.tell_receipts,
+            order_book=self.order_book, tell_receipts=self.tell_receipts,
         )  # fmt: skip
 
     def deeds(self) -> dict[ActionKind, Deed]:
@@ -175,3 +177,42 @@ def test_an_order_that_a_power_cut_interrupted_is_carried_out_and_answered_when_
             Believing(device.config.state, lambda: 0.0).accept(order(), "lock")
         device.close()
     assert cut_at > 3
+
+
+@pytest.fixture
+def in_line(device: Ordered, monkeypatch: pytest.MonkeyPatch) -> Ordered:
+    """A device that carries orders out in line: the first one is begun, and goes on when the agent stops."""
+    monkeypatch.setattr(Screens, "is_slow", True, raising=False)
+    device.close()
+    device.start()
+    device.executor.work_beside(Line(lambda _job: None), lambda _outcomes: None)
+    return device
+
+
+def test_an_order_in_line_when_the_agent_stops_has_no_answer_and_the_next_agent_carries_it_out(
+    in_line: Ordered,
+) -> None:
+    in_line.ordering.take([order(), order(number=2)])
+    in_line.executor.stop()
+    assert in_line.times_locked() == 1
+    in_line.close()
+    in_line.start()
+
+    in_line.ordering.take([order(number=2)])
+
+    assert in_line.times_locked() == 2
+    assert ["receipt" in one.evidence for one in in_line.told] == [True, True]
+
+
+def test_an_order_that_failed_half_done_while_the_agent_stops_is_answered(
+    in_line: Ordered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_screens: Screens, _facts: Facts) -> str:
+        in_line.order_book.mark(orders.read(order())[0])
+        raise ActionFailed("all but one")
+
+    monkeypatch.setattr(Screens, "do", fail)
+    in_line.ordering.take([order()])
+    in_line.executor.stop()
+
+    assert [one.evidence["detail"] for one in in_line.told] == ["all but one"]
