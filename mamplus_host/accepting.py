@@ -15,10 +15,9 @@ from pathlib import Path
 from mamplus_host.analyzer.mass import REWRITING
 from mamplus_host.clock import Clock
 from mamplus_host.collector.files import OVERFLOW
-from mamplus_host.errors import MamplusError
 from mamplus_host.events import FileChange
 from mamplus_host.executor.package_managers import PackageManagers
-from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault import FAILURES, Vault
 from mamplus_host.executor.vault_window import VaultWindow
 
 _THE_POLICYS = "a program that the policy names"
@@ -45,6 +44,7 @@ class Accepting:
         self.window = VaultWindow(state, clock, boot_id)
         self._waiting: dict[str, str] = {}  # changed path -> who answers for it
         self._taken: dict[str, tuple[int, int]] = {}  # path -> when it was kept for its writer, and the version before
+        self._doubted: dict[str, int] = {}  # path -> the version that is right, and could not be declared so yet
         self.accepted = 0
 
     @property
@@ -91,10 +91,8 @@ class Accepting:
             return
         del self._taken[change.path]
         if self._vault.intact(change.path):
-            self._vault.make_golden(change.path, before)
-            self._journal(
-                {"what": "another wrote before a change was kept: what was before is right", "paths": [change.path]}
-            )
+            self._doubted[change.path] = before
+            self._declare_doubted()
 
     def settle(self) -> None:
         """Keep what waits to be kept."""
@@ -103,9 +101,10 @@ class Accepting:
             paths = [path for path, one in todo.items() if one == who]
             self._keep(paths, who, is_by_writer=not self.window.is_open())
 
-    def tick(self) -> None:
-        now = self._clock.boot_ns()
-        self._taken = {path: taken for path, taken in self._taken.items() if now - taken[0] <= _DOUBT_NS}
+    def tick(self, treated_ns: int) -> None:
+        """`treated_ns`: all that was read until then is treated."""
+        self._taken = {path: taken for path, taken in self._taken.items() if treated_ns - taken[0] <= _DOUBT_NS}
+        self._declare_doubted()
 
     # --- a person's window -------------------------------------------------------------------
 
@@ -131,6 +130,17 @@ class Accepting:
 
     # --- inside ------------------------------------------------------------------------------
 
+    def _declare_doubted(self) -> None:
+        """Have the versions be right that are; on a full disk the next tick tries again."""
+        for path, before in list(self._doubted.items()):
+            try:
+                self._vault.make_golden(path, before)
+            except FAILURES as error:
+                self._not_kept(path, str(error))
+                continue
+            del self._doubted[path]
+            self._journal({"what": "another wrote before a change was kept: what was before is right", "paths": [path]})
+
     def _tell(self, text: str) -> None:
         self._journal({"what": text})
         self._told("vault-window", text)
@@ -146,9 +156,10 @@ class Accepting:
         try:
             before = self._vault.latest(path).id
             is_new = self._vault.accept(path)
-        except (OSError, MamplusError) as error:
+        except FAILURES as error:
             self._not_kept(path, str(error))
             return False
+        self._doubted.pop(path, None)
         if is_new and is_by_writer:
             self._taken[path] = (self._clock.boot_ns(), before)
         self._kept(path)

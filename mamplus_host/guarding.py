@@ -21,9 +21,9 @@ import msgspec
 
 from mamplus_host.collector.lineage import Task
 from mamplus_host.config import Config
-from mamplus_host.errors import MamplusError, VaultError
+from mamplus_host.errors import VaultError
 from mamplus_host.events import File, FileChange
-from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault import FAILURES, Vault
 from mamplus_host.filerules import FileRules, is_below, is_of_the_system
 from mamplus_host.files import write_whole
 from mamplus_host.kernel import responder
@@ -163,7 +163,7 @@ class Guarding:
         before = set(self._vault.paths())
         try:
             taken = [one for one in self._vault.protect(Path(os.path.realpath(path))) if one not in before]
-        except MamplusError as error:
+        except FAILURES as error:
             if self._faults.get(path) != str(error):
                 LOG.warning("%s; changes of it are not undone", error)
             self._faults[path] = str(error)

@@ -14,9 +14,10 @@ import os
 import queue
 import select
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from mamplus_host import memory, systemd
 from mamplus_host.collector.decode import decode_run
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("mamplus")
 TICK_S = 5.0  # idle wake-up: watchdog, responder, deadlines of what is held
+FILES_S = 0.1  # of one turn for touched files: whoever touches one again and again must not have the loop for himself
+MAX_TOUCHED = 4096  # changes that wait with their writers named; beyond, one of each path, by nobody that is known
 TELL_AFTER_S = 0.5  # without damage to a protected file: telling waits for the disk, and who damages does not
 FAULT_PAUSE_S = 0.1  # after a part of the loop failed: one that fails at every turn must not take a processor
 
@@ -48,6 +51,7 @@ class Loop:
         self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.watch(self._wake)
+        self._touched: dict[tuple[str, int], FileChange] = {}  # by path and writer, the one that waits longest first
         self._put_back_s = 0.0  # when a protected file was damaged last, time.monotonic()
         self._is_stopping = False
         self._has_worked = True  # since memory was given back last
@@ -78,11 +82,15 @@ class Loop:
                 tick_s = 0.0
             elif service.pipeline.untold:
                 tick_s = min(tick_s, tell_s)
+            if self._touched:
+                tick_s = 0.0
             ready = self.epoll.poll(tick_s if gather_s is None else min(gather_s, tick_s))
             for fd, mask in ready:
                 if not self.alone(functools.partial(self._on_ready, fd, mask)):
                     time.sleep(FAULT_PAUSE_S)
-            if settle_s is not None and not ready and not service.protecting.settle_in_s():
+            if self._touched:
+                self.alone(self.on_files)
+            elif settle_s is not None and not ready and not service.protecting.settle_in_s():
                 self.alone(service.protecting.settle)
 
     def ask_to_stop(self, *_signal: object) -> None:
@@ -146,23 +154,52 @@ class Loop:
             service.pipeline.publish = self._publish if service.control.has_followers else None
 
     def on_files(self) -> None:
-        """Treat what was touched, one after the other: whoever goes on meanwhile is seen before the next."""
-        waiting = deque(self._read_files())
-        while waiting:
-            event = waiting.popleft()
-            if isinstance(event, FileChange):
-                self._service.protecting.accepting.doubt(event)
-            untold = self._service.pipeline.untold
-            self._service.pipeline.act([event])
-            if self._service.pipeline.untold > untold:
-                self._put_back_s = time.monotonic()
-            self._service.protecting.let_go()  # who was stopped at once is frozen by now
-            waiting.extend(self._read_files())
+        """Treat what was touched, one after the other: whoever goes on meanwhile is seen before the next.
 
-    def _read_files(self) -> list[FileEvent]:
-        found = self._service.protecting.read()  # at once: it stops who rewrites many files
-        self.drain()  # who wrote is told by the ring: read it before that is treated
-        return found
+        At most for FILES_S and one more; the rest waits for the next turn.
+        """
+        until_s = time.monotonic() + FILES_S
+        self._read_files()
+        while self._touched and not self._is_stopping:
+            self._treat(self._touched.pop(next(iter(self._touched))))
+            self._read_files()
+            if time.monotonic() >= until_s:
+                return
+
+    def _read_files(self) -> None:
+        try:
+            found = self._service.protecting.read()  # at once: it stops who rewrites many files
+            self.alone(self.drain)  # who wrote is told by the ring: read it before that is treated
+            for event in found:
+                if isinstance(event, FileChange):
+                    self._note_touched(event)
+                else:
+                    self._treat(event)  # before who was stopped goes on
+        finally:
+            self.alone(self._service.protecting.let_go)  # who was stopped at once is frozen by now
+
+    def _note_touched(self, change: FileChange) -> None:
+        """Have a change wait; with what the same writer did to the same file and is not treated yet, it is one."""
+        key = (change.path, change.tgid if len(self._touched) < MAX_TOUCHED else 0)
+        earlier = self._touched.get(key)
+        before = earlier.changes if earlier else ()
+        self._touched[key] = msgspec.structs.replace(
+            earlier or change, tgid=key[1], changes=tuple(dict.fromkeys(before + change.changes))
+        )
+
+    def _treat(self, event: FileEvent) -> None:
+        pipeline = self._service.pipeline
+        if isinstance(event, FileChange):
+            self.alone(functools.partial(self._service.protecting.accepting.doubt, event))
+        untold = pipeline.untold
+        self.alone(functools.partial(pipeline.act, [event]))
+        if pipeline.untold > untold:
+            self._put_back_s = time.monotonic()
+
+    def _treated_ns(self) -> int:
+        """Return until when (CLOCK_BOOTTIME) all that was touched is treated."""
+        oldest = next(iter(self._touched.values()), None)
+        return oldest.boot_ns if oldest else self._service.clock.boot_ns()
 
     def _tick(self) -> None:
         service = self._service
@@ -186,7 +223,7 @@ class Loop:
         self.alone(service.generations.tick)
         self.alone(service.report)  # a tick may roll back
         self.alone(service.guard_files)
-        self.alone(lambda: service.pipeline.take(service.protecting.tick()))
+        self.alone(lambda: service.pipeline.take(service.protecting.tick(self._treated_ns())))
         self.alone(service.examine)
         self.alone(self._prove)
 

@@ -26,12 +26,12 @@ from mamplus_host.analyzer.scrambled import LOOKED_AT_BYTES, looks_scrambled
 from mamplus_host.clock import Clock
 from mamplus_host.collector.files import FileWatch, Touch
 from mamplus_host.config import Config
-from mamplus_host.errors import ActionFailed, MamplusError, NotPossible
+from mamplus_host.errors import ActionFailed, NotPossible
 from mamplus_host.events import FileChange, MassRewrite
 from mamplus_host.executor import vault_files
 from mamplus_host.executor.package_managers import PackageManagers
 from mamplus_host.executor.stopping import Stopper
-from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault import FAILURES, Vault
 from mamplus_host.executor.vault_paths import is_at_or_below, is_kept
 from mamplus_host.executor.vault_store import DIRECTORY
 from mamplus_host.executor.vault_tree import Step
@@ -141,7 +141,7 @@ class Protecting:
         for step in steps:
             try:
                 self._vault.do(step)
-            except MamplusError as error:
+            except FAILURES as error:
                 failed.append(str(error))
             if self._vault.is_protected(step.path):
                 self.rewatch(step.path)
@@ -190,11 +190,14 @@ class Protecting:
             return None
         return max(0.0, _SETTLE_AFTER_S - (self._clock.boot_ns() - self._touched_ns) / _NS)
 
-    def tick(self) -> list[FileChange]:
-        """Do what no event asks for; return what is to be looked at."""
+    def tick(self, treated_ns: int = 0) -> list[FileChange]:
+        """Do what no event asks for; return what is to be looked at.
+
+        `treated_ns`: what was read until then is treated; 0: all was.
+        """
         self._take_pending()
         self._overlooked.look_at_mounts()
-        self.accepting.tick()
+        self.accepting.tick(treated_ns or self._clock.boot_ns())
         if self._ticks % _TICKS_PER_TIDYING == 0:
             self.settle()  # though somebody goes on touching files
             self._vault.tidy()
@@ -280,7 +283,7 @@ class Protecting:
         """Return how many of the first few files look encrypted now."""
         found = 0
         for path in list(paths)[:_SAMPLES]:
-            with suppress(OSError, MamplusError):
+            with suppress(*FAILURES):
                 descriptor = vault_files.look(path)  # a pipe or a device may stand there by now: opening those acts
                 try:
                     after = os.pread(descriptor, LOOKED_AT_BYTES, 0)
@@ -350,7 +353,7 @@ class Protecting:
                 self._not_taken.pop(path, None)
             except FileNotFoundError:
                 continue
-            except (OSError, MamplusError) as error:
+            except FAILURES as error:
                 self._note_not_taken(path, str(error))
                 self._pending[path] = (now, 0)
         self._watch(taken)

@@ -130,7 +130,7 @@ class Service:
         self.loop.watch(self.protecting.files.fileno())
         if self.guarding.fileno() >= 0:
             self.loop.watch(self.guarding.fileno())
-        self.loop.on_files()  # who changed something since the watch stands says so there
+        self.loop.alone(self.loop.on_files)  # who changed something since the watch stands says so there
         self.pipeline.take(self._unseen())
         self._begin_uplink()
         self.tamper = parts.make_watch(self)  # last: from here on a silence is no start that takes its time

@@ -12,6 +12,7 @@ A protected tree also has its directories and symbolic links in the vault, and w
 """
 
 import os
+import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ import msgspec
 
 from mamplus_host.clock import ListClock
 from mamplus_host.config import Limits
-from mamplus_host.errors import VaultError
+from mamplus_host.errors import MamplusError, VaultError
 from mamplus_host.executor import vault_files
 from mamplus_host.executor.vault_objects import sha256_of
 from mamplus_host.executor.vault_pack import MIN_BYTES, Packing
@@ -29,6 +30,7 @@ from mamplus_host.executor.vault_put import Putter, Settled
 from mamplus_host.executor.vault_store import ABSENT, DIRECTORY, FILE, GOLDEN, NOTHING, Facts, Store, Version
 from mamplus_host.executor.vault_tree import Step, plan, require_any
 
+FAILURES = (OSError, sqlite3.Error, MamplusError)  # what keeping or declaring a version raises, on a full disk, too
 _PACKED_AT_ONCE = 64
 
 
@@ -312,6 +314,7 @@ class Vault:
         """Declare a kept version to be what `path` should be: its change was legitimate after all."""
         version = self.store.version(version_id)
         self.store.add(path, GOLDEN, self._clock.wall_s(), version.sha256, version.facts)
+        self._seen.pop(path, None)  # what lies there was found intact as another version
         self.store.objects.unpack(version.sha256)
 
     def sweep_all(self) -> None:

@@ -106,6 +106,24 @@ def test_a_guarded_file_is_as_it_was_whatever_this_kernel_has_for_it(
     wait_for("the alert", lambda: any(str(guarded.name) in one for one in running.alerts()), timeout_s=TICKS_S)
 
 
+TOUCHES = "import os, sys\nprint(flush=True)\nwhile True: os.utime(sys.argv[1])"
+
+
+def test_an_agent_whose_big_file_is_touched_without_end_answers_and_ends(running: Running, tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    big.write_bytes(bytes(50 << 20))
+    running.start()
+    client.call(running.config.control_socket, "protect", path=str(big))
+    with subprocess.Popen([sys.executable, "-S", "-c", TOUCHES, big], stdout=subprocess.PIPE) as toucher:
+        assert toucher.stdout
+        toucher.stdout.readline()
+        for _ in range(3):
+            assert running.guarded()
+        running.stop()
+        running.start()
+        toucher.kill()
+
+
 def test_the_agents_state_is_a_guests_to_write_only_while_it_is_connected(running: Running) -> None:
     running.start()
     if running.guarded()["tier"] != "lsm":

@@ -5,6 +5,7 @@ import hashlib
 import os
 import select
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -309,6 +310,58 @@ def test_what_is_told_of_a_writing_when_it_is_undone_does_not_undo_the_writers_c
 
     assert (tree / "old").read_text() == "updated\n"
     assert device.vault.intact(str(tree / "old"))
+
+
+def test_what_another_wrote_stays_doubtful_until_what_was_before_can_be_declared_right(
+    device: Device, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.protecting.protect(tree)
+    by_the_writer(device, f"echo updated >{tree}/old")
+    accept = device.vault.accept
+
+    def late(path: str) -> bool:
+        sh(f"echo evil >{tree}/old")
+        return accept(path)
+
+    def full(_path: str, _version: int) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as slow:
+        slow.setattr(device.vault, "accept", late)
+        slow.setattr(device.vault, "make_golden", full)
+        device.turn()
+        device.turn()
+        device.protecting.tick()
+    assert device.vault.beginning(str(tree / "old"), 100) == b"evil\n"
+
+    device.protecting.tick()
+    device.tick()
+
+    assert device.vault.beginning(str(tree / "old"), 100) == b"as deployed"
+    assert (tree / "old").read_text() == "as deployed"
+
+
+def test_what_waits_long_to_be_treated_is_in_doubt_as_when_it_was_read(
+    device: Device, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.protecting.protect(tree)
+    by_the_writer(device, f"echo updated >{tree}/old")
+    accept = device.vault.accept
+
+    def late(path: str) -> bool:
+        sh(f"echo evil >{tree}/old")
+        return accept(path)
+
+    with monkeypatch.context() as slow:
+        slow.setattr(device.vault, "accept", late)
+        device.turn()
+    [change] = [one for one in device.protecting.read() if isinstance(one, FileChange)]
+    device.clock.ahead_s += 60
+    device.protecting.tick(change.boot_ns)
+
+    device.treat(change)
+
+    assert (tree / "old").read_text() == "as deployed"
 
 
 def test_what_a_writer_removes_stays_away(device: Device, tree: Path) -> None:
