@@ -98,6 +98,10 @@ struct mount {
 	void *mnt_ns;
 };
 
+struct mount___since_6_17 {
+	int mnt_t_flags;
+};
+
 struct path {
 	struct vfsmount *mnt;
 	struct dentry *dentry;

@@ -32,6 +32,7 @@
 #define MS_MOVE_ 0x2000
 #define MS_PROPAGATION_ 0x1e0000	/* MS_UNBINDABLE, _PRIVATE, _SLAVE, _SHARED */
 #define MNT_SHARED_ 0x1000
+#define T_SHARED_ 0x1
 #define FS_IOC_SETFLAGS_ 0x40086602
 #define FS_IOC32_SETFLAGS_ 0x40046602
 #define FS_IOC_FSSETXATTR_ 0x401c5820
@@ -240,20 +241,30 @@ int BPF_PROG(mamplus_file_noacl, void *idmap, struct dentry *dentry)
 
 /* --- mounts -------------------------------------------------------------------------------------- */
 
-/* A namespace of its own may hide what it wants from itself, but not where its mounts reach others. `flags`: of the
- * mount below which something comes or goes. */
-static __always_inline bool is_its_own_affair(const struct mamplus_file_rules *now, int flags)
+/* Say whether what comes or goes below a mount also comes or goes elsewhere. Since 6.17 the mark is in struct mount. */
+static __always_inline bool is_shared(struct vfsmount *below)
+{
+	struct mount *mount = (void *)below - bpf_core_field_offset(struct mount, mnt);
+	struct mount___since_6_17 *since = (void *)mount;
+
+	if (bpf_core_field_exists(since->mnt_t_flags))
+		return BPF_CORE_READ(since, mnt_t_flags) & T_SHARED_;
+	return BPF_CORE_READ(below, mnt_flags) & MNT_SHARED_;
+}
+
+/* A namespace of its own may hide what it wants from itself, but not where its mounts reach others. */
+static __always_inline bool is_in_its_own_namespace(const struct mamplus_file_rules *now)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 
-	return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum) != now->mount_ns && !(flags & MNT_SHARED_);
+	return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum) != now->mount_ns;
 }
 
 static __always_inline int judge_mount(const struct path *path)
 {
 	struct mamplus_file_rules *now = rules_now();
 
-	if (!now || is_its_own_affair(now, path->mnt->mnt_flags))
+	if (!now || (is_in_its_own_namespace(now) && !is_shared(path->mnt)))
 		return 0;
 	return judge_entry(path->dentry, MAMPLUS_OP_MOUNT, true);
 }
@@ -283,7 +294,7 @@ static __noinline int judge_taken(__u64 mnt_at)
 
 	if (!now || !now->refuses[MAMPLUS_OP_MOUNT] || below == mount)	/* it hangs in no tree */
 		return 0;
-	if (is_its_own_affair(now, BPF_CORE_READ(below, mnt.mnt_flags)))
+	if (is_in_its_own_namespace(now) && !is_shared(__builtin_preserve_access_index(&below->mnt)))
 		return 0;
 	rules = marked_rules(root);
 	if (rules && directory != place)
@@ -299,7 +310,7 @@ static __noinline int judge_whatever(__u64 dentry_at)
 	struct dentry *dentry = (void *)dentry_at;
 	__u64 refusing;
 
-	if (!now || is_its_own_affair(now, 0))
+	if (!now || is_in_its_own_namespace(now))
 		return 0;
 	refusing = now->refuses[MAMPLUS_OP_MOUNT];
 	return answer_access(now, refusing, refusing, MAMPLUS_OP_MOUNT, dentry, BPF_CORE_READ(dentry, d_inode));
