@@ -7,6 +7,7 @@ keys/             PKCS#8; tls.crt beside them
 database.sqlite   storage/
 repository/       metadata/ and targets/: static files, any web server may serve them
 policy.json       what devices do about age, doubt and silence; there once it was set
+ordered/          an empty file for each device that was ordered something, written with every order: wakes its poll
 publish.lock      held by whoever writes repository/
 served.json       the address `serve` last listened on
 """
@@ -74,6 +75,10 @@ class Home:
     @property
     def policy(self) -> Path:
         return self.dir / "policy.json"
+
+    @property
+    def ordered(self) -> Path:
+        return self.dir / "ordered"
 
     @property
     def publish_lock(self) -> Path:

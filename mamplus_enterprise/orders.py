@@ -14,6 +14,7 @@ from pathlib import Path
 from mamplus_enterprise.ble import repository
 from mamplus_enterprise.ble.keys import load_maintenance
 from mamplus_enterprise.ble.roles import FIELD, MAINTENANCE
+from mamplus_enterprise.devices.orders import announce
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.maintenance import find
 from mamplus_enterprise.storage.schema import OrderRow
@@ -73,4 +74,6 @@ def issue(home: Home, store: Store, wanted: Wanted, passphrase: bytes | None, el
                     ordered_by=wanted.who[:255], ordered_at=time.time(), expires_at=expires_s,
                 )
             )  # fmt: skip
-        return Issued(order.id, text, device.id, device.name)
+    if wanted.is_sent:
+        announce(home, device.id)  # once it is stored
+    return Issued(order.id, text, device.id, device.name)

@@ -34,13 +34,14 @@ async def _signed(request: Request, max_bytes: int = MAX_BODY_BYTES) -> tuple[De
 async def wait(
     request: Request, generation: Generation, poll_s: PollSeconds = MAX_POLL_S, known: Generation = 0
 ) -> dict[str, Any]:
-    """`Request_Update_BLE`: say when there is a newer generation; orders come at once, or when the wait ends."""
+    """`Request_Update_BLE`: say when there is a newer generation, or orders for the device."""
     context = context_of(request)
     device, _ = await _signed(request)
     await off_loop(heard, context.store, device, generation)
-    waiting = await off_loop(orders.due, context.store, device)
-    wait_s = 0 if waiting else min(poll_s, MAX_POLL_S)
-    newest = await context.news.newer_than(max(generation, known), wait_s)
+    with context.news.listening(device.id) as waiter:  # then look: what is ordered between is seen by one of the two
+        waiting = await off_loop(orders.due, context.store, device)
+        wait_s = 0 if waiting else min(poll_s, MAX_POLL_S)
+        newest = await context.news.newer_than(max(generation, known), wait_s, waiter)
     waiting = waiting or await off_loop(orders.due, context.store, device)
     return {"generation": newest, "orders": waiting} if waiting else {"generation": newest}
 

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which generation is served, and who waits for the next one.
+"""Which generation is served, and who waits for the next one, or for an order.
 
 inotify on timestamp.json: whoever publishes, in this process or another, wakes every
-waiting device at once. Belongs to one event loop.
+waiting device at once; on `ordered/`: whoever orders something wakes that device. Belongs to one event loop.
 """
 
 import asyncio
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from inotify_simple import INotify, flags
 
@@ -17,19 +19,29 @@ from mamplus_enterprise.home import Home
 _log = logging.getLogger(__name__)
 
 
+class Waiter:
+    """One long poll."""
+
+    def __init__(self) -> None:
+        self.woken = asyncio.Event()
+        self.is_ordered = False
+
+
 class News:
     """The newest generation. Start it in a running loop, and close it there."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
         self.current = repository.current(home)
-        self._changed = asyncio.Event()
+        self._waiters: dict[str, list[Waiter]] = {}  # by device: the last one is the connection that it listens to
         self._closed = False
         self._inotify = INotify()
 
     def start(self) -> None:
         # Watch, then look: what is published between is seen by one of the two.
         self._inotify.add_watch(str(self._home.metadata), flags.MOVED_TO)
+        self._home.ordered.mkdir(exist_ok=True)
+        self._orders = self._inotify.add_watch(str(self._home.ordered), flags.CLOSE_WRITE)
         asyncio.get_running_loop().add_reader(self._inotify.fileno(), self._on_event)
         self._look()
 
@@ -38,22 +50,39 @@ class News:
         asyncio.get_running_loop().remove_reader(self._inotify.fileno())
         self._inotify.close()
         self._closed = True
-        self._changed.set()
+        self._wake_all()
 
-    async def newer_than(self, generation: int, wait_s: float) -> int:
-        """Return the newest generation: when it is greater than `generation`, or after `wait_s` seconds."""
+    @contextmanager
+    def listening(self, device_id: str) -> Iterator[Waiter]:
+        """Have a device woken by what comes from now on."""
+        waiter = Waiter()
+        waiters = self._waiters.setdefault(device_id, [])
+        waiters.append(waiter)
         try:
+            yield waiter
+        finally:
+            waiters.remove(waiter)
+            if not waiters:
+                del self._waiters[device_id]
+
+    async def newer_than(self, generation: int, wait_s: float, waiter: Waiter) -> int:
+        """Return the newest generation: once it is greater than `generation`, with an order, or after `wait_s`."""
+        with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
-                while self.current.generation <= generation and not self._closed:
-                    await self._changed.wait()
-        except TimeoutError:
-            pass
+                while self.current.generation <= generation and not waiter.is_ordered and not self._closed:
+                    waiter.woken.clear()
+                    await waiter.woken.wait()
         return self.current.generation
 
     def _on_event(self) -> None:
-        names = {event.name for event in self._inotify.read(timeout=0)}
-        if "timestamp.json" in names or "" in names:  # "": the queue overflowed, or the watch ended
+        events = self._inotify.read(timeout=0)
+        if any(event.name in ("timestamp.json", "") for event in events):  # "": the queue overflowed, or a watch ended
             self._look()
+        for event in events:
+            if event.wd == self._orders and event.name in self._waiters:
+                waiter = self._waiters[event.name][-1]
+                waiter.is_ordered = True
+                waiter.woken.set()
 
     def _look(self) -> None:
         try:
@@ -61,5 +90,9 @@ class News:
         except EnterpriseError as error:
             _log.error("%s; still announcing generation %d", error, self.current.generation)
             return
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                waiter.woken.set()

@@ -18,7 +18,7 @@ MAX_SEALED_BYTES = 300 << 20
 Name = Annotated[str, typer.Argument(metavar="DEVICE", help="Its name, or six digits of its id at least.")]
 Within = Annotated[str, typer.Option(metavar="TIME", help="By when the device must get it: 30m, 2h, 30d.")]
 Reason = Annotated[str, typer.Option(help="Why; for the audit log and the device.")]
-Send = Annotated[bool, typer.Option("--send", help="Have the server hand it to the device, within a minute.")]
+Send = Annotated[bool, typer.Option("--send", help="Have the server hand it to the device; it has it at once.")]
 Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the order here, for a stick.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for machines.")]
 commands = typer.Typer(

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from mamplus_enterprise.devices.signature import fits
 from mamplus_enterprise.errors import Answered, Unknown
+from mamplus_enterprise.home import Home
 from mamplus_enterprise.storage.schema import Device, OrderRow
 from mamplus_enterprise.storage.store import Store, note
 
@@ -46,6 +47,12 @@ def due(store: Store, device: Device) -> list[str]:
             handed = update(OrderRow).where(OrderRow.id.in_(row.id for row in rows))
             session.execute(handed.values(handed_at=now_s))
     return [row.text for row in rows]
+
+
+def announce(home: Home, device_id: str) -> None:
+    """Have the server, which may be another process, hand `device_id` what is stored for it by now."""
+    home.ordered.mkdir(exist_ok=True)
+    (home.ordered / device_id).write_bytes(b"")
 
 
 def answered(session: Session, device: Device, kind: str, evidence: Mapping[str, Any]) -> None:
@@ -78,9 +85,10 @@ def withdraw(store: Store, order_id: str, *, who: str) -> OrderRow:
         return row
 
 
-def all_orders(session: Session) -> list[dict[str, Any]]:
-    """Return what the server was given to hand out, newest first."""
-    rows = session.execute(select(OrderRow, Device.name).join(Device).order_by(OrderRow.ordered_at.desc()))
+def all_orders(session: Session, *, device_id: str = "", limit: int | None = None) -> list[dict[str, Any]]:
+    """Return what the server was given to hand out, newest first: the newest `limit`, to `device_id` or to all."""
+    wanted = select(OrderRow, Device.name).join(Device).order_by(OrderRow.ordered_at.desc()).limit(limit)
+    rows = session.execute(wanted.where(OrderRow.device_id == device_id) if device_id else wanted)
     return [
         {
             "id": row.id, "what": row.what, "device": row.device_id, "device_name": name, "state": _state(row),

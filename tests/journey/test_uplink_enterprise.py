@@ -5,6 +5,7 @@ import json
 import queue
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from mamplus_host.ble.store import BleStore
 from mamplus_host.ble.update import update
 from mamplus_host.clock import SystemClock
 from mamplus_host.errors import EnrollRefused
+from mamplus_host.outbox.client import Client, Waited
 from mamplus_host.outbox.enroll import enroll
 from mamplus_host.outbox.identity import Identity
 from mamplus_host.outbox.store import Outbox
@@ -130,6 +132,35 @@ def _until_stored(enterprise: Enterprise, outbox: Outbox, count: int) -> dict[st
     assert len(alerts) == count
     found = {json.dumps(alert): alert["id"] for alert in alerts}
     return {f"203.0.113.{n}": next(i for text, i in found.items() if f"203.0.113.{n}" in text) for n in (1, 2)}
+
+
+def test_an_order_reaches_a_device_that_waits_already_and_its_long_poll_does_not_end_first(
+    enterprise: Enterprise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "device"
+    enroll("", enterprise.token(), state, "waiting")
+    asked, orders = threading.Semaphore(0), queue.SimpleQueue[tuple[str, ...]]()
+    wait = Client.wait
+
+    def told(self: Client, *words: int, **more: int) -> Waited:
+        asked.release()
+        return wait(self, *words, **more)
+
+    monkeypatch.setattr(Client, "wait", told)
+    outbox = Outbox(state / "outbox.sqlite", max_bytes=1 << 20)
+    enforced = update(state).generation
+    uplink = Uplink(
+        Identity.load(state), outbox, config.Uplink(poll_s=50), SystemClock(), enforced=enforced,
+        on_generation=lambda _generation: None, on_orders=orders.put,
+    )  # fmt: skip
+    uplink.start()
+    try:
+        assert asked.acquire(timeout=WAIT_S)
+        issued = json.loads(enterprise.run("lock", "waiting", "--json"))
+        assert orders.get(timeout=WAIT_S) == (issued["order"],)  # less than poll_s
+    finally:
+        uplink.stop()
+        outbox.close()
 
 
 def test_a_token_works_once(enterprise: Enterprise, tmp_path: Path) -> None:

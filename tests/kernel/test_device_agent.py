@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a person has a running agent do to the device, and undo: by the commands, as people type them."""
 
+import errno
 import json
 import os
 import secrets
@@ -12,20 +13,22 @@ from typing import Any
 
 import pytest
 
-from mamplus_host.config import Config
+from mamplus_host.config import Config, cgroup_dir
 from tests.journey.test_uplink_enterprise import Enterprise
 from tests.kernel.buses import Login, wait_for
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]  # each command is a program that starts
 BIN = Path(sys.executable).parent
 DEADLINE_S = 60
+ELSEWHERE = "192.0.2.1"  # kept for documentation
+_CODE = 100  # that an exit code is greater than the errno it tells: Python has codes of its own
 
 
 class Running:
     """An agent as a process of its own, and commands for it."""
 
-    def __init__(self, config: Config, file: Path) -> None:
-        self.config, self._file = config, file
+    def __init__(self, config: Config, file: Path, netns: str = "") -> None:
+        self.config, self._file, self._netns = config, file, netns
 
     def start(self) -> None:
         self._process = subprocess.Popen(
@@ -56,6 +59,13 @@ class Running:
         said: dict[str, Any] = json.loads(self.run(*words, "--json"))
         return said
 
+    def connect(self, address: str) -> int:
+        """Try to connect from within the scope, in a namespace from which nothing leads anywhere; return the errno."""
+        line = f"import socket; exit({_CODE} + socket.socket().connect_ex(('{address}', 9)))"
+        enter = f'echo $$ >"{cgroup_dir(self.config)}/cgroup.procs"; exec "$@"'
+        inside = ["sh", "-ec", enter, "sh", "ip", "netns", "exec", self._netns, sys.executable, "-c", line]
+        return subprocess.run(inside, check=False, timeout=DEADLINE_S).returncode - _CODE
+
     def verified(self, name: str) -> str:
         return str(json.loads(self.run("actions", "verify", name, "--json"))["seen"])
 
@@ -78,10 +88,10 @@ def running(configure: Callable[..., Config], tmp_path: Path, login: Login) -> I
     file.write_text(
         f'[scope]\ncgroup = "{config.scope.cgroup}"\nnetns = ["{netns}"]\n[agent]\nself_protection = false\n'
         f'[paths]\nstate = "{config.paths.state}"\nrun = "{run}/run"\nbpffs = "{config.paths.bpffs}"\n'
-        f'[container]\npaths = ["{work}"]\n[uplink]\npoll_s = 1\n'
+        f'[container]\npaths = ["{work}"]\n'
     )
     subprocess.run(["ip", "netns", "add", netns], check=True)
-    made = Running(config, file)
+    made = Running(config, file, netns)
     login.sit_down("1", 1000, "ada")
     made.start()
     yield made
@@ -137,6 +147,29 @@ def test_what_fails_says_why_and_exits_1(running: Running, tmp_path: Path) -> No
         assert (done.returncode, why in done.stderr) == (1, True), done.stderr
     assert running.attempt("radio", "off", "--for", "long").returncode == 2
     assert running.attempt("wipe", "-").returncode == 2
+
+
+def test_all_but_the_enterprise_is_refused_for_a_time_also_after_the_agent_was_killed_and_let_through_again(
+    running: Running,
+) -> None:
+    assert "time limit" in running.attempt("refuse", "--all").stderr
+    assert running.connect(ELSEWHERE) == errno.ENETUNREACH
+    done = running.act("refuse", "--all", "--for", "1h")
+    assert running.verified(done["id"]) == "done"
+    assert running.connect(ELSEWHERE) == errno.EPERM
+    assert running.connect("127.0.0.1") != errno.EPERM
+
+    running.stop(by_power_cut=True)
+    assert running.connect(ELSEWHERE) == errno.EPERM
+    running.start()
+    assert running.connect(ELSEWHERE) == errno.EPERM
+    (listed,) = [json.loads(line) for line in running.run("actions", "--json").splitlines()]
+    assert (listed["id"], 0 < listed["left_s"] <= 3600) == (done["id"], True)
+
+    running.run("undo", done["undo"])
+
+    assert running.connect(ELSEWHERE) == errno.ENETUNREACH
+    assert running.run("actions", "--json") == ""
 
 
 def test_without_an_order_nothing_is_wiped(running: Running, tmp_path: Path) -> None:
