@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from mamplus_enterprise.alerts.listing import counts, listing
 from mamplus_enterprise.ble.author import unpublished
 from mamplus_enterprise.ble.repository import Published
+from mamplus_enterprise.devices import orders
 from mamplus_enterprise.devices.controls import rank
 from mamplus_enterprise.devices.registry import all_devices, one_device
 from mamplus_enterprise.storage.schema import GenerationRow
@@ -25,6 +26,7 @@ from mamplus_host.verdicts import Severity
 PAGE = 50  # alerts
 MAX_HISTORY = 12
 MAX_DEVICES = 500
+MAX_ORDERS = 20
 _PLACED = ("processes", "lineage", "sockets", "file")  # evidence that has a place of its own on the page
 
 
@@ -45,6 +47,7 @@ def overview(session: Session, published: Published, asked: Asked) -> dict[str, 
         "published": published, "history": history, "waiting": unpublished(session),
         "devices": devices[:MAX_DEVICES], "device_count": len(devices),
         "behind_count": sum(device["behind"] > 0 for device in devices),
+        "orders": orders.all_orders(session, limit=MAX_ORDERS),
         "alerts": [_alert(alert) for alert in alerts[:PAGE]], "counts": counts(session), "asked": asked,
         "older": alerts[PAGE - 1]["number"] if len(alerts) > PAGE else 0,
     }  # fmt: skip
@@ -58,16 +61,26 @@ def device_page(session: Session, published: Published, device_id: str) -> dict[
     groups: dict[str, list[dict[str, Any]]] = {}
     for control in controls:
         groups.setdefault(control["group"], []).append(control)
-    shown = repr((device["generation"], device["behind"], controls, len(device["changes"])))
+    ordered = orders.all_orders(session, device_id=device["id"], limit=MAX_ORDERS)
+    shown = repr((device["generation"], device["behind"], controls, len(device["changes"]), _stand(ordered)))
     return {
         "device": device, "examined": device["examined"], "groups": groups, "changes": device["changes"],
-        "published": published, "mark": hashlib.sha256(shown.encode()).hexdigest()[:16],
+        "orders": ordered, "published": published, "mark": hashlib.sha256(shown.encode()).hexdigest()[:16],
     }  # fmt: skip
 
 
 def state_class(state: str) -> str:
     """Return the colour of a control's state; one that this release does not know is shown as the worst."""
     return ("good", "late", "hot")[min(rank(state), 2)]
+
+
+def order_class(state: str) -> str:
+    """Return the colour of what became of an order."""
+    return {orders.DONE: "good", orders.WAITING: "late", orders.WITHDRAWN: ""}.get(state, "hot")
+
+
+def _stand(ordered: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return [(one["id"], one["state"], one["handed_at"]) for one in ordered]
 
 
 def _mark(page: Mapping[str, Any]) -> str:
@@ -77,7 +90,7 @@ def _mark(page: Mapping[str, Any]) -> str:
         for device in page["devices"]
     ]
     newest = page["alerts"][0]["number"] if page["alerts"] else 0
-    said = (page["published"].generation, page["waiting"], page["counts"], newest, devices)
+    said = (page["published"].generation, page["waiting"], page["counts"], newest, devices, _stand(page["orders"]))
     return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
 
 
@@ -149,5 +162,5 @@ def environment() -> Environment:
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    made.filters |= {"clock": clock, "ago": ago, "state_class": state_class}
+    made.filters |= {"clock": clock, "ago": ago, "state_class": state_class, "order_class": order_class}
     return made

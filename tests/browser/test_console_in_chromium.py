@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.enterprise.company import Company, FakeDevice
+from tests.enterprise.test_orders import receipt_of
 
 pytestmark = pytest.mark.browser
 CHROMIUM = "/usr/bin/chromium"
@@ -203,6 +204,7 @@ def test_the_page_of_a_device_fits_its_window(page: Page, company: Company, widt
     van = company.device("van-7")
     say_controls(van)
     say_controls(van, DNS="not possible")
+    company.json("lock", "van-7", "--reason", "left on a train")
     page.set_viewport_size({"width": width, "height": 900})
     page.goto(f"/devices/{van.id}")
 
@@ -226,6 +228,43 @@ def test_a_device_that_reports_markup_runs_nothing(page: Page, company: Company)
 
     expect(page.locator("th[scope=row]")).to_have_text(hostile)
     assert page.locator("main script").count() == 0
+
+
+def answer_order(device: FakeDevice, **evidence: str) -> None:
+    device.sent(kind="order", indicator=None, finding="confirmed", evidence=evidence)
+
+
+def test_an_administrator_sees_what_became_of_each_order_on_the_page_and_on_that_of_its_device(
+    page: Page, company: Company
+) -> None:
+    van, other = company.device("van-7"), company.device("dock")
+    van.wait(1, 0)
+    expect(page.locator("tr", has_text="van-7")).to_contain_text("current")
+    expect(page.locator("tr", has_text="dock")).to_be_visible()
+    expect(page.get_by_role("heading", name="Orders")).to_have_count(0)
+    locked = company.json("lock", "van-7", "--reason", "left on a train")["id"]
+    other_id = company.json("lock", "dock", "--container")["id"]
+    row = page.locator(".orders tr", has_text=locked)
+    expect(row).to_contain_text("left on a train")  # the page found out by itself
+    expect(row.locator(".tag")).to_have_text("waiting")
+    expect(row).to_contain_text("not fetched")
+
+    van.wait(1, 0)
+    expect(row).to_contain_text("handed out")
+    answer_order(van, **receipt_of(van, locked))
+    answer_order(other, order=other_id, state="failed", detail="no professional <b>container</b>")
+
+    expect(row.locator(".tag")).to_have_text("done")
+    expect(row).to_contain_text("locked 1 session")
+    failed = page.locator(".orders tr", has_text=other_id)
+    expect(failed.locator(".tag")).to_have_text("failed")
+    expect(failed).to_contain_text("no professional <b>container</b>")
+    row.get_by_role("link", name="van-7").click()
+    expect(page.get_by_role("heading", name="van-7")).to_be_visible()
+    expect(page.locator(".orders tbody tr")).to_have_count(1)
+    expect(page.locator(".orders")).to_contain_text("receipt signed by the device")
+    company.json("lock", "van-7")
+    expect(page.locator(".orders tbody tr")).to_have_count(2)
 
 
 def _shoot(page: Page, folder: Path, width: int) -> None:
@@ -267,6 +306,10 @@ def populate(company: Company) -> None:
     company.admin("POST", f"/alerts/{wrong}/dismiss", {"reason": "ours, released on Monday"})
     scanner.wait(3, 0)
     van.wait(2, 0)
+    lost, refused = (company.json("lock", "van-7", "--reason", "left on a train")["id"] for _ in range(2))
+    company.json("wipe", "dock-terminal-north-2", "--yes", "--send", "--reason", "sold")
+    answer_order(van, **receipt_of(van, lost))
+    answer_order(van, order=refused, state="failed", detail="this device has no graphical session that could be locked")
     van.sent(summary="connection to 203.0.113.8 port 443 was refused: listed", finding="confirmed", kind="connect",
              severity=5, indicator={"kind": "ip", "value": "203.0.113.8"},
              actions=[{"action": "refused", "state": "done", "detail": ""}])  # fmt: skip
