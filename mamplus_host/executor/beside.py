@@ -3,8 +3,9 @@
 
 Journey: execute -> [beside] -> courses, runner.
 
-In line is what takes long itself, and nothing else: what freezes, refuses or ends a program waits for nobody. Notices
-and the rest are bounded apart, and what a person orders is not. Until `begin` everything is done at once.
+In line is what takes long itself, and nothing else: what freezes, refuses or ends a program waits for nobody. What only
+tells is bounded apart (its deeds do not do more than a few in ten minutes either), and what a person orders is not
+bounded. Until `begin` everything is done at once.
 
 What is ordered to keep a device's content from whoever has it (wipe, lock) has a line of its own: whatever is done to a
 file on a dying disk may never end.
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from mamplus_host.actionrules import TELLING
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor import helper
 from mamplus_host.executor.courses import STOP_S, Course, Line, at_once
@@ -23,6 +25,7 @@ from mamplus_host.verdicts import ActionKind, Outcome
 Aim = tuple[str, ...]
 _FIRST = frozenset({ActionKind.WIPE, ActionKind.CONTAINER_LOCK, ActionKind.LOCK})
 OVERDUE_S = 600.0  # of one job; a wipe of a large disk may take longer
+MAX_TELLING = 64  # notices and evidence, in line
 
 
 def aim_of(work: Work) -> Aim:
@@ -39,7 +42,7 @@ class Beside:
         self._first_line: Line | None = None  # of what is ordered and must not wait for what is in the other
         self._overdue: tuple[str, str] = ("", "")  # in either line: what was told to take long
         self._works: list[Work] = []  # in line, the one that runs among them
-        self._undoing: set[str] = set()  # ids of actions
+        self.undoing: set[str] = set()  # ids of actions
         self._refused = 0  # found no place in line
         self._late = 0  # took longer than OVERDUE_S
         self._waiting: list[tuple[list[Work], Callable[[], object]]] = []
@@ -71,32 +74,26 @@ class Beside:
     def do(self, work: Work, *, is_ordered: bool = False) -> None:
         """Do it when its turn comes; without a place in line it has failed. `is_ordered`: by a person; has a place."""
         assert self._line is not None
-        is_notice = work.kind is ActionKind.NOTIFY
-        alike = sum((one.kind is ActionKind.NOTIFY) == is_notice for one in self._works)
-        if alike < self._line.most or is_ordered:
+        is_telling = work.kind in TELLING
+        alike = sum((one.kind in TELLING) == is_telling for one in self._works)
+        most = min(MAX_TELLING, self._line.most) if is_telling else self._line.most
+        if alike < most or is_ordered:
             is_first = is_ordered and work.kind in _FIRST
             self._enter([work], self._runner.doing([work]), line=self._first_line if is_first else self._line)
         else:
             self._refused += 1
             self._runner.close(work, "failed", f"{alike} actions that take long wait already: none is added")
 
-    def undo(self, works: list[Work], why: str, then: Callable[[], object]) -> None:
-        """Undo now, and what takes long when its turn comes; ActionFailed when that is to be done already."""
-        if twice := sorted({work.id for work in works} & self._undoing):
+    def undo(self, works: list[Work], why: str) -> list[Work]:
+        """Undo now; return what takes long and is undone when its turn comes. ActionFailed: it is to be already."""
+        if twice := sorted({work.id for work in works} & self.undoing):
             raise ActionFailed(f"{twice[0]} is being undone already; wait until it is")
         slow = [work for work in works if self.is_for(work)]
         at_once(self._runner.undoing([work for work in works if work not in slow], why))
-        if not slow:
-            then()
-            return
-        ids = {work.id for work in slow}
-        self._undoing |= ids
-
-        def over() -> None:
-            self._undoing -= ids
-            then()
-
-        self._enter(slow, self._runner.undoing(slow, why), over)
+        for work in slow:
+            self.undoing.add(work.id)
+            self._enter([work], self._runner.undoing([work], why), partial(self.undoing.discard, work.id))
+        return slow
 
     def forget(self, is_meant: Callable[[Work], bool], why: str) -> list[Outcome]:
         """End what waits, and was not looked at yet; return what came of it."""
@@ -122,7 +119,7 @@ class Beside:
             return
         self._line = self._first_line = None
         for work in self._works:
-            if work.id not in self._undoing and not work.facts and work.outcome is None:
+            if work.id not in self.undoing and not work.facts and work.outcome is None:
                 self._runner.close(work, "failed", "the agent stopped before it was begun")
         self._over([], int)
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
-MAX_IN_LINE = 64  # of notices, and of what else nobody ordered
+MAX_IN_LINE = 1024  # of what nobody ordered; a few MB
 STOP_S = 20  # for the job that runs, when the agent stops
 
 

@@ -213,7 +213,8 @@ class Executor:
         if not works and not forgotten:
             raise ActionFailed(f"nothing of {name!r} can be undone: {'; '.join(why) or 'no action succeeded'}")
         answer: Future[list[Outcome]] = Future()
-        self._beside.undo(works, _BY_PERSON, lambda: answer.set_result(forgotten + _outcomes(works)))
+        self._beside.undo(works, _BY_PERSON)
+        self._beside.when_over(works, lambda: answer.set_result(forgotten + _outcomes(works)))
         return answer
 
     # --- what is in force --------------------------------------------------------------------
@@ -270,12 +271,9 @@ class Executor:
 
     def _undo_now(self, entries: Iterable[InForce], why: str) -> list[Outcome]:
         """Undo what is in force; return what came of it. `late` gets that of what takes long."""
-        works = [Work.of(entry) for entry in entries]
-        slow = [work for work in works if self._beside.is_for(work)]
-        at_once(self._runner.undoing([work for work in works if work.id not in {one.id for one in slow}], why))
-        for work in slow:
-            with suppress(ActionFailed):  # it is being undone
-                self._beside.undo([work], why, partial(self._ended_late, work))
+        works = [Work.of(entry) for entry in entries if entry.id not in self._beside.undoing]
+        for work in self._beside.undo(works, why):
+            self._beside.when_over([work], partial(self._ended_late, work))
         return _outcomes(works)
 
     def _ended_late(self, work: Work) -> None:

@@ -6,6 +6,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -14,8 +16,10 @@ from mamplus_host import systemd
 from mamplus_host.actionrules import ActionRules, Disarm, Name
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor import beside, courses
+from mamplus_host.executor.alertlog import AlertLog
 from mamplus_host.executor.courses import Course, Job, Line
 from mamplus_host.executor.shape import Deed, Facts, State
+from mamplus_host.service import Service
 from mamplus_host.verdicts import ActionKind, Outcome, Verdict
 
 from .acting import Setting
@@ -72,6 +76,16 @@ class Beside(Acting):
         while not until():
             self.jobs.get(timeout=WAIT_S)()
 
+    def quarantine(self, *, ttl_s: int = 0) -> None:
+        """Have the policy answer a start with it: it is in line then."""
+        self.answer("quarantine", ttl_s=ttl_s)
+        self.pipeline.act([self.start_of("large")])
+
+    def begin_quarantine(self) -> None:
+        """Have one run that does not end."""
+        self.quarantine()
+        self.await_begun(ActionKind.QUARANTINE)
+
     def let_end(self) -> None:
         for deed in self.slow.values():
             deed.may_end.set()
@@ -89,10 +103,20 @@ class Beside(Acting):
         self.let_end()
         self.loop(lambda: self.executor.counts["in_line"] == 0)
 
+    def stop(self) -> None:
+        self.let_end()
+        self.executor.stop()
+        self.alerts.close()
+        self.outbox.close()
+        self.close()
+
+    def alerts_told(self) -> list[dict[str, Any]]:
+        self.pipeline.tell_all()
+        return self.alerts.list()
+
     def states(self) -> dict[str, str]:
         """What the alert log says of each action, by its kind: last, where it was over later."""
-        self.pipeline.tell_all()
-        alerts = self.alerts.list()
+        alerts = self.alerts_told()
         return {one["action"]: one["state"] for part in ("actions", "later") for alert in alerts for one in alert[part]}
 
 
@@ -100,11 +124,7 @@ class Beside(Acting):
 def device(tmp_path: Path) -> Iterator[Beside]:
     one = Beside(tmp_path)
     yield one
-    one.let_end()
-    one.executor.stop()
-    one.alerts.close()
-    one.outbox.close()
-    one.close()
+    one.stop()
 
 
 def only(device: Beside) -> Path:
@@ -114,9 +134,7 @@ def only(device: Beside) -> Path:
 
 
 def test_events_are_acted_on_while_a_deed_takes_long_and_it_is_told_when_it_is_over(device: Beside) -> None:
-    device.answer("quarantine")
-    device.pipeline.act([device.start_of("large")])
-    device.await_begun(ActionKind.QUARANTINE)
+    device.begin_quarantine()
     device.answer("kill")
 
     device.pipeline.take([device.start_of("another")])
@@ -130,9 +148,7 @@ def test_events_are_acted_on_while_a_deed_takes_long_and_it_is_told_when_it_is_o
 
 
 def test_a_program_is_ended_after_the_evidence_of_it_was_taken(device: Beside) -> None:
-    device.answer("quarantine")
-    device.pipeline.act([device.start_of("large")])
-    device.await_begun(ActionKind.QUARANTINE)
+    device.begin_quarantine()
     device.slow[ActionKind.EVIDENCE].may_end.set()
     device.slow[ActionKind.EVIDENCE].happened = device.happened
     device.answer("evidence", "kill")
@@ -179,9 +195,7 @@ def test_a_person_has_a_place_in_line_where_nobody_else_has_one(device: Beside) 
 
 
 def test_a_lock_that_is_ordered_does_not_wait_for_what_never_ends(device: Beside) -> None:
-    device.answer("quarantine")
-    device.pipeline.act([device.start_of("on a dying disk")])
-    device.await_begun(ActionKind.QUARANTINE)
+    device.begin_quarantine()  # on a dying disk
     device.slow[ActionKind.CONTAINER_LOCK].may_end.set()
 
     answer = device.executor.begin(ActionKind.CONTAINER_LOCK, {"path": str(device.file("ordered"))})
@@ -192,9 +206,7 @@ def test_a_lock_that_is_ordered_does_not_wait_for_what_never_ends(device: Beside
 
 
 def test_what_may_never_end_is_told_once_and_counted(device: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
-    device.answer("quarantine")
-    device.pipeline.act([device.start_of("on a dying disk")])
-    device.await_begun(ActionKind.QUARANTINE)
+    device.begin_quarantine()  # on a dying disk
     device.executor.expire()
     assert device.overdue == []
     monkeypatch.setattr(beside, "OVERDUE_S", -1.0)
@@ -230,8 +242,7 @@ def test_what_takes_no_time_is_undone_at_once_and_what_is_being_undone_is_left_a
 
 
 def test_a_slow_undo_that_fails_is_tried_less_and_less_often(device: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
-    device.answer("quarantine", ttl_s=60)
-    device.pipeline.act([device.start_of("large")])
+    device.quarantine(ttl_s=60)
     device.end_all()
     monkeypatch.setattr(device.slow[ActionKind.QUARANTINE], "verify", lambda _facts: State.BETWEEN)
     for wait_s in (61, 61, 121):
@@ -249,9 +260,7 @@ def test_a_slow_undo_that_fails_is_tried_less_and_less_often(device: Beside, mon
 
 
 def test_an_agent_that_stops_waits_for_a_while_and_beats(device: Beside) -> None:
-    device.answer("quarantine")
-    device.pipeline.act([device.start_of("large")])
-    device.await_begun(ActionKind.QUARANTINE)
+    device.begin_quarantine()
     beats = list[int]()
 
     device.line.stop(lambda: beats.append(1), within_s=2)
@@ -271,12 +280,38 @@ def test_telling_a_person_holds_nothing_up(device: Beside) -> None:
 def test_without_a_place_in_line_what_takes_long_has_failed_and_is_counted_and_the_rest_is_done(device: Beside) -> None:
     device.answer("quarantine")
     device.pipeline.act(device.starts(3))
-    device.answer("evidence")
+    device.answer("quarantine", "refuse")
 
     device.pipeline.act([device.start_of("fourth")])
 
-    assert device.states() == {"quarantine": "begun", "evidence": "failed"}
+    told = sorted((one["action"], one["state"]) for alert in device.alerts_told() for one in alert["actions"])
+    assert told == [*[("quarantine", "begun")] * 3, ("quarantine", "failed"), ("refuse", "done")]
     assert (device.executor.counts["no_place"], device.executor.counts["in_line"]) == (1, 3)
+
+
+def test_what_only_tells_takes_no_place_of_what_acts(device: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beside, "MAX_TELLING", 2)
+    device.answer("evidence")
+    device.pipeline.act(device.starts(4))
+    assert device.executor.counts["no_place"] == 2
+
+    device.answer("quarantine")
+    device.pipeline.act(device.starts(3))
+
+    assert device.executor.counts["no_place"] == 2
+
+
+def test_a_hundred_actions_that_take_long_find_their_place_and_are_all_done(tmp_path: Path) -> None:
+    device = Beside(tmp_path)
+    device.line = Line(device.jobs.put)
+    device.executor.work_beside(device.line, device.note)
+    device.answer("quarantine")
+
+    device.pipeline.act(device.starts(100))
+    device.end_all()
+
+    assert (len(device.late), {one.state for one in device.late}) == (100, {"done"})
+    device.stop()
 
 
 def test_all_that_is_written_down_is_written_by_the_loop(device: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,17 +324,14 @@ def test_all_that_is_written_down_is_written_by_the_loop(device: Beside, monkeyp
 
     monkeypatch.setattr(device.journal, "append_many", noted)
     device.let_end()
-    device.answer("quarantine")
-    device.pipeline.act([device.start_of("large")])
+    device.quarantine()
     device.end_all()
 
     assert writers == {threading.current_thread().name}
 
 
 def test_what_waits_is_not_begun_when_the_list_allows_it_meanwhile(device: Beside) -> None:
-    device.answer("quarantine")
-    device.pipeline.act([device.start_of("large")])
-    device.await_begun(ActionKind.QUARANTINE)
+    device.begin_quarantine()
     device.answer("evidence")
     second = device.start_of("allowed by now")
     device.pipeline.act([second])
@@ -312,9 +344,7 @@ def test_what_waits_is_not_begun_when_the_list_allows_it_meanwhile(device: Besid
 
 
 def test_what_runs_is_undone_when_it_is_over_and_once(device: Beside) -> None:
-    device.answer("quarantine")
-    device.pipeline.act([device.start_of("large")])
-    device.await_begun(ActionKind.QUARANTINE)
+    device.begin_quarantine()
     (entry,) = device.executor.in_force()
 
     answer = device.executor.begin_undo(entry["id"])
@@ -329,8 +359,7 @@ def test_what_runs_is_undone_when_it_is_over_and_once(device: Beside) -> None:
 
 def test_a_time_limit_ends_what_takes_long_without_holding_up_the_loop(device: Beside) -> None:
     device.let_end()
-    device.answer("quarantine", ttl_s=60)
-    device.pipeline.act([device.start_of("large")])
+    device.quarantine(ttl_s=60)
     device.end_all()
     device.late.clear()
     device.clock.pass_s(61)
@@ -343,9 +372,7 @@ def test_a_time_limit_ends_what_takes_long_without_holding_up_the_loop(device: B
 
 
 def test_an_agent_that_stops_ends_what_runs_and_says_what_was_not_begun(device: Beside) -> None:
-    device.answer("quarantine")
-    device.pipeline.act([device.start_of("large")])
-    device.await_begun(ActionKind.QUARANTINE)
+    device.begin_quarantine()
     device.answer("evidence")
     device.pipeline.act([device.start_of("second")])
 
@@ -354,6 +381,47 @@ def test_an_agent_that_stops_ends_what_runs_and_says_what_was_not_begun(device: 
 
     assert device.states() == {"quarantine": "done", "evidence": "failed"}
     assert device.journal.open_intents() == []
+
+
+class Quiet:
+    """A part that has nothing to do."""
+
+    def __getattr__(self, _name: str) -> "Quiet":
+        return self
+
+    def __call__(self, *_words: object) -> None:
+        pass
+
+
+def test_a_service_that_stops_tells_first_then_waits_for_what_runs_and_closes_last(tmp_path: Path) -> None:
+    device = Beside(tmp_path)
+    device.begin_quarantine()
+    device.answer("kill")
+    untold = list[int]()
+
+    def sent_away() -> None:
+        device.pipeline.act([device.start_of("who sent it away")])
+
+    def stop() -> None:
+        untold.append(device.pipeline.untold)
+        device.let_end()
+        device.executor.stop()
+
+    parts = {name: Quiet() for name in ("tamper", "guarding", "network", "control", "asks", "protecting", "clock")}
+    locks = {name: Quiet() for name in ("pins_lock", "lock")}
+    service = SimpleNamespace(
+        **parts, **locks, loop=SimpleNamespace(alone=lambda job: job(), drain=sent_away), uplink=None,
+        pipeline=device.pipeline, executor=SimpleNamespace(stop=stop), outbox=device.outbox, alerts=device.alerts,
+        journal=device.journal, vault=device.vault,
+    )  # fmt: skip
+
+    Service.stop(cast(Any, service))
+
+    assert untold == [0]
+    again = AlertLog(device.config.state / "alerts.sqlite")
+    told = {one["action"]: one["state"] for alert in again.list() for one in alert["actions"] + alert["later"]}
+    assert told == {"kill": "done", "quarantine": "done"}
+    again.close()
 
 
 def test_the_thread_is_no_sign_of_life_of_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
