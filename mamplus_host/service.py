@@ -227,6 +227,7 @@ class Service:
             "unresolved_paths": self.pipeline.unresolved,
             "file_watch": self.protecting.files.lost,
             "alert_log": self.alerts.lost,
+            "alert_log_unshown": self.alerts.unshown,
             "actions": self.executor.counts["no_place"],
             "escalations": self.pipeline.counts["escalations_failed"],
             "control_clients": self.control.refused,

@@ -8,6 +8,7 @@ MAX_OF_REPEATS are kept with it: who is refused a thousand times a second must n
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ class AlertLog:
     def __init__(self, path: Path, *, max_alerts: int = 10_000, max_unwritten: int = 256) -> None:
         self._max_alerts, self._max_unwritten = max_alerts, max_unwritten
         self.lost = 0  # alerts, and what was to be added to one, that a full disk kept out for good
+        # Repetitions and outcomes that no alert here shows: it has MAX_OF_REPEATS, is gone, or never was (what a person
+        # started has none). The journal has them.
+        self.unshown = 0
         self._unwritten: dict[str, _Row] = {}  # by id, oldest first
         self._db = _opened(path)
         (self._written,) = self._db.execute("SELECT COUNT(*) FROM alerts").fetchone()
@@ -59,17 +63,18 @@ class AlertLog:
         if alert_id in self._unwritten:
             number, at, repeats, entry_id, in_kernel, body = self._unwritten[alert_id]
             self._unwritten[alert_id] = (number, at, repeats + 1, entry_id, in_kernel, body)
-        elif not self._execute("UPDATE alerts SET repeats = repeats + 1 WHERE id = ?", (alert_id,)):
-            self.lost += 1
+        else:
+            self._add("UPDATE alerts SET repeats = repeats + 1 WHERE id = ?", (alert_id,))
 
     def note_outcomes(self, outcomes: Iterable[Outcome], *, under: str = "") -> None:
         """Add what was done later (thawed, killed, undone) to the alert it belongs to."""
         self.flush()
         for outcome in outcomes:
             alert_id = under or outcome.decision_id
-            row = (alert_id, encode_line(outcome))
-            is_written = self._execute(_ADD_FEW if under else _ADD, row)
-            self.lost += alert_id in self._unwritten or not is_written
+            if alert_id in self._unwritten:
+                self.lost += 1
+            else:
+                self._add(_ADD_FEW if under else _ADD, (alert_id, encode_line(outcome)))
 
     def list(self, *, limit: int = 100) -> list[dict[str, Any]]:
         """Return the newest alerts, newest first."""
@@ -111,8 +116,10 @@ class AlertLog:
             for row in rows:
                 if not self._write([row]):
                     return
-        if self._written > self._max_alerts and self._execute(_DROP, (self._written - self._max_alerts,)):
-            self._written = self._max_alerts
+        if self._written > self._max_alerts:
+            with suppress(sqlite3.OperationalError):  # no room: the next time
+                self._db.execute(_DROP, (self._written - self._max_alerts,))
+                self._written = self._max_alerts
 
     def _remember(self, row: _Row) -> None:
         """Have an alert wait behind those that still do; the oldest of too many that find no room is lost."""
@@ -135,13 +142,12 @@ class AlertLog:
             del self._unwritten[row[0]]
         return True
 
-    def _execute(self, statement: str, row: tuple[Any, ...]) -> bool:
-        """Return whether there was room."""
+    def _add(self, statement: str, row: tuple[Any, ...]) -> None:
+        """Add something to an alert, or count it."""
         try:
-            self._db.execute(statement, row)
+            self.unshown += not self._db.execute(statement, row).rowcount
         except sqlite3.OperationalError:
-            return False
-        return True
+            self.lost += 1
 
 
 def _opened(path: Path) -> sqlite3.Connection:

@@ -120,6 +120,17 @@ def test_what_is_done_about_repetitions_does_not_grow_without_end(log: AlertLog)
     later = log.get(alert(1).id)["later"]
     assert len(later) == MAX_OF_REPEATS + 1
     assert later[-1]["state"] == "undone", "what is done about the alert itself is always told"
+    assert log.unshown == 2 * MAX_OF_REPEATS
+
+
+def test_what_belongs_to_no_alert_here_is_counted(log: AlertLog) -> None:
+    log.note(alert(1))
+
+    log.note_outcomes([Outcome(decision_id=alert(2).id, action=ActionKind.KILL, state="done")])
+    log.note_outcomes([Outcome(decision_id="R1", action=ActionKind.KILL, state="done")], under=alert(2).id)
+    log.note_repeat(alert(2).id)
+
+    assert (log.unshown, log.lost) == (3, 0)
 
 
 def test_a_damaged_file_is_put_aside_and_a_new_one_begun(tmp_path: Path) -> None:

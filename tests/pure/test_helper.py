@@ -2,6 +2,7 @@
 """Short-lived helpers: what they say is wrong is told in their words, what hangs is ended, the watchdog is fed."""
 
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,26 @@ def test_one_that_cannot_be_ended_keeps_nobody_waiting(become: Become, monkeypat
     assert process.poll() is None
     process.kill()
     process.wait()
+
+
+def test_an_agent_that_stops_ends_the_helper_of_one_thread_and_no_other(become: Become) -> None:
+    become("exec sleep 20")
+    said: dict[str, str] = {}
+
+    def wait(name: str) -> None:
+        with pytest.raises(ActionFailed) as caught:
+            run(within_s=10.0)
+        said[name] = str(caught.value)
+
+    threads = {name: threading.Thread(target=wait, args=(name,)) for name in ("stopped", "other")}
+    for thread in threads.values():
+        thread.start()
+    while threads["stopped"].is_alive():
+        helper.end_of(threads["stopped"].ident or 0)  # nothing, before it has one
+        threads["stopped"].join(0.01)
+    threads["other"].join()
+
+    assert said == {"stopped": "some_helper ended with code -9", "other": "it took too long"}
 
 
 def test_it_gets_the_descriptors_that_it_is_to_have(become: Become, tmp_path: Path) -> None:
