@@ -175,7 +175,7 @@ def make_isolating(service: "Service") -> Isolating:
 def make_protecting(service: "Service") -> Protecting:
     config, clock = service.config, service.clock
     processes = Processes.of(config, service.guard_set)
-    stopper = Stopper(config.state, processes)
+    stopper = Stopper(config.state, processes, service.kernel.tables.is_waiting)
     stopper.recover()
 
     def parent_of(tgid: int) -> int:

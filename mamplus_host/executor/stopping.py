@@ -11,6 +11,7 @@ not synced, before; the next agent finds it.
 
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,8 +34,9 @@ class _Stopped(msgspec.Struct, frozen=True):
 class Stopper:
     """The processes that stand still because of us."""
 
-    def __init__(self, state: Path, processes: Processes) -> None:
-        self._path, self._processes = state / "stopped.json", processes
+    def __init__(self, state: Path, processes: Processes, waits: Callable[[int], bool] = lambda _tgid: False) -> None:
+        """`waits`: whether a process has started a program that waits for its hash."""
+        self._path, self._processes, self._waits = state / "stopped.json", processes, waits
         self._stopped: dict[int, int] = {}
         self._file = -1  # open once it was needed: to open it again takes as long as a hundred writes
         self._size = 0  # bytes in it
@@ -45,11 +47,15 @@ class Stopper:
         return frozenset(self._stopped)
 
     def stop(self, tgid: int, boot_ns: int) -> int:
-        """Stop a process and all that it started; return how many stand still. ActionFailed when it may not be."""
+        """Stop a process and all that it started; return how many stand still. ActionFailed when it may not be.
+
+        Who waits for a hash stands still already, and the kernel ends whoever else than the responder signals it.
+        """
         processes = self._processes
         self._remember(tgid)
         try:
-            processes.stop(tgid, boot_ns)
+            if not self._waits(tgid):
+                processes.stop(tgid, boot_ns)
         except ActionFailed:
             self._stopped.pop(tgid, None)
             self._note()
@@ -63,13 +69,16 @@ class Stopper:
         return len(self._stopped)
 
     def go_on(self, *, but: frozenset[int] = frozenset()) -> None:
-        """Let everything go on that stands still because of us: what is frozen by now stays where it is."""
+        """Let everything go on that stands still because of us: what is frozen by now stays where it is.
+
+        Who waits for a hash is the responder's to let go on, likewise.
+        """
         going = {tgid: start_ns for tgid, start_ns in self._stopped.items() if tgid not in but}
         if not going:
             return
         for tgid, start_ns in going.items():
             found = task(tgid)
-            if found is not None and found.start_ns == start_ns:
+            if found is not None and found.start_ns == start_ns and not self._waits(tgid):
                 with suppress(OSError):
                     pidfd = os.pidfd_open(tgid)
                     try:
@@ -90,7 +99,7 @@ class Stopper:
     def _stop(self, processes: Processes, tgid: int, boot_ns: int) -> bool:
         """Stop one of the family; say whether it was stopped. It may be younger than the event."""
         found = task(tgid)
-        if found is None:
+        if found is None or self._waits(tgid):
             return False
         self._remember(tgid)
         with suppress(ActionFailed):

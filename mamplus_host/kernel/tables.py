@@ -134,6 +134,7 @@ class Tables:
         self._known = self._map("known", layout.FILE_KEY.size, layout.KNOWN.size)
         self._names = self._map("names", layout.QUESTION.size, layout.ASKER.size)
         self._counters = self._map("counters", 4, 8 * possible_cpus())
+        self._held = self._map("held", 4, layout.HELD.size)
 
     def generation(self) -> int:
         """Return the number of the generation that the kernel asks; 0: none."""
@@ -253,6 +254,14 @@ class Tables:
             values = self._counters.get(index.to_bytes(4, sys.byteorder)) or b""
             found[name] = sum(memoryview(values).cast("Q"))
         return found
+
+    def is_waiting(self, tgid: int) -> bool:
+        """Say whether a process stands still until the responder has hashed what it starts."""
+        value = self._held.get(tgid.to_bytes(4, sys.byteorder))
+        if value is None:
+            return False
+        flags: int = layout.HELD.unpack(value)[layout.HELD_FIELDS.index("exec_head_flags")]
+        return bool(flags & layout.F_HELD)
 
     def known(self, file: File, *, believed: bool = False) -> str:
         """Return the SHA-256 (hex) that is remembered for this very file, "" when none is.

@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 from mamplus_host.kernel._native import ffi, lib
 
+from mamplus_host.clock import SystemClock
+from mamplus_host.executor.guardset import GuardSet
+from mamplus_host.executor.process import Processes
+from mamplus_host.executor.stopping import Stopper
 from mamplus_host.kernel import layout, pins, responder
 from mamplus_host.kernel.bpf import Fd
 from mamplus_host.kernel.features import probe
@@ -83,6 +87,29 @@ def test_who_is_refused_does_not_run_before_its_sigkill_comes(
 
     assert _ran_nothing(agent, tmp_path / "mark")
     assert agent.count("held") == 1
+
+
+@pytest.mark.parametrize("is_stopped_first", [True, False])
+def test_a_family_that_is_stopped_and_goes_on_leaves_who_waits_for_a_hash_to_the_responder(
+    attach: Callable[..., Agent], fresh: Callable[..., Path], tmp_path: Path, is_stopped_first: bool
+) -> None:
+    agent = attach(exec={"deadline_ms": 60_000})
+    stopper = Stopper(tmp_path, Processes.of(agent.config, GuardSet()), agent.kernel.tables.is_waiting)
+    pid = _freeze_responder(agent)
+    try:
+        with agent.start(fresh(), tmp_path / "mark") as process:
+            agent.wait_for("exec", lambda record: record.tgid == process.pid and bool(record.flags & layout.F_HELD))
+            if is_stopped_first:
+                stopper.stop(process.pid, SystemClock().boot_ns())
+            else:  # it was stopped before its exec came so far
+                stopper._remember(process.pid)
+            stopper.go_on()
+            assert agent.kernel.tables.is_waiting(process.pid)
+            os.kill(pid, signal.SIGCONT)
+            assert process.wait() == 7
+            assert not agent.kernel.tables.is_waiting(process.pid)
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def _answer(agent: Agent, held: Record) -> int:
