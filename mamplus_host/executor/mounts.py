@@ -61,6 +61,24 @@ def carrying(path: str | Path, process: Path = INIT) -> Mount | None:
     return max(reversed(above), key=lambda one: len(one.point), default=None)
 
 
+def blocks_of(mount: Mount, process: Path = INIT, sys_root: Path = Path("/sys")) -> list[Path]:
+    """Return the block devices that a file system lies on, as places in `sys_root`; none where it has none.
+
+    A btrfs has a number that no device has. Its source names one of its devices, sysfs the others. Only there: of FUSE,
+    who mounts picks the source.
+    """
+    node = sys_root / "dev/block" / mount.device
+    if node.exists() or mount.kind != "btrfs":
+        return [node] if node.exists() else []
+    try:
+        number = os.stat(process / "root" / mount.source.lstrip("/")).st_rdev
+    except OSError:
+        return []
+    node = Path(os.path.realpath(sys_root / "dev/block" / f"{os.major(number)}:{os.minor(number)}"))
+    pools = ([Path(os.path.realpath(one)) for one in pool.iterdir()] for pool in sys_root.glob("fs/btrfs/*/devices"))
+    return next((pool for pool in pools if node in pool), [node])
+
+
 def set_flags(mount: Mount, flags: int, process: Path = INIT) -> None:
     """Give this mount alone these flags; ActionFailed says why the kernel does not."""
     _run(process, f"change the mount at {mount.point!r}", "flags", mount.point, str(flags))

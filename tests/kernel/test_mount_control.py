@@ -17,6 +17,7 @@ from mamplus_host.executor.actions.mount import MountControl
 from mamplus_host.executor.plan import plan, target_of
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.verdicts import Decision, Finding, Verdict
+from tests.kernel.conftest import Agent
 from tests.kernel.cut import each_cut
 
 pytestmark = pytest.mark.kernel
@@ -230,3 +231,49 @@ def test_a_program_elsewhere_means_nobodys_medium_whatever_path_it_was_started_b
         answered(place, 0, f"{place.point}/../../tool")
     with pytest.raises(ActionFailed, match="not touched"):
         place.deed.prepare(ID, {"file": f"{place.point}/../../../../../../../../../../usr/bin/true", "way": "noexec"})
+
+
+@pytest.fixture
+def btrfs(tmp_path: Path) -> Iterator[Path]:
+    """A stick with a btrfs, mounted, and a subvolume in it."""
+    image, point = tmp_path / "image", tmp_path / "stick"
+    with image.open("wb") as file:
+        file.truncate(128 << 20)
+    if "MAMPLUS_VM" in os.environ:
+        subprocess.run(["modprobe", "-a", "loop", "btrfs"], check=True)
+    subprocess.run(["mkfs.btrfs", "-q", image], check=True)
+    point.mkdir()
+    subprocess.run(["mount", "-o", "loop", image, point], check=True)
+    try:
+        subprocess.run(["btrfs", "-q", "subvolume", "create", point / "sub"], check=True)
+        yield point
+    finally:
+        subprocess.run(["umount", "-l", point], check=True)
+
+
+def test_a_btrfs_is_found_by_the_number_that_the_kernel_tells_of_a_program_in_a_subvolume(
+    agent: Agent, fresh: Callable[..., Path], btrfs: Path
+) -> None:
+    program, here = fresh(directory=btrfs / "sub"), Path("/proc/self")
+    assert os.stat(program).st_dev != os.stat(btrfs).st_dev, "each subvolume has a number of its own for stat(2)"
+    with agent.start(program, btrfs.parent / "mark") as process:
+        process.wait()
+    inode = program.stat().st_ino
+    started = agent.wait_for("exec", lambda one: (one.tgid, one.fields["file_ino"]) == (process.pid, inode))
+    number = started.fields["file_dev"]
+    deed = MountControl(process=here, media=(str(btrfs.parent),))
+
+    facts = deed.prepare(ID, {"medium": f"{number >> 20}:{number & 0xFFFFF}", "way": "noexec"})
+    deed.do(facts)
+
+    try:
+        assert [one["point"] for one in facts["mounts"]] == [str(btrfs)]
+        with pytest.raises(PermissionError):
+            subprocess.run([program, btrfs.parent / "mark"], check=False)
+    finally:
+        deed.undo(facts)
+    assert deed.verify(facts) is State.UNDONE
+    mount = mounts.at(str(btrfs), here)
+    assert mount is not None
+    (lies_on,) = mounts.blocks_of(mount, here)
+    assert (lies_on / "loop/backing_file").read_text().strip() == str(btrfs.parent / "image")

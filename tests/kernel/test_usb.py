@@ -2,6 +2,7 @@
 """USB devices lose their authorization and get it back: in a tree like sysfs, and behind dummy_hcd in the VM."""
 
 import os
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import roads
+from mamplus_host.executor import mounts, roads
 from mamplus_host.executor.actions.usb import Usb
 from mamplus_host.executor.shape import State
 from tests.kernel.buses import wait_for
@@ -41,8 +42,8 @@ class Tree:
         for name, text in files.items():
             (place / name).write_text(text + "\n")
 
-    def mount(self, point: str, device: str = "8:17") -> None:
-        self.mounts.write_text(f"36 35 {device} / {point} rw - ext4 /dev/sdb1 rw\n")
+    def mount(self, point: str, device: str = "8:17", kind: str = "ext4") -> None:
+        self.mounts.write_text(f"36 35 {device} / {point} rw - {kind} /dev/sdb1 rw\n")
 
     def now(self, name: str = "1-2", file: str = "authorized") -> str:
         return (self.devices / name / file).read_text().strip()
@@ -85,6 +86,39 @@ def test_the_device_of_a_medium_is_found_wherever_it_is_mounted(tree: Tree) -> N
     assert [one["name"] for one in facts["switches"]] == ["1-2"]
     with pytest.raises(ActionFailed, match="device 0:41 lies on no USB device"):
         tree.deed().prepare(ID, {"medium": "0:41", "path": "/media/stick/tool"})
+
+
+@pytest.fixture
+def btrfs(tree: Tree) -> Tree:
+    """The stick is one of two devices of a btrfs, which has a number of its own; its source is the other one."""
+    inner = tree.root / "devices/pci/ata1/block/sda"
+    inner.mkdir(parents=True)
+    (tree.root / "dev/block/8:1").symlink_to(inner)
+    (tree.root / "root/dev").mkdir(parents=True)
+    os.mknod(tree.root / "root/dev/sdb1", stat.S_IFBLK | 0o600, os.makedev(8, 1))
+    members = tree.root / "fs/btrfs/6a0f/devices"
+    members.mkdir(parents=True)
+    for name, place in (("sda", inner), ("sdb1", tree.stick / "host/block/sdb/sdb1")):
+        (members / name).symlink_to(place)
+    return tree
+
+
+def test_a_stick_with_btrfs_is_found_by_the_number_that_no_device_has(btrfs: Tree) -> None:
+    btrfs.mount("/media/stick", "0:41", "btrfs")
+    for target in ({"medium": "0:41"}, {"file": "/media/stick/deep/tool"}):
+        assert [one["name"] for one in btrfs.deed().prepare(ID, dict(target))["switches"]] == ["1-2"]
+
+
+def test_what_the_system_lies_on_stays_also_with_btrfs(btrfs: Tree) -> None:
+    btrfs.mount("/home", "0:41", "btrfs")
+    with pytest.raises(ActionFailed, match="'/home' lies on USB device '1-2'"):
+        btrfs.deed().prepare(ID, {"device": "1-2"})
+
+
+def test_what_names_a_stick_as_its_source_does_not_lie_there(btrfs: Tree) -> None:
+    btrfs.mount("/media/stick", "0:41", "fuse")
+    with pytest.raises(ActionFailed, match="device 0:41 lies on no USB device"):
+        btrfs.deed().prepare(ID, {"medium": "0:41"})
 
 
 def test_new_devices_are_refused_on_every_bus_and_each_bus_gets_its_own_default_back(tree: Tree) -> None:
@@ -183,4 +217,52 @@ def test_a_real_device_loses_its_drivers_and_gets_them_back(gadget: str) -> None
 
     deed.undo(facts)
     wait_for(lambda: list(place.glob("*:*")))
+    assert deed.verify(facts) is State.UNDONE
+
+
+@pytest.fixture
+def stick(tmp_path: Path) -> Iterator[Path]:
+    """A real USB stick with a btrfs, mounted: a mass storage gadget behind dummy_hcd, in the VM alone."""
+    if "MAMPLUS_VM" not in os.environ:
+        pytest.skip("this machine's own kernel gets no simulated USB devices: make vm")
+    image, point, made = tmp_path / "image", tmp_path / "stick", Path("/sys/kernel/config/usb_gadget/stick")
+    with image.open("wb") as file:
+        file.truncate(128 << 20)
+    point.mkdir()
+    script = f"""
+    mkfs.btrfs -q {image}
+    modprobe -a dummy_hcd libcomposite usb_f_mass_storage usb-storage sd_mod btrfs
+    mountpoint -q /sys/kernel/config || mount -t configfs none /sys/kernel/config
+    mkdir -p {made}/configs/c.1 {made}/functions/mass_storage.0
+    echo 0x0781 >{made}/idVendor; echo 0x5567 >{made}/idProduct
+    echo {image} >{made}/functions/mass_storage.0/lun.0/file
+    ln -s {made}/functions/mass_storage.0 {made}/configs/c.1
+    ls /sys/class/udc | grep dummy >{made}/UDC
+    """
+    subprocess.run(["sh", "-exc", script], check=True)
+    wait_for(_disks)
+    subprocess.run(["mount", Path("/dev") / _disks()[0].name, point], check=True)
+    yield point
+    subprocess.run(["umount", "-l", point], check=False)
+    (made / "UDC").write_text("\n")
+
+
+def _disks() -> list[Path]:
+    """The disks that hang on a simulated USB bus, once they can be mounted."""
+    found = [one for one in Path("/sys/block").glob("sd*") if "dummy_hcd" in os.path.realpath(one)]
+    return [one for one in found if (Path("/dev") / one.name).exists() and (one / "size").read_text().strip() != "0"]
+
+
+def test_a_real_stick_with_btrfs_is_found_by_its_file_system(stick: Path) -> None:
+    mount = mounts.at(str(stick), Path("/proc/self"))
+    assert mount is not None
+    assert not (Path("/sys/dev/block") / mount.device).exists(), "a btrfs has a number that no device has"
+    deed = Usb(lambda: [], mounts=Path("/proc/self/mountinfo"))
+
+    facts = deed.prepare(ID, {"medium": mount.device})
+    assert "0781:5567" in deed.do(facts)
+
+    wait_for(lambda: not _disks())
+    assert deed.verify(facts) is State.DONE
+    deed.undo(facts)
     assert deed.verify(facts) is State.UNDONE

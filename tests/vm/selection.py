@@ -27,6 +27,7 @@ _WANTED = (
     "radio.py::test_the_kernels_own_switch_goes_off_and_comes_back",
     "radio.py::test_a_power_cut_before_the_kernels_switch_is_finished",
     "usb.py::test_a_real_device_loses_its_drivers_and_gets_them_back",
+    "usb.py::test_a_real_stick_with_btrfs_is_found_by_its_file_system",
     "wipe.py::test_an_open_container_is_unmounted_and_closed_by_a_wipe",
     "wipe.py::test_a_container_in_use_is_suspended_by_a_lock_and_its_passphrase_brings_it_back",
 )  # fmt: skip

@@ -96,8 +96,10 @@ def refuse_system(one: dict[str, str], process: Path, sys_root: Path) -> None:
     if not names:
         return
     for mount in mounts.mounted(process):
-        below = {mount.source.removeprefix("/dev/mapper/")}  # btrfs shows no device that sysfs knows
-        if mount.point in OF_SYSTEM and names & (below | _mappings_below(sys_root / "dev/block" / mount.device)):
+        if mount.point not in OF_SYSTEM:
+            continue
+        nodes = mounts.blocks_of(mount, process, sys_root)
+        if names & {mount.source.removeprefix("/dev/mapper/")}.union(*map(_mappings_below, nodes)):
             raise ActionFailed(f"{one['path']!r} is not touched: the system's {mount.point!r} lies in it")
 
 

@@ -75,9 +75,11 @@ class Usb:
 
     def _carrier(self, medium: str, file: str) -> str:
         """Return the name of the device that a file system lies on: `medium`, or else that of `file`."""
-        if not medium and (mount := mounts.carrying(file, self._mounts.parent)):
-            medium = mount.device
-        for node in _and_below(self._sys / "dev/block" / medium) if medium else ():
+        process = self._mounts.parent
+        mount = mounts.of_device(medium, process) if medium else mounts.carrying(file, process)
+        # Of a medium that is mounted where process 1 does not see it, the number has to do.
+        nodes = mounts.blocks_of(mount, process, self._sys) if mount else [self._sys / "dev/block" / medium]
+        for node in [below for one in nodes for below in _and_below(one)]:
             for part in reversed(node.parts):
                 if _NAME.fullmatch(part):
                     return part
@@ -94,13 +96,12 @@ class Usb:
 
     def _mounted_from(self, place: Path) -> list[str]:
         """Return where file systems of the block devices below `place` are mounted."""
-        found: list[str] = []
-        for line in self._mounts.read_text(errors="surrogateescape").splitlines():
-            fields = line.split()
-            node = self._sys / "dev/block" / fields[2]
-            if any(one.is_relative_to(place) for one in _and_below(node)):
-                found.append(fields[4])
-        return found
+        process = self._mounts.parent
+        return [
+            mount.point for mount in mounts.mounted(process)
+            for node in mounts.blocks_of(mount, process, self._sys)
+            if any(one.is_relative_to(place) for one in _and_below(node))
+        ]  # fmt: skip
 
     def do(self, facts: Facts) -> str:
         for one in facts["switches"]:
