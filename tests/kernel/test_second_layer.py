@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import pytest
@@ -164,9 +165,16 @@ def test_after_the_undo_every_rule_is_byte_for_byte_as_before(
     assert network.second.fault == ""
 
 
-def test_rules_that_an_agent_before_left_are_taken_away_by_the_next_one(
-    quiet: str, tmp_path: Path, cgroup: Path
-) -> None:
+class Isolated(NamedTuple):
+    """A namespace that an agent has isolated."""
+
+    netns: str
+    config: Config
+    before: str  # its rules
+
+
+@pytest.fixture
+def isolated(quiet: str, tmp_path: Path, cgroup: Path) -> Isolated:
     inside(quiet, "iptables-legacy", "-S")
     inside(quiet, "ip6tables-legacy", "-S")
     before = rules_of(quiet)
@@ -174,11 +182,16 @@ def test_rules_that_an_agent_before_left_are_taken_away_by_the_next_one(
     network = network_of(config, "best")
     network.put("isolation", _refusal(Isolate(network)))
     network.enforce()
-    (config.state / "network.json").unlink()  # the power went between the file and the rules
+    assert rules_of(quiet) != before
+    return Isolated(quiet, config, before)
 
-    network_of(config, "best").enforce()
 
-    assert rules_of(quiet) == before
+def test_rules_that_an_agent_before_left_are_taken_away_by_the_next_one(isolated: Isolated) -> None:
+    (isolated.config.state / "network.json").unlink()  # the power went between the file and the rules
+
+    network_of(isolated.config, "best").enforce()
+
+    assert rules_of(isolated.netns) == isolated.before
 
 
 @pytest.mark.parametrize(("layer", "flush"), FLUSHES)
@@ -334,21 +347,12 @@ def test_whatever_goes_wrong_the_thread_goes_on_looking(
         layer.stop()
 
 
-def test_an_agent_that_only_watches_drops_nothing_and_takes_away_what_stood(
-    quiet: str, tmp_path: Path, cgroup: Path
-) -> None:
-    inside(quiet, "iptables-legacy", "-S")
-    inside(quiet, "ip6tables-legacy", "-S")
-    before = rules_of(quiet)
-    config = config_for(quiet, tmp_path, cgroup)
-    network = network_of(config, "best")
-    network.put("isolation", _refusal(Isolate(network)))
-    network.enforce()
-    assert rules_of(quiet) != before
+def test_an_agent_that_only_watches_drops_nothing_and_takes_away_what_stood(isolated: Isolated) -> None:
+    watching = msgspec.structs.replace(isolated.config, agent=AgentConfig(mode="monitor"))
 
-    network_of(msgspec.structs.replace(config, agent=AgentConfig(mode="monitor")), "best").enforce()
+    network_of(watching, "best").enforce()
 
-    assert rules_of(quiet) == before
+    assert rules_of(isolated.netns) == isolated.before
 
 
 def test_while_the_agent_starts_the_rules_are_left_to_the_thread(
