@@ -140,7 +140,7 @@ class Loop:
             LOG.warning("the responder (pid %d) ended; starting another", service.responder.pid)
             self.alone(service.look_at_ourselves)  # it ends when its pins are gone, and the next one needs them
             self.alone(service.renew_responder)
-        elif fd == service.protecting.files.fileno():
+        elif fd in (service.protecting.files.fileno(), service.protecting.brake.fileno()):
             self.on_files()
         elif fd == service.guarding.fileno():
             self.drain()  # likewise
@@ -176,7 +176,7 @@ class Loop:
                 else:
                     self._treat(event)  # before who was stopped goes on
         finally:
-            self.alone(self._service.protecting.let_go)  # who was stopped at once is frozen by now
+            self.alone(self._service.protecting.let_go)  # who was stopped at once is frozen by now, or not guilty
 
     def _note_touched(self, change: FileChange) -> None:
         """Have a change wait; with what the same writer did to the same file and is not treated yet, it is one."""

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from mamplus_host.ble.guard import Guard
 from mamplus_host.collector.lineage import Task
+from mamplus_host.config import cgroup_path
 from mamplus_host.enterprise import load_enterprise
 from mamplus_host.events import FileChange, Tamper
+from mamplus_host.executor import brake
 from mamplus_host.executor.beside import OVERDUE_S
 from mamplus_host.executor.deeds import deeds
 from mamplus_host.executor.disarm import Disarmed
@@ -187,10 +189,18 @@ def make_protecting(service: "Service") -> Protecting:
         service.loop.drain()
         return [one for one in family_above(tgid, parent_of) if processes.is_ours(one)]
 
+    def spared() -> brake.Spared:
+        guard_set = service.guard_set
+        return brake.Spared(
+            scope=cgroup_path(config), tgids=guard_set.numbers(), units=guard_set.units(),
+            programs=guard_set.programs(), managers=managers.programs,
+        )  # fmt: skip
+
+    managers = PackageManagers(parent_of)
     listed = DpkgList(service.vault.paths)
     return Protecting(
-        config, service.vault, clock=clock, boot_id=clock.boot_id, stopper=stopper,
-        managers=PackageManagers(parent_of), ancestors=ancestors_of, covers=service.maintenance.covers,
+        config, service.vault, clock=clock, boot_id=clock.boot_id, stopper=stopper, brake=brake.of(config, spared),
+        managers=managers, ancestors=ancestors_of, covers=service.maintenance.covers,
         note=_note(service), told=_telling(service, "file"), allows=service.guarding.allows,
         packaged=lambda path: listed.package_of(path, service.vault.latest(path).taken_at),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 
 Journey: files (watch) -> [protecting] -> pipeline (puts back), vault (keeps).
 
+    brake     stops who is about to rewrite many files, before this does anything; it is judged here (`read`)
     read      what was touched; a family that rewrites many files is stopped before anything else is done (`mass`)
     settle    changes that somebody answers for are kept (`accepting`)
     tick      new files that nobody touched for a while are kept; what no event told is looked at (`overlooked`)
@@ -29,6 +30,7 @@ from mamplus_host.config import Config
 from mamplus_host.errors import ActionFailed, NotPossible
 from mamplus_host.events import FileChange, MassRewrite
 from mamplus_host.executor import vault_files
+from mamplus_host.executor.brake import Brake
 from mamplus_host.executor.package_managers import PackageManagers
 from mamplus_host.executor.stopping import Stopper
 from mamplus_host.executor.vault import FAILURES, Vault
@@ -62,13 +64,15 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     accepted: int  # changes that were kept because a window or the package manager answered for them
     window: str
     versions_not_kept: int  # replaced contents for which there was no room
+    brake: str  # on, off, or why there is none
+    not_braked: int  # files whose changes the brake cannot count
 
 
 class Protecting:
     """Protected files, as the service's loop follows them."""
 
     def __init__(
-        self, config: Config, vault: Vault, *, clock: Clock, boot_id: str, stopper: Stopper,
+        self, config: Config, vault: Vault, *, clock: Clock, boot_id: str, stopper: Stopper, brake: Brake,
         managers: PackageManagers, ancestors: Callable[[int], list[int]], covers: Callable[[int], bool],
         note: Callable[[dict[str, object]], object], told: Callable[[str, str], object],
         allows: Callable[[FileChange], bool] = lambda _change: False,
@@ -81,6 +85,7 @@ class Protecting:
         """
         self._config, self._vault, self._clock = config, vault, clock
         self._stopper, self._managers, self._ancestors = stopper, managers, ancestors
+        self.brake = brake
         rules = config.vault
         self._mass = MassRewrites(files=rules.mass_files, window_ns=int(rules.mass_window_s * _NS))
         self._suspects: list[MassRewrite] = []
@@ -89,7 +94,7 @@ class Protecting:
         self._not_taken: dict[str, str] = {}
         self._ticks = 0
         self._touched_ns = 0  # when something was told last, CLOCK_BOOTTIME
-        self.files = FileWatch.open(vault.paths(), self._tree_directories())
+        self.files = FileWatch.open(vault.paths(), self._tree_directories(), brake.count)
         self.files.at_once = self._glance
         self.accepting = Accepting(
             vault, config.state, clock=clock, boot_id=boot_id, managers=managers, covers=covers, allows=allows,
@@ -99,6 +104,10 @@ class Protecting:
             vault, self.files, clock, rewatch=self.rewatch, waits=self.accepting.waits, told=told
         )
         self._overlooked.note_mounts(vault.paths(), self._tree_directories())
+        self.brake.hand_over(stopper.adopt)
+        self.let_go()
+        self.brake.refresh()
+        self._turn_brake()
 
     # --- what people ask for -----------------------------------------------------------------
 
@@ -126,10 +135,12 @@ class Protecting:
         if by == BY_MANAGER and self.files.names_writers:
             return
         self.accepting.open_window(minutes, by)
+        self._turn_brake()
 
     def close_window(self, by: str) -> None:
         """Close what `by` opened, and keep what was changed until now."""
         self.accepting.close_window(by)
+        self._turn_brake()
 
     def window_state(self) -> dict[str, object]:
         window = self.accepting.window
@@ -154,7 +165,12 @@ class Protecting:
     # --- the loop ----------------------------------------------------------------------------
 
     def read(self) -> list[FileChange | MassRewrite]:
-        """Return what is to be treated: a mass rewrite before anything else, and without the changes that are its."""
+        """Return what is to be treated: a mass rewrite before anything else, and without the changes that are its.
+
+        Whoever the brake stopped is among the mass rewrites, or goes on with `let_go`.
+        """
+        self._turn_brake()
+        self.brake.hand_over(self._stopper.adopt)
         changes = self.files.read()
         if any(change.tgid and not REMOVING.isdisjoint(change.changes) for change in changes):
             changes += self._rest_of_a_burst()
@@ -195,6 +211,8 @@ class Protecting:
 
         `treated_ns`: what was read until then is treated; 0: all was.
         """
+        self.brake.refresh()
+        self._turn_brake()
         self._take_pending()
         self._overlooked.look_at_mounts()
         self.accepting.tick(treated_ns or self._clock.boot_ns())
@@ -216,12 +234,21 @@ class Protecting:
         """What was stopped at once is held by now, or ended, or was not to be."""
         self._stopper.go_on()
 
+    def close(self) -> None:
+        """Watch nothing and hold nobody any more."""
+        self.brake.turn(False)
+        self.brake.hand_over(self._stopper.adopt)
+        self.let_go()
+        self.brake.close()
+        self.files.close()
+
     def state(self) -> State:
         return State(
             tier=self.files.tier, protected=self._vault.count(), trees=self._trees,
             unwatched=self.files.unwatched, covered=self._overlooked.covered, pending=len(self._pending),
             not_taken=dict(list(self._not_taken.items())[:10]), accepted=self.accepting.accepted,
             window=self.accepting.window_in_words(), versions_not_kept=self._vault.not_kept,
+            brake=self.brake.state(), not_braked=self.brake.uncounted,
         )  # fmt: skip
 
     def _rest_of_a_burst(self) -> list[FileChange]:
@@ -234,6 +261,11 @@ class Protecting:
         return found
 
     # --- who rewrites many -------------------------------------------------------------------
+
+    def _turn_brake(self) -> None:
+        """Have nobody stopped whom nobody would judge, or for whose changes somebody answers."""
+        may_stop = self.files.names_writers and self._config.agent.mode != "monitor"
+        self.brake.turn(may_stop and not self.accepting.who(0, self._clock.boot_ns()))
 
     def _glance(self, touches: list[Touch]) -> None:
         """Look at a batch of the queue while the rest of it is still to be read, and stop who rewrites many files."""

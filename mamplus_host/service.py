@@ -128,6 +128,7 @@ class Service:
         self.asks = ControlServer(config.ask_socket, self.loop.epoll, appeals, for_all=True)
         self.loop.watch(self.kernel.ring.fileno())
         self.loop.watch(self.protecting.files.fileno())
+        self.loop.watch(self.protecting.brake.fileno())
         if self.guarding.fileno() >= 0:
             self.loop.watch(self.guarding.fileno())
         self.loop.alone(self.loop.on_files)  # who changed something since the watch stands says so there
@@ -149,7 +150,7 @@ class Service:
         self.control.close()
         self.asks.close()
         self.loop.alone(self.protecting.settle)
-        for part in (self.protecting.files, self.outbox, self.alerts, self.journal, self.vault, self.clock):
+        for part in (self.protecting, self.outbox, self.alerts, self.journal, self.vault, self.clock):
             part.close()
         self.pins_lock.release()
         self.lock.release()

@@ -11,10 +11,10 @@ from cffi import FFI
 
 HERE = Path("kernel_probes/native")  # setup.py runs in the project's root
 SOURCES = (
-    "bpf_calls.c", "ring_reader.c", "rules_about.c",
+    "bpf_calls.c", "brake.c", "brake_heads.c", "brake_spared.c", "ring_reader.c", "rules_about.c",
     "table_build.c", "table_fill.c", "table_keys.c", "table_place.c", "table_settle.c",
 )  # fmt: skip
-HEADERS = ("mamplus_native.h", "table_build.h")
+HEADERS = ("mamplus_native.h", "brake.h", "table_build.h")
 DECLARATIONS = "".join(
     (HERE / name).read_text().split("/* cffi: begin */")[1].split("/* cffi: end */")[0] for name in HEADERS
 )
@@ -23,10 +23,10 @@ ffibuilder = FFI()
 ffibuilder.cdef(DECLARATIONS)
 ffibuilder.set_source(
     "mamplus_host.kernel._native",
-    '#include "mamplus_native.h"\n#include "table_build.h"',
+    "".join(f'#include "{name}"\n' for name in HEADERS),
     sources=[str(HERE / name) for name in SOURCES],
     include_dirs=[str(HERE), "kernel_probes/include"],
     depends=[str(path) for path in (*HERE.glob("*.h"), *Path("kernel_probes/include").glob("*.h"))],
-    extra_compile_args=["-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-pthread"],
+    extra_compile_args=["-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-D_GNU_SOURCE", "-pthread"],
     extra_link_args=["-pthread"],
 )

@@ -75,6 +75,7 @@ _UNITS = {
         "systemd-resolved.service", "dhcpcd*.service",
     ),
 }  # fmt: skip
+UNITS = tuple(name for names in _UNITS.values() for name in names)
 WHOLE = frozenset({"agent", "updater"})  # a package's scripts are run by a shell: all in the unit is spared
 
 

@@ -14,6 +14,7 @@ This module does not say whether a touched file is still as it should be.
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Protocol
 
 from mamplus_host.collector.files_fanotify import FanotifyTier
@@ -64,10 +65,17 @@ class FileWatch:
         self._errors: dict[str, OSError] = {}  # path -> why it cannot be watched
 
     @classmethod
-    def open(cls, paths: Iterable[str], directories: Iterable[str] = ()) -> "FileWatch":
-        """Watch `paths`, and every name in `directories`, in the best tier that kernel and file systems give."""
+    def open(
+        cls, paths: Iterable[str], directories: Iterable[str] = (),
+        count: Callable[[str, bool], object] = lambda _path, _counts: None,
+    ) -> "FileWatch":  # fmt: skip
+        """Watch `paths`, and every name in `directories`, in the best tier that kernel and file systems give.
+
+        `count` is told of each file that is watched, or no longer, where the tier says who writes.
+        """
         wanted, whole = list(paths), list(directories)
-        for make in (FanotifyTier, InotifyTier):
+        makers: tuple[Callable[[], Tier], ...] = (partial(FanotifyTier, count), InotifyTier)
+        for make in makers:
             try:
                 watch = cls(make())
             except OSError:

@@ -14,7 +14,7 @@ import ctypes
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 BUFFER_BYTES = 1 << 10  # some eight events: whoever is to be stopped goes on while they are looked at
@@ -69,7 +69,9 @@ class FanotifyTier:
 
     name = "fanotify"
 
-    def __init__(self) -> None:
+    def __init__(self, count: Callable[[str, bool], object] = lambda _path, _counts: None) -> None:
+        """`count` is told of each file that is watched, or no longer: of what lies there at the moment."""
+        self._count = count
         self._fd = _checked(_libc.fanotify_init(_INIT, os.O_RDONLY))
         self._paths: dict[str, None] = {}
         self._files = _Places()
@@ -93,6 +95,7 @@ class FanotifyTier:
             if stat.S_ISREG(os.stat(path, follow_symlinks=False).st_mode):
                 self._mark(path, _OF_FILE)
                 self._files.put(path)
+                self._count(path, True)
 
     def watch_all_in(self, directory: str) -> None:
         """Tell of every name in `directory`, also of those that are not watched."""
@@ -104,6 +107,7 @@ class FanotifyTier:
         """Its marks stay until the last descriptor is closed; what they tell is left out."""
         self._paths.pop(path, None)
         self._files.drop(path)
+        self._count(path, False)
         self._open.discard(path)
 
     def read(self) -> tuple[list[tuple[str, str, int]], bool] | None:

@@ -57,6 +57,14 @@ class GuardSet:
         """Return the processes that are spared by their number."""
         return frozenset(self._pids()) | NEVER
 
+    def units(self) -> tuple[str, ...]:
+        """Return patterns of the units of which some program is spared, or all."""
+        return (*guarded.UNITS, *self._spared().units)
+
+    def programs(self) -> tuple[str, ...]:
+        """Return where the programs are that are spared."""
+        return (*guarded.PATHS, *map(os.path.realpath, self._spared().programs))
+
     def why_process(self, tgid: int, cgroup: str | None = None) -> str:
         """Return why nothing acts on a process, "" when something may. `cgroup`: its own, when that was just read."""
         if tgid in self.numbers():

@@ -30,6 +30,11 @@ class PackageManagers:
         """`parent` returns that of a process which may have ended already, 0 when it is not known."""
         self._parent, self._programs = parent, tuple(programs)
 
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """Return where their programs are, in files and not links."""
+        return tuple(map(os.path.realpath, self._programs))
+
     def at_work(self, tgid: int) -> str:
         """Return the program of the package manager that a process belongs to; "" for any other."""
         files = self._files()

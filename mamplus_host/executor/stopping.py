@@ -6,7 +6,7 @@ Journey: protecting -> [stopping] -> process.
 A cgroup is frozen after it was written down, which takes a disk's time; a program that encrypts files goes through a
 hundred of them meanwhile. SIGSTOP through a pidfd takes microseconds, is taken back by SIGCONT, and refuses what
 freezing refuses. An agent that is killed in between leaves a stopped family: the intent to stop it is written, though
-not synced, before; the next agent finds it.
+not synced, before; the next agent finds it. Whom the brake stopped (`brake`) is adopted.
 """
 
 import os
@@ -51,14 +51,15 @@ class Stopper:
 
         Who waits for a hash stands still already, and the kernel ends whoever else than the responder signals it.
         """
-        processes = self._processes
+        processes, is_known = self._processes, tgid in self._stopped
         self._remember(tgid)
         try:
             if not self._waits(tgid):
                 processes.stop(tgid, boot_ns)
         except ActionFailed:
-            self._stopped.pop(tgid, None)
-            self._note()
+            if not is_known:  # whom the brake stopped is let go by `go_on`
+                self._stopped.pop(tgid, None)
+                self._note()
             raise
         for _pass in range(_PASSES):
             fresh = [
@@ -67,6 +68,11 @@ class Stopper:
             if not fresh:
                 break
         return len(self._stopped)
+
+    def adopt(self, stopped: dict[int, int]) -> None:
+        """Take over whom the brake stopped: tgid -> start, as tasks.Task has it."""
+        self._stopped |= stopped
+        self._note()
 
     def go_on(self, *, but: frozenset[int] = frozenset()) -> None:
         """Let everything go on that stands still because of us: what is frozen by now stays where it is.

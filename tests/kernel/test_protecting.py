@@ -5,23 +5,27 @@ import hashlib
 import os
 import select
 import shutil
+import signal
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from mamplus_host.clock import SystemClock
 from mamplus_host.collector.mounts import Mounts
-from mamplus_host.config import Config
+from mamplus_host.config import Agent, Config, VaultPolicy, cgroup_path
 from mamplus_host.errors import ActionFailed, NotPossible
 from mamplus_host.events import FileChange, MassRewrite
 from mamplus_host.executor.actions.restore import MAX_RESTORES, Restore
+from mamplus_host.executor.brake import Brake, Spared
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.package_managers import PackageManagers
 from mamplus_host.executor.process import Processes
 from mamplus_host.executor.stopping import Stopper
+from mamplus_host.executor.tasks import task
 from mamplus_host.executor.vault import Vault
 from mamplus_host.executor.vault_window import BY_MANAGER, BY_PERSON
 from mamplus_host.protecting import MAX_NOT_TAKEN, Protecting
@@ -41,7 +45,7 @@ class Clock(SystemClock):
 class Device:
     """Vault, watch and restorer, as the service joins them."""
 
-    def __init__(self, config: Config, manager: Path) -> None:
+    def __init__(self, config: Config, manager: Path, braked_after: int = 1000) -> None:
         self.config, self.clock = config, Clock()
         config.state.mkdir(exist_ok=True)
         self.told: list[str] = []
@@ -52,9 +56,15 @@ class Device:
         self.writers: set[int] = set()  # programs that the policy names
         guarded = GuardSet.of_pids([os.getpid()])
         self.stopper = Stopper(config.state, Processes.of(config, guarded))
+        managers = PackageManagers(programs=[str(manager)])
+        self.programs: tuple[str, ...] = ()  # the guard set's
+        self.brake = Brake(config.state / "braked", files=braked_after, window_s=60.0, spared=lambda: Spared(
+            scope=cgroup_path(config), tgids=guarded.numbers(), units=(), programs=self.programs,
+            managers=managers.programs,
+        ))  # fmt: skip
         self.protecting = Protecting(
             config, self.vault, clock=self.clock, boot_id="boot", stopper=self.stopper,
-            managers=PackageManagers(programs=[str(manager)]), ancestors=lambda _tgid: [],
+            brake=self.brake, managers=managers, ancestors=lambda _tgid: [],
             covers=lambda _boot_ns: self.maintenance, note=self.journal.append,
             told=lambda rule, _summary: self.told.append(rule), allows=lambda change: change.tgid in self.writers,
         )  # fmt: skip
@@ -95,7 +105,7 @@ class Device:
         self.protecting.settle()
 
     def close(self) -> None:
-        self.protecting.files.close()
+        self.protecting.close()
         self.vault.close()
 
 
@@ -611,6 +621,65 @@ def test_who_removed_many_is_judged_once_and_goes_on_when_somebody_answers_for_i
     process.communicate(timeout=20)  # it goes on
 
 
+@pytest.fixture
+def braking(tmp_path: Path, manager: Path) -> Iterator[Callable[..., Device]]:
+    """Make a device whose brake stops whoever changes 13 files, and put 40 files into a protected tree."""
+    with ExitStack() as stack:
+        scope = stack.enter_context(acts.own_cgroup())
+
+        def make(tree: Path, **policy: object) -> Device:
+            made = Device(acts.config_for(tmp_path / "state", scope, **policy), manager, braked_after=13)
+            stack.callback(made.close)
+            for number in range(40):
+                (tree / f"{number:03}").write_text(f"number {number}")
+            made.protecting.protect(tree)
+            return made
+
+        yield make
+
+
+def remover(device: Device, tree: Path) -> "subprocess.Popen[bytes]":
+    """A program that removes all that is in a tree, says so, and waits."""
+    return subprocess.Popen(
+        ["python3", "-S", "-c", REMOVES_ALL, str(tree)],
+        preexec_fn=lambda: (Path(device.config.scope.cgroup) / "cgroup.procs").write_text("0"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("files", [10, 1000], ids=["too many", "not too many"])
+def test_whom_the_brake_stopped_is_judged_by_what_the_watch_saw(
+    braking: Callable[..., Device], tree: Path, files: int
+) -> None:
+    device = braking(tree, vault=VaultPolicy(mass_files=files))
+    process = remover(device, tree)
+    select.select([device.brake], [], [], 60)
+    mass = device.turn(settles=False)
+
+    assert [one.tgid for one in mass] == ([process.pid] if files == 10 else [])
+    assert process.pid in device.stopper.stopped
+    device.brake.turn(False)  # it would be stopped again at the next thirteen
+    device.protecting.let_go()
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"through\n"
+    process.communicate(timeout=20)
+
+
+@pytest.mark.parametrize("why", ["monitor mode", "a window", "a maintenance window"])
+def test_the_brake_stops_nobody_whom_the_watch_would_let_go(
+    braking: Callable[..., Device], tree: Path, why: str
+) -> None:
+    device = braking(tree, agent=Agent(mode="monitor" if why == "monitor mode" else "enforce"))
+    if why == "a window":
+        device.protecting.open_window(5, BY_PERSON)
+    device.maintenance = why == "a maintenance window"
+    device.protecting.tick()
+    process = remover(device, tree)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"through\n"
+    process.communicate(timeout=20)
+
+
 def test_what_a_stopped_family_made_is_not_protected(
     device: Device, tree: Path, writer: Callable[[str], "subprocess.Popen[bytes]"]
 ) -> None:
@@ -651,6 +720,21 @@ def test_nobody_outside_of_the_scope_is_stopped(device: Device) -> None:
     assert state_of(outside.pid) != "T"
     outside.kill()
     outside.wait()
+
+
+def test_whom_the_brake_stopped_goes_on_also_when_the_loop_may_not_stop_it(device: Device) -> None:
+    outside = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    outside.send_signal(signal.SIGSTOP)
+    os.waitpid(outside.pid, os.WUNTRACED)
+    found = task(outside.pid)
+    assert found is not None
+    device.stopper.adopt({outside.pid: found.start_ns})
+    with pytest.raises(ActionFailed, match="outside of the scope"):
+        device.stopper.stop(outside.pid, device.clock.boot_ns())
+
+    device.stopper.go_on()
+
+    outside.communicate(timeout=20)
 
 
 @pytest.mark.timeout(60)

@@ -11,6 +11,9 @@ from tests.kernel import acts, ransom
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
 
 
+MOST = 50  # of 2,000, however busy the machine is: the writer does not get to run before he is counted
+
+
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ransom.Rig]:
     with acts.own_tmpfs() as place, ransom.rig(place, tmp_path_factory.mktemp("agent")) as made:
@@ -22,6 +25,7 @@ def test_who_rewrites_protected_files_in_masses_stands_still_and_all_files_are_b
     assert shutil.which(tool.split()[0].rstrip(",").replace("python", "python3")), f"{tool} is missing"
     before, alerts = rig.inodes(), len(rig.mass_alerts())
     assert len(before) == ransom.FILES
+    assert rig.call("status")["files"]["brake"] == "on"
 
     with rig.attacked_by(tool) as process:
         rig.wait("the writer to stand still", rig.holds_somebody)
@@ -31,7 +35,7 @@ def test_who_rewrites_protected_files_in_masses_stands_still_and_all_files_are_b
         after = rig.inodes()
         damaged = [name for name in before if after[name] != before[name]]
 
-    assert len(damaged) < ransom.FILES  # how few, bench/ransom.py measures: a busy machine is no test of that
+    assert len(damaged) <= MOST
     alert = rig.mass_alerts()[0]
     assert "were stopped after" in alert["summary"]
     assert {one["action"]: one["state"] for one in alert["actions"]} == {"freeze": "done", "restore": "done"}
