@@ -23,10 +23,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import iptc
-
 from mamplus_host.errors import MamplusError, NetfilterFailed
 from mamplus_host.executor import netns
+from mamplus_host.executor.iptables import iptc
 
 CHAINS = {"INPUT": "MAMPLUS-IN", "OUTPUT": "MAMPLUS-OUT"}
 # Shared with iptables-legacy, which asks the same variable: a table is read, changed and written as a whole.

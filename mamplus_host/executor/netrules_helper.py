@@ -39,9 +39,8 @@ class Legacy:
 
     def __init__(self) -> None:
         try:
-            import iptc
-
             from mamplus_host.executor import netfilter_helper as tables
+            from mamplus_host.executor.iptables import iptc
         except (ImportError, OSError) as error:
             raise NetfilterFailed(f"python-iptables does not load: {error}") from None
         self._iptc, self._tables = iptc, tables

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our iptables chains, in a network namespace of the test's own, with filters of its own."""
 
+import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,13 @@ pytestmark = pytest.mark.kernel
 
 DROP_ALL, DROP_NONE = "return 1;", "return 0;"
 SAVES = ("iptables-legacy-save", "ip6tables-legacy-save")
+STARTED = """
+import json, sys
+started = []
+sys.addaudithook(lambda event, words: started.append(words[1]) if event == "subprocess.Popen" else None)
+from mamplus_host.executor import netfilter_helper
+print(json.dumps(started))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +64,14 @@ def answers(netns: str, target: str) -> bool:
 
 def config(*names: str) -> Config:
     return Config(scope=Scope(netns=names))
+
+
+def test_a_helper_starts_without_a_search_for_the_libraries_of_iptables() -> None:
+    """Compilers, linkers and an ldconfig that reads every library took a minute of an emulated machine."""
+    done = subprocess.run([sys.executable, "-c", STARTED], check=True, capture_output=True)
+
+    started = [" ".join(words) for words in json.loads(done.stdout) if not words[0].endswith("modprobe")]
+    assert set(started) <= {"/sbin/ldconfig -p"}  # the loader's cache, printed
 
 
 @pytest.mark.parametrize("target", ["127.0.0.1", "::1"])
