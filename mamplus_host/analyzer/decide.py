@@ -117,12 +117,16 @@ def _unidentified(event: Exec | FileAccess, facts: Facts) -> Decision | None:
 
 def _access(event: FileAccess, facts: Facts) -> Decision:
     """What the kernel refused is told, whether the list said so or the file is guarded by its place."""
-    found = _unidentified(event, facts) or _by_list(event, facts)
+    flags = event.head.flags
+    if flags & layout.F_UNKNOWN:  # its content was asked for, and could not be had; its place was not
+        return _unidentified(event, facts) or _nothing(event)
+    found = _by_list(event, facts)
     if found is not None:
         return found
-    if not event.head.flags & (layout.F_REFUSED | layout.F_MONITOR):
+    if not flags & (layout.F_REFUSED | layout.F_MONITOR):
         return _nothing(event)
-    reason = f"{event.op} of {event.path!r} by {event.head.comm!r} (pid {event.head.tgid}): the file is guarded"
+    why = "where it lies cannot be told, so every rule holds" if flags & layout.F_DECLARED else "the file is guarded"
+    reason = f"{event.op} of {event.path!r} by {event.head.comm!r} (pid {event.head.tgid}): {why}"
     return _found(event, facts, Finding.CONFIRMED, RULE_GUARDED, reason, Severity.HIGH)
 
 

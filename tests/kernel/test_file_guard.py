@@ -402,6 +402,22 @@ def test_a_refusal_is_told_with_the_operation_the_file_and_who_it_was(guard: Gua
     assert record.fields["head_comm"].rstrip(b"\0") == b"filetry"
 
 
+def test_a_file_that_lies_too_deep_to_tell_where_is_refused_by_declaration(guard: Guard) -> None:
+    deep = guard.out / "/".join("d" * (layout.WALK_MAX + layout.WALK_FAST))
+    subprocess.run(["mkdir", "-p", deep], check=True)
+    (deep / "file").write_bytes(CONTENT)
+    guard.apply(Guarded(path=str(guard.tree)))
+    try:
+        assert guard.attempt("write", deep / "file") == errno.EPERM
+    finally:
+        _no_rules(guard.agent)
+        subprocess.run(["rm", "-r", guard.out / "d"], check=True)  # deeper than Python goes
+
+    record = guard.agent.wait_for("access", lambda one: one.fields["op"] == layout.OP_WRITE)
+    assert record.flags & (layout.F_REFUSED | layout.F_DECLARED) == layout.F_REFUSED | layout.F_DECLARED
+    assert not record.flags & layout.F_UNKNOWN  # mamplus_host.analyzer tells it by that from unknown content
+
+
 def test_monitor_mode_tells_and_refuses_nothing(guard: Guard) -> None:
     tables, config = guard.agent.kernel.tables, guard.agent.config
     guard.apply(Guarded(path=str(guard.tree)))

@@ -59,10 +59,24 @@ def test_a_refusal_without_a_word_of_the_list_is_that_of_a_guarded_file(flag: in
     assert "unlink of '/tmp/x' by 'comm' (pid 100)" in decision.reason
 
 
+def test_a_file_that_lies_too_deep_for_the_kernel_is_told_as_guarded_by_declaration() -> None:
+    decision = decide(access(sha256="", op="write", flags=layout.F_REFUSED | layout.F_DECLARED), FACTS)
+
+    assert (decision.finding, decision.rule) == (Finding.CONFIRMED, RULE_GUARDED)
+    assert "where it lies cannot be told" in decision.reason
+
+
+NOT_IDENTIFIED = layout.F_DECLARED | layout.F_UNKNOWN
+
+
 def test_a_refused_access_to_what_could_not_be_identified_is_suspected() -> None:
-    decision = decide(access(sha256="", flags=layout.F_REFUSED | layout.F_DECLARED), FACTS)
+    decision = decide(access(sha256="", flags=layout.F_REFUSED | NOT_IDENTIFIED), FACTS)
 
     assert (decision.finding, decision.rule) == (Finding.SUSPECTED, RULE_UNKNOWN)
+
+
+def test_an_access_to_what_could_not_be_identified_is_no_guarded_file_in_monitor_mode() -> None:
+    assert decide(access(sha256="", flags=layout.F_MONITOR | NOT_IDENTIFIED), FACTS).finding is Finding.NOTHING
 
 
 def test_an_access_that_was_let_through_without_a_word_is_nothing() -> None:
