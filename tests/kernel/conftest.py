@@ -261,18 +261,30 @@ def reused_config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
 
 
 @pytest.fixture
-def reused_agent(reused_config: Config, programs: Path, tmp_path: Path) -> Iterator[Agent]:
-    """As `agent`, with the probes of the test before it, as if they were new; its state is its own."""
-    paths = msgspec.structs.replace(reused_config.paths, state=str(tmp_path / "state"))
-    config = msgspec.structs.replace(reused_config, paths=paths)
-    cgroup = cgroup_dir(config)
-    kernel = Kernel.attach(config, cgroup)
-    as_new(kernel)
-    made = Agent(config, cgroup, programs, kernel)
-    made.know_tools()
-    yield made
-    acts.empty(cgroup)
-    kernel.close()
+def reuse(reused_config: Config, programs: Path, tmp_path: Path) -> Iterator[Callable[..., Agent]]:
+    """As `attach`, with the probes of the test before it, as if they were new; its state is its own."""
+    used: list[Kernel] = []
+
+    def reuse_them(**sections: dict[str, Any]) -> Agent:
+        base = msgspec.to_builtins(reused_config)
+        base["paths"] |= {"state": str(tmp_path / "state")}
+        config = parse({name: section | sections.get(name, {}) for name, section in base.items()})
+        used.append(Kernel.attach(config, cgroup_dir(config)))
+        as_new(used[-1])
+        made = Agent(config, cgroup_dir(config), programs, used[-1])
+        made.know_tools()
+        return made
+
+    yield reuse_them
+    acts.empty(cgroup_dir(reused_config))
+    for kernel in used:
+        kernel.close()
+
+
+@pytest.fixture
+def reused_agent(reuse: Callable[..., Agent]) -> Agent:
+    """As `agent`, with the probes of the test before it."""
+    return reuse()
 
 
 @pytest.fixture(params=["tmpfs", "ext4"])

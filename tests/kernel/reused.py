@@ -18,5 +18,6 @@ def as_new(kernel: Kernel) -> None:
     counters = Map.pinned(kernel.directory / "counters", 4, 8 * possible_cpus())
     for key in list(counters.keys()):
         counters.set(key, bytes(counters.value_size))
+    kernel.watching._put("counter", b"")
     while kernel.ring.drain():
         pass

@@ -7,12 +7,15 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from mamplus_host.ble.entry import Kind
+from mamplus_host.config import ExecPolicy
 from mamplus_host.kernel import layout, responder
 from mamplus_host.kernel.tables import file_of
 from mamplus_host.verdicts import Verdict
@@ -49,11 +52,30 @@ def await_count(agent: Agent, name: str, value: int) -> None:
 
 
 @pytest.fixture
-def watched(attach: Callable[..., Agent], tmpfs: Path) -> Agent:
+def watching(reuse: Callable[..., Agent]) -> Iterator[Callable[..., Agent]]:
+    """Has the responder mark what the sections of a configuration name; nothing any more at the end."""
+    made: list[Agent] = []
+
+    def watch(**sections: dict[str, Any]) -> Agent:
+        made.append(reuse(**sections))
+        assert ask(made[-1]) == {}
+        return made[-1]
+
+    yield watch
+    for agent in made:
+        leave(agent)
+        assert ask(agent) == {}
+
+
+def leave(agent: Agent) -> None:
+    """From here on nothing is to be marked."""
+    agent.config = msgspec.structs.replace(agent.config, exec=ExecPolicy())
+
+
+@pytest.fixture
+def watched(watching: Callable[..., Agent], tmpfs: Path) -> Agent:
     """An agent whose responder has marked the tmpfs."""
-    agent = attach(exec={"fanotify": [str(tmpfs)]})
-    assert ask(agent) == {}
-    return agent
+    return watching(exec={"fanotify": [str(tmpfs)]})
 
 
 def test_a_listed_file_cannot_be_opened(watched: Agent, fresh: Callable[..., Path], tmpfs: Path) -> None:
@@ -174,9 +196,8 @@ def test_a_generation_drops_every_mark(watched: Agent, fresh: Callable[..., Path
     assert watched.run(watched.programs / "opener", file) == errno.EPERM
 
 
-def test_monitor_mode_only_reports(attach: Callable[..., Agent], fresh: Callable[..., Path], tmpfs: Path) -> None:
-    agent = attach(agent={"mode": "monitor"}, exec={"fanotify": [str(tmpfs)]})
-    assert ask(agent) == {}
+def test_monitor_mode_only_reports(watching: Callable[..., Agent], fresh: Callable[..., Path], tmpfs: Path) -> None:
+    agent = watching(agent={"mode": "monitor"}, exec={"fanotify": [str(tmpfs)]})
     listed = fresh(directory=tmpfs)
     agent.block(listed)
 
@@ -187,10 +208,9 @@ def test_monitor_mode_only_reports(attach: Callable[..., Agent], fresh: Callable
 
 
 def test_a_file_too_large_for_the_deadline_gets_the_declared_answer_at_once(
-    attach: Callable[..., Agent], fresh: Callable[..., Path], tmpfs: Path
+    watching: Callable[..., Agent], fresh: Callable[..., Path], tmpfs: Path
 ) -> None:
-    agent = attach(exec={"fanotify": [str(tmpfs)], "deadline_ms": 20, "on_open": "refuse", "on_deadline": "refuse"})
-    assert ask(agent) == {}
+    agent = watching(exec={"fanotify": [str(tmpfs)], "deadline_ms": 20, "on_open": "refuse", "on_deadline": "refuse"})
     large = fresh(directory=tmpfs)
     os.truncate(large, 200 << 20)  # sparse: 2 s at 100 MB/s, which is what is thought before anything was measured
 
@@ -213,8 +233,8 @@ def test_a_file_that_was_written_is_hashed_before_anybody_opens_it(
         assert watched.kernel.tables.known(file_of(opened.fileno())) == sha256(file)
 
 
-def test_a_path_of_the_kernels_own_file_systems_is_refused_with_the_reason(attach: Callable[..., Agent]) -> None:
-    agent = attach(exec={"fanotify": ["/proc/self"]})
+def test_a_path_of_the_kernels_own_file_systems_is_refused_with_the_reason(reuse: Callable[..., Agent]) -> None:
+    agent = reuse(exec={"fanotify": ["/proc/self"]})
 
     faults = ask(agent)
 
@@ -222,12 +242,10 @@ def test_a_path_of_the_kernels_own_file_systems_is_refused_with_the_reason(attac
     assert agent.kernel.watching.paths()["/proc/self"].startswith("no: ")
 
 
-def test_a_path_that_is_taken_out_is_not_asked_about(
-    watched: Agent, fresh: Callable[..., Path], tmpfs: Path, configure: Callable[..., object]
-) -> None:
+def test_a_path_that_is_taken_out_is_not_asked_about(watched: Agent, fresh: Callable[..., Path], tmpfs: Path) -> None:
     listed = fresh(directory=tmpfs)
     watched.block(listed)
-    watched.config = configure()  # type: ignore[assignment]
+    leave(watched)
 
     assert ask(watched) == {}
 
