@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ class Service:
         self.netfilter = NetfilterKeeper(config, self._packet_pins, renew=lambda: not self.kernel.adopted)
         self.responder_fd = -1
         self.uplink: Uplink | None = None
+        self._has_recovered = False
         self._reported = ""  # state of the generation that the uplink was told of last
 
     # --- start and stop --------------------------------------------------------------------------
@@ -109,15 +111,19 @@ class Service:
         self.ordering = parts.make_ordering(self)
         self.maintenance = parts.make_keeper(self)
         self.generations = parts.make_generations(self)
+        # Tables before anything that may take long. A list that cannot be loaded must not keep the agent from starting.
+        self.loop.alone(self.generations.begin)
+        self.loop.alone(self._use_policy)
         self.loop.alone(
             self.vault.sweep_all
         )  # what a power cut left beside a file is kept before the file is looked at
         self.loop.alone(lambda: self.executor.adopt(refuse.standing(self.network)))
-        self.loop.alone(lambda: self.alerts.note_outcomes(self.executor.recover()))
         self.executor.work_beside(Line(self.loop.soon), self.pipeline.note_late, parts.make_overdue(self))
+        self.loop.alone(lambda: self.alerts.note_outcomes(self.executor.recover()))
+        self._has_recovered = True
+        if self.generations.ble is not None:
+            self.loop.alone(partial(self.take_list, self.generations.ble))
         self.isolating = parts.make_isolating(self)
-        self.loop.alone(self.generations.begin)  # a list that cannot be loaded must not keep the agent from starting
-        self.loop.alone(self._use_policy)
         self.loop.alone(lambda: self.guarding.follow(self.generations.policy.files))
         self.kernel.retire_predecessors()
         self.netfilter.apply(NETFILTER_START_S)
@@ -270,8 +276,9 @@ class Service:
     def take_list(self, ble: Stack) -> None:
         """Give a generation that the kernel asks by now to whoever else goes by it."""
         watching.poke(self.responder_fd)
-        self.pipeline.use(ble)
-        self.sweep.start()
+        if self._has_recovered:  # what was interrupted is finished before the list is asked about it
+            self.pipeline.use(ble)
+            self.sweep.start()
 
     def _packet_pins(self) -> tuple[Path, Path]:
         return self.kernel.packet_program_path("in"), self.kernel.packet_program_path("out")

@@ -95,6 +95,18 @@ class Beside:
             self._enter([work], self._runner.undoing([work], why), partial(self.undoing.discard, work.id))
         return slow
 
+    def look(self, work: Work, course: Course, late: Callable[[], object]) -> None:
+        """Run what looks at an action, now or in line; `late` is called when it has an outcome only later."""
+        if self.is_for(work):
+            assert self._line is not None
+            self._line.enter(course, lambda: work.outcome and late(), work.id)
+        else:
+            at_once(course)
+
+    def has(self, action_id: str) -> bool:
+        """Say whether an action is being done, or undone, in line."""
+        return any(work.id == action_id for work in self._works)
+
     def forget(self, is_meant: Callable[[Work], bool], why: str) -> list[Outcome]:
         """End what waits, and was not looked at yet; return what came of it."""
         meant = [work for work in self._works if work.outcome is None and not work.facts and is_meant(work)]
@@ -114,7 +126,8 @@ class Beside:
         until_s = time.monotonic() + STOP_S
         for line in lines:
             line.stop(self._runner.alive, max(1.0, until_s - time.monotonic()))
-            helper.end_of(line.thread)
+            if line.thread is not None:
+                helper.end_of(line.thread)
         if not lines:
             return
         self._line = self._first_line = None

@@ -62,7 +62,7 @@ class Line:
         self._courses: deque[tuple[Course, Callable[[], object], str]] = deque()  # the first one runs
         self._jobs: queue.SimpleQueue[tuple[Course, Job] | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[_Resume] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None  # not before it is needed: it costs memory
+        self.thread: threading.Thread | None = None  # that does slow jobs; not before it is needed: it costs memory
         self._is_begun = False
         self._job_since_s = 0.0  # time.monotonic(); 0: none runs
 
@@ -97,11 +97,6 @@ class Line:
                 self._go_on(self._ready.get(timeout=1))
         self._jobs.put(None)
 
-    @property
-    def thread(self) -> int:
-        """Return the thread that does slow jobs; 0 before there is one."""
-        return (self._thread and self._thread.ident) or 0
-
     def _go_on(self, resume: _Resume) -> None:
         """Run the first course on until it waits for the thread, or is over; then it is the next one's turn."""
         course, then, _what = self._courses[0]
@@ -129,9 +124,9 @@ class Line:
             self._go_on(partial(next, self._courses[0][0]))
 
     def _hand_over(self, course: Course, job: Job) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name="slow deeds", daemon=True)
-            self._thread.start()
+        if self.thread is None:
+            self.thread = threading.Thread(target=self._serve, name="slow deeds", daemon=True)
+            self.thread.start()
         self._job_since_s = time.monotonic()
         self._jobs.put((course, job))
 

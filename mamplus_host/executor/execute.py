@@ -69,8 +69,9 @@ class Executor:
         self._tell_overdue: Callable[[str], object] = lambda _action_id: None
         self._is_enforcing = config.agent.mode == "enforce"  # else what is held may only be let go
         self._known = Known(self._store, journal, self._runner)
-        self._recovery = Recovery(self._runner, self._store, boot=self._boot, is_enforcing=self._is_enforcing,
-                                  forget_held=self._forget_held)  # fmt: skip
+        self._recovery = Recovery(self._runner, self._beside, self._store, boot=self._boot,
+                                  is_enforcing=self._is_enforcing, forget_held=self._forget_held,
+                                  late=self._ended_late)  # fmt: skip
         self.disarmed = disarmed or Disarmed(config.state / "rules.json", clock=clock)
         self._later: dict[str, tuple[int, int]] = {}  # what could not be undone in time: how often, and when again
         self.is_stopping = False  # what waits is not begun, and who ordered it may order it again
@@ -208,7 +209,8 @@ class Executor:
         forgotten = self._beside.forget(
             lambda work: work.decision_id == decision_id and kind in ("", work.kind), _BY_PERSON
         )
-        passing, why = ([], []) if forgotten else self._known.undoable(decision_id, kind, {one.kind for one in works})
+        known = {one.kind for one in works} | {one.action for one in forgotten}
+        passing, why = self._known.undoable(decision_id, kind, known)
         works += passing
         if not works and not forgotten:
             raise ActionFailed(f"nothing of {name!r} can be undone: {'; '.join(why) or 'no action succeeded'}")
@@ -261,7 +263,8 @@ class Executor:
 
     def _note_failure(self, action_id: str, outcomes: list[Outcome]) -> None:
         times, _ = self._later.pop(action_id, (0, 0))
-        if any(outcome.state == "failed" for outcome in outcomes):
+        is_left = self._store.get(action_id) is not None  # it has ended, and a full disk keeps the note of it
+        if is_left or any(outcome.state == "failed" for outcome in outcomes):
             wait_ns = min(_RETRY_NS << min(times, 6), 3600 * _NS)
             self._later[action_id] = (times + 1, self._clock.boot_ns() + wait_ns)
 
@@ -293,7 +296,7 @@ class Executor:
     def _forget_held(self, facts: Facts) -> None:
         place = msgspec.convert(facts["hold"], Hold).cgroup
         step("forget what was held")
-        self._store.drop(entry.id for entry in self._store.sharing(ActionKind.FREEZE, place))
+        self._runner.forget(self._store.sharing(ActionKind.FREEZE, place))
 
     @property
     def held(self) -> list[InForce]:
@@ -318,7 +321,7 @@ class Executor:
         self._recovery.adopt(standing, self._clock.wall_s())
 
     def recover(self) -> list[Outcome]:
-        """Finish or undo what a crash interrupted; call once, before the first event. Returns what was done.
+        """Finish or undo what a crash interrupted; call once, before the first event. Returns what was done at once.
 
         Then what is in force is looked at: what a restart of the device took away is done again, and what
         cannot be (a process has ended) is no longer in force.
@@ -327,14 +330,14 @@ class Executor:
         and what a restart took away stays noted until the agent enforces. A wipe that was begun by the enterprise's
         order is finished all the same, for half of one helps nobody.
         """
-        outcomes = [self._recovery.finish(record) for record in self._journal.open_intents()]
+        outcomes = [one for record in self._journal.open_intents() for one in self._recovery.finish(record)]
         outcomes += self.expire()
         return outcomes + [one for entry in self._store.all() for one in self._recovery.reinstate(entry)]
 
     def work_beside(
         self, line: Line, late: Callable[[list[Outcome]], object], overdue: Callable[[str], object] = lambda _id: None
     ) -> None:  # fmt: skip
-        """Have what takes long done in `line` from now on. Call after `recover`.
+        """Have what takes long done in `line` from now on, and what `recover` finishes, too.
 
         `late` gets what ended by itself, `overdue` the id of what takes so long that it may never end.
         """

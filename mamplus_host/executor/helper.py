@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs our short-lived helpers: what is needed seldom (python-iptables, pyroute2, keys) never stays in the service.
 
-Journey: netfilter, secondlayer, cut, boxes, wipe, mounts, bus, ... -> [helper] -> *_helper.
+Journey: netfilter, secondlayer, cut, boxes, wipe, mounts, bus, luks, ... -> [helper] -> *_helper, cryptsetup.
 
 A helper says what is wrong in the last line of its stderr, for people.
 """
@@ -13,12 +13,15 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import BinaryIO
+from typing import IO, BinaryIO
+from weakref import WeakSet
 
 from mamplus_host.errors import ActionFailed, MamplusError
 
 _BEAT_S = 1.0
-_running: dict[int, "subprocess.Popen[bytes]"] = {}  # by the thread that waits
+_running: dict[threading.Thread, "subprocess.Popen[bytes]"] = {}  # by the thread that waits
+_STOPS = "the agent stops"
+_ended = WeakSet[threading.Thread]()  # that are to start nothing any more
 END_S = 2.0  # for a helper that was killed
 
 
@@ -37,26 +40,41 @@ def run(
     failures. `told`: its stdin. `keeps`: descriptors that it gets, under their numbers. `alive` is called meanwhile,
     so that the watchdog does not end an agent that waits; a thread beside the service's loop leaves it out.
     """
-    pipe = subprocess.PIPE
     try:
         with _file(told) as stdin:
-            helper = subprocess.Popen(line(name, *words), stdin=stdin, stdout=pipe, stderr=pipe, pass_fds=keeps)
-        _running[threading.get_ident()] = helper
-        try:
-            out, err = _wait(helper, time.monotonic() + within_s, alive)
-        except BaseException:
-            _give_up(helper)
-            raise
-        finally:
-            del _running[threading.get_ident()]
+            done = program(line(name, *words), within_s=within_s, stdin=stdin, keeps=keeps, alive=alive)
     except subprocess.TimeoutExpired:
         raise failed(late) from None
     except OSError as error:
         raise failed(f"{what}{name} does not run: {error}") from None
-    if helper.returncode:
-        said = err.decode(errors="backslashreplace").strip().splitlines()
-        raise failed(f"{what}{said[-1] if said else f'{name} ended with code {helper.returncode}'}")
-    return out
+    if done.returncode:
+        said = done.stderr.decode(errors="backslashreplace").strip().splitlines()
+        raise failed(f"{what}{said[-1] if said else f'{name} ended with code {done.returncode}'}")
+    return done.stdout
+
+
+def program(
+    command: list[str], *, within_s: float, stdin: IO[bytes] | int = subprocess.DEVNULL, keeps: tuple[int, ...] = (),
+    alive: Callable[[], object] = int,
+) -> "subprocess.CompletedProcess[bytes]":  # fmt: skip
+    """Return what came of a program; TimeoutExpired, or OSError when it does not run, or the agent stops."""
+    thread, pipe = threading.current_thread(), subprocess.PIPE
+    if thread in _ended:
+        raise InterruptedError(_STOPS)
+    started = subprocess.Popen(command, stdin=stdin, stdout=pipe, stderr=pipe, pass_fds=keeps)
+    _running[thread] = started
+    if thread in _ended:  # meanwhile
+        started.kill()
+    try:
+        out, err = _wait(started, time.monotonic() + within_s, alive)
+    except BaseException:
+        _give_up(started)
+        raise
+    finally:
+        del _running[thread]
+    if thread in _ended:  # it may have been cut off, and says nothing of what there is
+        raise InterruptedError(_STOPS)
+    return subprocess.CompletedProcess(command, started.returncode, out, err)
 
 
 def _file(content: bytes) -> BinaryIO:
@@ -67,8 +85,12 @@ def _file(content: bytes) -> BinaryIO:
     return file
 
 
-def end_of(thread: int) -> None:
-    """End the helper that a thread waits for, if any: the agent stops, and its helpers are not to outlive it."""
+def end_of(thread: threading.Thread) -> None:
+    """End the helper that a thread waits for, and have it start no more: the agent stops, and they must not outlive it.
+
+    One that writes to a dead disk ends when the kernel lets it go.
+    """
+    _ended.add(thread)
     if helper := _running.get(thread):
         helper.kill()
 

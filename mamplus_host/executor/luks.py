@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import mounts
+from mamplus_host.executor import helper, mounts
 
 TOOL_S = 60.0
 _MAX_MAPPINGS = 256
@@ -79,10 +79,9 @@ def run(*words: str, process: Path | None = None) -> "subprocess.CompletedProces
     """Run cryptsetup, in the mount namespace of `process` if it is given; ActionFailed when it is missing or hangs."""
     inside = mounts.within(process) if process is not None else []
     try:
-        return subprocess.run(
-            [*inside, "cryptsetup", *words],
-            capture_output=True, text=True, errors="replace", timeout=TOOL_S, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        done = helper.program([*inside, "cryptsetup", *words], within_s=TOOL_S)
+        out, err = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+        return subprocess.CompletedProcess(done.args, done.returncode, out, err)
     except FileNotFoundError:
         raise ActionFailed("cryptsetup is not installed; install cryptsetup-bin") from None
     except subprocess.TimeoutExpired:

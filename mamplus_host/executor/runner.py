@@ -100,7 +100,7 @@ class Runner:
                 words[work.id] = f"{_words(error)}{back}"
                 failed.append(work)
         step("outcomes")
-        self._forget(work for work in failed if "could not be taken back" not in words[work.id])
+        self.forget(work for work in failed if "could not be taken back" not in words[work.id])
         self.close_all([(work, "failed" if work in failed else "done", words[work.id]) for work in wanted])
 
     def _prepared(self, work: Work) -> Course:
@@ -215,6 +215,10 @@ class Runner:
             raise ActionFailed(f"this device has nothing that could look at {kind.value!r}")
         return deed.verify(facts)
 
+    def looking(self, work: Work) -> Job:
+        """Return the job of `verify`."""
+        return self._job(work, partial(self.verify, work.kind, work.facts))
+
     def has_inverse(self, kind: ActionKind) -> bool:
         return kind in self._deeds and self._deeds[kind].has_inverse
 
@@ -244,10 +248,11 @@ class Runner:
                 self.close(work, "failed", str(record))
         return [work for work in works if work.outcome is None]
 
-    def _forget(self, works: Iterable[Work]) -> None:
+    def forget(self, ended: Iterable[Work | InForce]) -> None:
+        """Have what has ended no longer in force."""
         try:
-            self._store.drop(work.id for work in works)
-        except ActionFailed:  # a full disk: what is undone already is undone again by the next start
+            self._store.drop(one.id for one in ended)
+        except ActionFailed:  # a full disk: what has ended already is ended again, by the next start if not before
             self.counts["unnoted"] += 1
 
     def close(self, work: Work, state: str, detail: str) -> None:

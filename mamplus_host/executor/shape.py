@@ -88,8 +88,10 @@ class Hastened(Protocol):
 class Slow(Protocol):
     """A deed that may take seconds: it reads a whole file, or waits for a helper program or a bus.
 
-    The agent acts on other events meanwhile: its methods run in a thread beside the loop, one at a time, and share
-    nothing with it that changes but files; a vault or a network of the agent's is not theirs.
+    The agent acts on other events meanwhile: its methods run in a thread beside the loop, and share nothing with it
+    that changes but files; a vault or a network of the agent's is not theirs. Two of them may run at once: what a kill
+    waits for is done in the loop, and what is ordered in a thread of its own. A lock that the loop waits for would
+    hold it up as long as a dying disk does; so whatever a deed finds may be gone a moment later.
     """
 
     is_slow: bool

@@ -37,6 +37,7 @@ class Slow(Setting):
 
     def __init__(self, kind: ActionKind) -> None:
         super().__init__(kind)
+        self.is_passing = kind is ActionKind.EVIDENCE
         self.begun, self.may_end = threading.Event(), threading.Event()
         self.happened: list[str] = []
         self.is_next = False  # it was looked at, and is in the hands of the thread now
@@ -448,8 +449,24 @@ class ByHand(Line):
         self._post(lambda: self._go_on(courses._done(course, job)))
 
 
+def settle_in_line(device: Beside) -> None:
+    """The next agent starts, and takes up what there is as the service does."""
+    device.start()
+    device.jobs = queue.SimpleQueue()  # those of the last one went with the power
+    line = ByHand(device.jobs.put)
+    device.executor.work_beside(line, device.note)
+    device.executor.recover()
+    device.let_end()
+    device.loop(lambda: len(line) == 0)
+    assert device.is_chained()
+    assert device.journal.open_intents() == []
+
+
 @pytest.mark.parametrize("is_undone", [False, True])
-def test_a_cut_after_any_step_leaves_old_or_new_and_the_journal_says_which(tmp_path: Path, is_undone: bool) -> None:
+@pytest.mark.parametrize("settle", [settle, settle_in_line])
+def test_a_cut_after_any_step_leaves_old_or_new_and_the_journal_says_which(
+    tmp_path: Path, is_undone: bool, settle: Callable[[Beside], None]
+) -> None:
     cut_at, is_cut = 0, True
     while is_cut:
         cut_at += 1
@@ -470,10 +487,61 @@ def test_a_cut_after_any_step_leaves_old_or_new_and_the_journal_says_which(tmp_p
             settle(device)
 
         said = set(device.says().values()) or {"none"}
+        states = [one.data["state"] for one in device.journal.records() if one.kind == "outcome"]
         assert said <= {"done", "undone", "none"}
+        assert "undone" not in states[:-1]
         assert look(only(device)) == (("quarantine", 0o400) if said == {"done"} else ("as it was", 0o640))
         assert len(device.in_force()) == (said == {"done"})
         device.alerts.close()
         device.outbox.close()
         device.close()
     assert cut_at > 6
+
+
+def test_what_was_interrupted_and_takes_long_is_finished_in_line_by_the_next_agent(device: Beside) -> None:
+    device.executor.work_beside(ByHand(device.jobs.put), device.note)
+    device.answer("quarantine")
+    device.pipeline.act([device.start_of("large")])
+    device.loop(lambda: device.slow[ActionKind.QUARANTINE].is_next)
+    device.jobs = queue.SimpleQueue()  # the power goes before it is done
+    device.start()
+    device.executor.work_beside(Line(device.jobs.put), device.note)
+
+    assert device.executor.recover() == []
+
+    assert look(only(device)) == ("as it was", 0o640)
+    device.end_all()
+    assert [one.state for one in device.late] == ["done"]
+    assert (look(only(device)), device.journal.open_intents()) == (("quarantine", 0o400), [])
+
+
+def test_what_a_restart_took_away_and_takes_long_is_done_again_in_line(device: Beside) -> None:
+    path = device.file("one", is_volatile=True)
+    device.let_end()
+    device.executor.begin(ActionKind.QUARANTINE, {"path": str(path)})
+    device.end_all()
+    device.slow[ActionKind.QUARANTINE].may_end.clear()
+    device.reboot(off_s=60)
+    device.start()
+    device.executor.work_beside(Line(device.jobs.put), device.note)
+
+    assert device.executor.recover() == []
+
+    assert look(path) == ("as it was", 0o640)
+    device.let_end()
+    device.loop(lambda: bool(device.late))
+    assert ([one.state for one in device.late], look(path)) == (["done"], ("quarantine", 0o400))
+
+
+def test_what_waits_is_forgotten_and_what_was_done_before_it_is_undone_by_one_word(device: Beside) -> None:
+    device.slow[ActionKind.EVIDENCE].may_end.set()
+    device.answer("evidence", "quarantine")
+    device.pipeline.act([device.start_of("listed")])
+    device.loop(lambda: device.executor.counts["in_line"] == 1)  # the evidence is taken, and holds nothing
+    (name,) = {action.partition("-")[0] for action in device.says()}
+
+    answer = device.executor.begin_undo(name)
+    device.loop(answer.done)
+
+    assert {one.action: one.state for one in answer.result()} == {"quarantine": "undone", "evidence": "undone"}
+    assert look(only(device)) == ("as it was", 0o640)

@@ -14,11 +14,28 @@ from typing import Any
 import pytest
 
 from mamplus_host.config import Config, cgroup_dir
+from tests.journey.repository import entries
+from tests.journey.test_layers import Company, install
 from tests.journey.test_uplink_enterprise import Enterprise
 from tests.kernel.buses import Login, wait_for
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]  # each command is a program that starts
 BIN = Path(sys.executable).parent
+NOTING = """
+import sys
+from mamplus_host import service
+from mamplus_host.executor.execute import Executor
+from mamplus_host.kernel.tables import Tables
+from mamplus_host.pipeline import Pipeline
+def note(kind, name):
+    plain = getattr(kind, name)
+    def noted(*arguments, **more):
+        print(name, flush=True)
+        return plain(*arguments, **more)
+    setattr(kind, name, noted)
+note(Tables, "load"), note(Executor, "recover"), note(Pipeline, "use")
+sys.exit(service.main())
+"""
 DEADLINE_S = 60
 ELSEWHERE = "192.0.2.1"  # kept for documentation
 _CODE = 100  # that an exit code is greater than the errno it tells: Python has codes of its own
@@ -30,12 +47,17 @@ class Running:
     def __init__(self, config: Config, file: Path, netns: str = "") -> None:
         self.config, self._file, self._netns = config, file, netns
 
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mamplus_host.service", "--config", self._file], stdout=subprocess.PIPE, text=True
-        )
+    def start(self, *program: str) -> list[str]:
+        """Start the agent, or a Python `program` that becomes it; return what that printed until it was ready."""
+        words = program or ("-m", "mamplus_host.service")
+        command: list[str | Path] = [sys.executable, *words, "--config", self._file]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout
-        assert self._process.stdout.readline().startswith("ready")
+        said = list[str]()
+        while not (line := self._process.stdout.readline()).startswith("ready"):
+            assert line
+            said.append(line.strip())
+        return said
 
     def stop(self, *, by_power_cut: bool = False) -> None:
         self._process.kill() if by_power_cut else self._process.terminate()
@@ -126,6 +148,17 @@ def test_a_quarantined_file_stays_so_when_the_agent_dies_and_can_still_be_undone
     assert not path.exists()
     running.run("undo", done["undo"])
     assert path.read_bytes() == b"payload"
+
+
+def test_the_list_is_in_the_tables_before_what_was_interrupted_is_finished_and_asked_about_it_after(
+    running: Running, tmp_path: Path
+) -> None:
+    running.stop()
+    install(running.config.state, Company(tmp_path).list(entries(3)))
+
+    said = running.start("-c", NOTING)
+
+    assert said == ["load", "recover", "use"]
 
 
 def test_screens_are_locked_and_it_says_that_only_the_password_opens_them(running: Running, login: Login) -> None:

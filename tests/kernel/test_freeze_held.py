@@ -22,6 +22,7 @@ from mamplus_host.events import Exec, File, Head
 from mamplus_host.executor.evidence import collect
 from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.guardset import GuardSet
+from mamplus_host.executor.inforce import InForceStore
 from mamplus_host.executor.journal import Journal, verify
 from mamplus_host.executor.plan import plan
 from mamplus_host.executor.process import HOLD_PREFIX
@@ -163,6 +164,33 @@ def test_when_nobody_answers_in_time_the_declared_answer_is_given(
             assert suspect.program.process.wait(10) == -9
         else:
             suspect.await_moving()
+    agent.close()
+
+
+def test_a_full_disk_keeps_no_deadline_from_being_answered_and_nothing_is_ended_at_every_tick(
+    scope: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = SuspicionPolicy(deadline_s=100, on_deadline="kill")
+    agent = Agent(acts.config_for(tmp_path / "state", scope, suspicion=policy))
+    for name in "12":
+        (tmp_path / name).mkdir()
+    with acts.counting(tmp_path / "1", scope) as first, acts.counting(tmp_path / "2", scope) as second:
+        for suspect in (first, second):
+            agent.treat(suspect.pid, Finding.SUSPECTED, f"{suspect.pid:026}")
+        agent.clock.ahead_s = 101
+
+        def full(_self: InForceStore, _ids: object) -> None:
+            raise ActionFailed("no space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(InForceStore, "drop", full)
+            assert [one.state for one in agent.executor.expire()] == ["done", "done"]
+            assert agent.executor.expire() == []
+        assert [one.program.process.wait(10) for one in (first, second)] == [-9, -9]
+
+        agent.clock.ahead_s = 201
+        agent.executor.expire()
+        assert agent.executor.held == []
     agent.close()
 
 

@@ -195,6 +195,18 @@ def test_above_its_bound_the_oldest_snapshots_go(suspect: tuple[int, int, Path],
     assert kept == ["01JD2-evidence", "01JD3-evidence"]
 
 
+def test_room_is_made_beside_another_thread_that_makes_room(suspect: tuple[int, int, Path], tmp_path: Path) -> None:
+    deed = made(tmp_path / "evidence", max_bytes=64 << 20)
+    (tmp_path / "evidence").mkdir()
+    deed.place("01JD1-evidence").symlink_to("gone")  # after it was listed
+    with deed.place("01JD2-evidence").open("wb") as file:
+        file.truncate(64 << 20)
+
+    deed.do(deed.prepare("01JD3-evidence", {"tgid": suspect[0]}))
+
+    assert not deed.place("01JD2-evidence").exists()
+
+
 def test_a_storm_of_alerts_takes_twelve_snapshots_in_ten_minutes(tmp_path: Path) -> None:
     deed = made(tmp_path)
     for _ in range(12):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Short-lived helpers: what they say is wrong is told in their words, what hangs is ended, the watchdog is fed."""
 
+import os
 import subprocess
 import threading
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from mamplus_host.errors import ActionFailed, NetfilterFailed
-from mamplus_host.executor import helper
+from mamplus_host.executor import helper, luks
 
 MEGABYTE = bytes(1 << 20)  # more than a pipe holds
 Become = Callable[[str], None]
@@ -114,11 +115,11 @@ def test_an_agent_that_stops_ends_the_helper_of_one_thread_and_no_other(become: 
     for thread in threads.values():
         thread.start()
     while threads["stopped"].is_alive():
-        helper.end_of(threads["stopped"].ident or 0)  # nothing, before it has one
+        helper.end_of(threads["stopped"])
         threads["stopped"].join(0.01)
     threads["other"].join()
 
-    assert said == {"stopped": "some_helper ended with code -9", "other": "it took too long"}
+    assert said == {"stopped": "some_helper does not run: the agent stops", "other": "it took too long"}
 
 
 def test_it_gets_the_descriptors_that_it_is_to_have(become: Become, tmp_path: Path) -> None:
@@ -127,3 +128,37 @@ def test_it_gets_the_descriptors_that_it_is_to_have(become: Become, tmp_path: Pa
         helper.run("some_helper", "a word", str(file.fileno()), within_s=60.0, late="late", keeps=(file.fileno(),))
 
     assert (tmp_path / "file").read_bytes() == b"written\n"
+
+
+def ended(job: Callable[[], object]) -> list[str]:
+    """Have a thread do a job twice, end what it waits for, and return how its work went."""
+    failures = list[str]()
+
+    def work() -> None:
+        for _ in range(2):
+            try:
+                job()
+            except (ActionFailed, OSError) as error:
+                failures.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while thread not in helper._running:
+        os.sched_yield()
+    helper.end_of(thread)
+    thread.join()
+    return failures
+
+
+def test_a_thread_whose_helper_was_ended_with_the_agent_starts_no_other(become: Become) -> None:
+    become("exec sleep 3600")
+
+    assert ended(run) == ["some_helper does not run: the agent stops"] * 2
+
+
+def test_cryptsetup_ends_with_the_agent_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cryptsetup").write_text("#!/bin/sh\nexec sleep 3600\n")
+    (tmp_path / "cryptsetup").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    assert ended(lambda: luks.is_there("/dev/none", "uuid")) == ["the agent stops"] * 2  # and not that it is gone

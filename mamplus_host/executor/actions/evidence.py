@@ -10,6 +10,7 @@ enterprise, `mamplus-enterprise unseal` opens it there.
 import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +112,16 @@ class Evidence:
             beside.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> None:
-        kept = sorted(self._directory.glob("*.sealed"))  # ids sort by time
-        used = sum(path.stat().st_size for path in kept)
-        for path in kept:
+        kept = list[tuple[Path, int]]()
+        for path in sorted(self._directory.glob("*.sealed")):  # ids sort by time
+            with suppress(FileNotFoundError):  # another thread makes room, too, or undoes
+                kept.append((path, path.stat().st_size))
+        used = sum(bytes_ for _path, bytes_ in kept)
+        for path, bytes_ in kept:
             if used + size <= self._max_bytes:
                 return
-            used -= path.stat().st_size
-            path.unlink()
+            used -= bytes_
+            path.unlink(missing_ok=True)
 
 
 def seal_into(target: int, content: bytes, key: bytes) -> None:
