@@ -43,13 +43,15 @@ class Accepting:
         self._kept, self._not_kept, self._journal, self._told = kept, not_kept, journal, told
         self.window = VaultWindow(state, clock, boot_id)
         self._waiting: dict[str, str] = {}  # changed path -> who answers for it
+        self._later: set[str] = set()  # of them, what could not be kept: tried again within a minute, or with others
+        self._told_of: set[str] = set()  # what could not be kept twice, and was told
         self._taken: dict[str, tuple[int, int]] = {}  # path -> when it was kept for its writer, and the version before
         self._doubted: dict[str, int] = {}  # path -> the version that is right, and could not be declared so yet
         self.accepted = 0
 
     @property
     def is_waiting(self) -> bool:
-        return bool(self._waiting)
+        return not self._later.issuperset(self._waiting)
 
     def waits(self, path: str) -> bool:
         """Say whether what lies at `path` is to be kept."""
@@ -72,6 +74,7 @@ class Accepting:
             self._keep([path], _THE_POLICYS, is_by_writer=True)
             return True
         who = self.who(change.tgid, change.boot_ns) or ("" if change.tgid else self._packaged(path))
+        self._later.discard(path)
         if who:
             self._waiting[path] = who
         else:
@@ -95,11 +98,18 @@ class Accepting:
             self._declare_doubted()
 
     def settle(self) -> None:
-        """Keep what waits to be kept."""
-        todo, self._waiting = self._waiting, {}
+        """Keep what waits to be kept; what cannot be kept now waits on, as it is."""
+        todo = dict(self._waiting)
         for who in dict.fromkeys(todo.values()):
             paths = [path for path, one in todo.items() if one == who]
             self._keep(paths, who, is_by_writer=not self.window.is_open())
+
+    def forget(self, paths: list[str]) -> None:
+        """Treat what is no longer protected as never changed."""
+        for path in paths:
+            for known in (self._waiting, self._taken, self._doubted):
+                known.pop(path, None)
+            self._later.discard(path)
 
     def tick(self, treated_ns: int) -> None:
         """`treated_ns`: all that was read until then is treated."""
@@ -146,21 +156,33 @@ class Accepting:
         self._told("vault-window", text)
 
     def _keep(self, paths: list[str], who: str, *, is_by_writer: bool) -> None:
-        kept = [path for path in paths if self._keep_one(path, is_by_writer)]
+        kept = [path for path in paths if self._keep_one(path, who, is_by_writer)]
         if kept:
             self.accepted += len(kept)
             self._journal({"what": f"{len(kept)} changed files are kept as they are: {who}", "paths": kept[:20]})
 
-    def _keep_one(self, path: str, is_by_writer: bool) -> bool:
+    def _keep_one(self, path: str, who: str, is_by_writer: bool) -> bool:
         """Keep what is at `path`; return whether it is another than before."""
         try:
             before = self._vault.latest(path).id
             is_new = self._vault.accept(path)
         except FAILURES as error:
-            self._not_kept(path, str(error))
+            self._waiting[path] = who
+            self._note_failed(path, str(error))
             return False
+        self._waiting.pop(path, None)
         self._doubted.pop(path, None)
+        self._later.discard(path)
+        self._told_of.discard(path)
         if is_new and is_by_writer:
             self._taken[path] = (self._clock.boot_ns(), before)
         self._kept(path)
         return is_new
+
+    def _note_failed(self, path: str, why: str) -> None:
+        """Tell of what cannot be kept: once, and not of what could with the second try."""
+        self._not_kept(path, why)
+        if path in self._later and path not in self._told_of:
+            self._told_of.add(path)
+            self._told("vault-not-kept", f"a change of {path!r} cannot be kept ({why}); it stays, and is tried again")
+        self._later.add(path)

@@ -128,6 +128,7 @@ class Protecting:
         for one in gone:
             self.files.remove(one)
         self._pending = {one: at for one, at in self._pending.items() if self._tree_of(one)}
+        self.accepting.forget(gone)
         return gone
 
     def open_window(self, minutes: float, by: str) -> None:
@@ -181,12 +182,13 @@ class Protecting:
         suspects, self._suspects = self._suspects, []
         found: list[FileChange | MassRewrite] = [*suspects]
         heads = [one.tgid for one in suspects if one.tgid]
+        rewritten = {path for one in suspects for path in one.paths}
         for change in changes:
             if self._overlooked.is_covered(change.path):
                 continue
             if self._is_new(change):
                 self._note_new(change)
-            elif not suspects:
+            elif change.path not in rewritten:
                 found.append(change)
         for head in heads:
             self._drop_pending_of(head)
@@ -391,6 +393,7 @@ class Protecting:
         self._watch(taken)
 
     def _note_kept(self, path: str) -> None:
+        self._not_taken.pop(path, None)
         if self._vault.is_protected(path):
             self.rewatch(path)
         else:

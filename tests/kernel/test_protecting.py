@@ -246,6 +246,10 @@ def test_a_maintenance_window_answers_for_changes(device: Device, tree: Path) ->
     assert device.vault.intact(str(tree / "old"))
 
 
+def full(*_arguments: object) -> None:
+    raise sqlite3.OperationalError("database or disk is full")
+
+
 def by_the_writer(device: Device, text: str) -> None:
     """Run a shell script that the policy allows to change files."""
     with subprocess.Popen(["/bin/sh", "-c", f"read line; {text}"], stdin=subprocess.PIPE) as process:
@@ -333,9 +337,6 @@ def test_what_another_wrote_stays_doubtful_until_what_was_before_can_be_declared
         sh(f"echo evil >{tree}/old")
         return accept(path)
 
-    def full(_path: str, _version: int) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
     with monkeypatch.context() as slow:
         slow.setattr(device.vault, "accept", late)
         slow.setattr(device.vault, "make_golden", full)
@@ -372,6 +373,54 @@ def test_what_waits_long_to_be_treated_is_in_doubt_as_when_it_was_read(
     device.treat(change)
 
     assert (tree / "old").read_text() == "as deployed"
+
+
+def test_a_change_that_cannot_be_kept_stays_is_told_once_and_kept_when_it_can_be(
+    device: Device, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.protecting.protect(tree)
+    with monkeypatch.context() as broken:
+        broken.setattr(device.vault, "accept", full)
+        by_the_writer(device, f"echo updated >{tree}/old")
+        device.turn()
+        assert device.protecting.settle_in_s() is None  # no end of trying at once
+        for _minute in range(3):
+            device.tick()
+    assert (tree / "old").read_text() == "updated\n"
+    assert device.told == ["vault-not-kept"]
+
+    device.tick()
+
+    assert device.vault.beginning(str(tree / "old"), 100) == b"updated\n"
+    assert device.protecting.state().not_taken == {}
+
+
+def test_what_cannot_be_kept_of_one_file_is_kept_of_another(
+    device: Device, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "other").write_text("as deployed")
+    device.protecting.protect(tree)
+    device.maintenance = True
+    accept = device.vault.accept
+    monkeypatch.setattr(device.vault, "accept", lambda path: full() if path.endswith("old") else accept(path))
+
+    sh(f"echo updated | tee {tree}/old {tree}/other")
+    device.turn()
+
+    assert device.vault.beginning(str(tree / "other"), 100) == b"updated\n"
+    assert device.protecting.accepting.waits(str(tree / "old"))
+
+
+def test_what_could_not_be_kept_and_is_unprotected_waits_no_longer(
+    device: Device, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.protecting.protect(tree)
+    with monkeypatch.context() as broken:
+        broken.setattr(device.vault, "accept", full)
+        by_the_writer(device, f"echo updated >{tree}/old")
+        device.turn()
+    device.protecting.unprotect(tree)
+    assert not device.protecting.accepting.waits(str(tree / "old"))
 
 
 def test_what_a_writer_removes_stays_away(device: Device, tree: Path) -> None:
@@ -678,6 +727,21 @@ def test_the_brake_stops_nobody_whom_the_watch_would_let_go(
     assert process.stdout is not None
     assert process.stdout.readline() == b"through\n"
     process.communicate(timeout=20)
+
+
+def test_a_mass_rewrite_does_not_hide_what_else_was_changed(device: Device, tree: Path, place: Path) -> None:
+    for number in range(40):
+        (tree / f"{number:03}").write_text(f"number {number}")
+    other = place / "other"
+    other.write_text("as deployed")
+    device.protecting.protect(tree)
+    device.protecting.protect(other)
+    by_another("python3", "-S", "-c", REMOVES_ALL.replace("sys.stdin.read()", ""), tree)
+    sh(f"echo evil >{other}")
+
+    assert device.turn()
+
+    assert other.read_text() == "as deployed"
 
 
 def test_what_a_stopped_family_made_is_not_protected(
