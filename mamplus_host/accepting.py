@@ -6,7 +6,8 @@ Journey: protecting, pipeline -> [accepting] -> vault.
 A change is answered for by an open window, a maintenance window, the package manager, or a program that the policy
 names. What is kept is what lies there a moment later, and on this tier nobody can be kept from writing meanwhile. So a
 change that nobody answers for has what waits to be kept put back instead (`may`); and when it may be in what was kept
-already, the version before that is what should be there again (`doubt`).
+already, the version before that is what should be there again (`doubt`). For a program nothing is kept while the file
+is open for writing, by whomever: else a write that is told much later could be in it.
 """
 
 from collections.abc import Callable
@@ -90,7 +91,7 @@ class Accepting:
         taken_ns, before = self._taken.get(change.path, (0, 0))
         if not before or not change.tgid or REWRITING.isdisjoint(change.changes):
             return
-        if change.boot_ns - taken_ns > _DOUBT_NS or self._allows(change) or self.who(change.tgid, change.boot_ns):
+        if change.since_ns - taken_ns > _DOUBT_NS or self._allows(change) or self.who(change.tgid, change.boot_ns):
             return
         del self._taken[change.path]
         if self._vault.intact(change.path):
@@ -112,7 +113,7 @@ class Accepting:
             self._later.discard(path)
 
     def tick(self, treated_ns: int) -> None:
-        """`treated_ns`: all that was read until then is treated."""
+        """`treated_ns`: all that happened until then was read and is treated."""
         self._taken = {path: taken for path, taken in self._taken.items() if treated_ns - taken[0] <= _DOUBT_NS}
         self._declare_doubted()
 
@@ -165,7 +166,7 @@ class Accepting:
         """Keep what is at `path`; return whether it is another than before."""
         try:
             before = self._vault.latest(path).id
-            is_new = self._vault.accept(path)
+            is_new = self._vault.accept(path, closed=is_by_writer)
         except FAILURES as error:
             self._waiting[path] = who
             self._note_failed(path, str(error))

@@ -119,6 +119,7 @@ class FileChange(msgspec.Struct, frozen=True, gc=False):
     path: str
     changes: tuple[str, ...]  # of: modify, attrib, delete, moved-away, moved-over, created, close-write
     tgid: int  # 0 when the tier cannot say (inotify)
+    since_ns: int = 0  # it was told after this (CLOCK_BOOTTIME): there was nothing to be read then; 0: not known
 
 
 class MassRewrite(msgspec.Struct, frozen=True, gc=False):

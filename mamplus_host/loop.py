@@ -197,9 +197,9 @@ class Loop:
             self._put_back_s = time.monotonic()
 
     def _treated_ns(self) -> int:
-        """Return until when (CLOCK_BOOTTIME) all that was touched is treated."""
+        """Return until when (CLOCK_BOOTTIME) all that was told of files is treated."""
         oldest = next(iter(self._touched.values()), None)
-        return oldest.boot_ns if oldest else self._service.clock.boot_ns()
+        return oldest.since_ns if oldest else self._service.protecting.files.empty_ns
 
     def _tick(self) -> None:
         service = self._service
@@ -223,6 +223,7 @@ class Loop:
         self.alone(service.generations.tick)
         self.alone(service.report)  # a tick may roll back
         self.alone(service.guard_files)
+        self.alone(self._read_files)  # until now: what is told later of a file was not done long before
         self.alone(lambda: service.pipeline.take(service.protecting.tick(self._treated_ns())))
         self.alone(service.examine)
         self.alone(self._prove)

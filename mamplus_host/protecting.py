@@ -211,13 +211,13 @@ class Protecting:
     def tick(self, treated_ns: int = 0) -> list[FileChange]:
         """Do what no event asks for; return what is to be looked at.
 
-        `treated_ns`: what was read until then is treated; 0: all was.
+        `treated_ns`: all that happened until then was read and is treated; 0: all that was read.
         """
         self.brake.refresh()
         self._turn_brake()
         self._take_pending()
         self._overlooked.look_at_mounts()
-        self.accepting.tick(treated_ns or self._clock.boot_ns())
+        self.accepting.tick(treated_ns or self.files.empty_ns)
         if self._ticks % _TICKS_PER_TIDYING == 0:
             self.settle()  # though somebody goes on touching files
             self._vault.tidy()

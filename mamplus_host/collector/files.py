@@ -61,6 +61,7 @@ class FileWatch:
         self._paths: dict[str, None] = {}
         self._open: dict[str, None] = {}  # directories of which every name is told
         self.at_once: Callable[[list[Touch]], object] = lambda _touches: None  # shown every batch before the next
+        self.empty_ns = _boot_ns()  # when there was nothing to be read last, CLOCK_BOOTTIME
         self.lost = 0  # times that the kernel's queue overflowed
         self._errors: dict[str, OSError] = {}  # path -> why it cannot be watched
 
@@ -154,14 +155,15 @@ class FileWatch:
     def read(self) -> list[FileChange]:
         """Return one change per touched file and process since the last call; never waits."""
         merged: dict[tuple[str, int], list[str]] = {}
+        since_ns = self.empty_ns
         for touches in self._batches():
             for path, change, tgid in touches:
                 changes = merged.setdefault((path, tgid), [])
                 if change not in changes and (path in self._paths or path.rpartition("/")[0] in self._open):
                     changes.append(change)
-        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        now = _boot_ns()
         found = [
-            FileChange(boot_ns=now, path=path, changes=tuple(changes), tgid=tgid)
+            FileChange(boot_ns=now, path=path, changes=tuple(changes), tgid=tgid, since_ns=since_ns)
             for (path, tgid), changes in merged.items()
             if changes
         ]
@@ -173,8 +175,10 @@ class FileWatch:
 
     def _batches(self) -> Iterator[list[Touch]]:
         for _number in range(MAX_BATCHES):
+            asked_ns = _boot_ns()
             batch = self._tier.read()
             if batch is None:
+                self.empty_ns = asked_ns
                 return
             touches, overflowed = batch
             self.at_once(touches)
@@ -182,3 +186,7 @@ class FileWatch:
             if overflowed:
                 self.lost += 1
                 yield [(path, OVERFLOW, 0) for path in {**self._paths, **self._open}]
+
+
+def _boot_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

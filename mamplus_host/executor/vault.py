@@ -146,12 +146,13 @@ class Vault:
     def resume(self, path: str) -> None:
         self.store.suspend(path, 0)
 
-    def take(self, path: str) -> bool:
+    def take(self, path: str, *, closed: bool = False) -> bool:
         """Keep what is at `path` now as what it should be; return whether it is another than before.
 
-        OSError when nothing that can be kept is there; VaultError when it is being written.
+        OSError when nothing that can be kept is there; VaultError when it is being written; with `closed` also when
+        somebody may write it yet: what he wrote before is told by then, and what he maps is told when he lets go.
         """
-        facts, sha256, identity = self._read(path)
+        facts, sha256, identity = self._read(path, closed=closed)
         version = self._newest(path)
         is_new = version is None or version.sha256 != sha256 or not _same(facts, version.facts, links=True)
         if is_new:
@@ -182,14 +183,14 @@ class Vault:
         finally:
             os.close(fd)
 
-    def accept(self, path: str) -> bool:
+    def accept(self, path: str, *, closed: bool = False) -> bool:
         """Keep `path` as it is now, whatever that is: also that it is gone. Return whether it is another than before.
 
-        VaultError or OSError when it cannot be kept.
+        VaultError or OSError when it cannot be kept; `closed` as `take` has it.
         """
         try:
             self._check_size(path)
-            return self.take(path)
+            return self.take(path, closed=closed)
         except FileNotFoundError:
             if not self.is_protected(path):
                 return False
@@ -368,7 +369,7 @@ class Vault:
         except VaultError:
             return None
 
-    def _read(self, path: str) -> tuple[Facts, str, tuple[int, ...]]:
+    def _read(self, path: str, *, closed: bool) -> tuple[Facts, str, tuple[int, ...]]:
         """Return facts, SHA-256 and identity of what is at `path`; a file's content is kept."""
         facts = vault_files.seen(path)
         if facts.type != FILE:
@@ -380,6 +381,8 @@ class Vault:
             sha256 = self.store.copy_in(fd, max_bytes=self._limits.protected_file_bytes)
             if vault_files.identity_of(os.fstat(fd)) != before:
                 raise VaultError(f"{path!r} is being written; protect it when that has ended")
+            if closed and vault_files.has_writers(fd):
+                raise VaultError(f"{path!r} is open for writing; it is kept when that has ended")
         finally:
             os.close(fd)
         return facts, sha256, before

@@ -13,10 +13,12 @@ differs from what is kept, which the next start puts back.
 
 import ctypes
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import secrets
+import signal
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -75,6 +77,23 @@ def look(path: str) -> int:
     """Return a descriptor of the regular file at `path`; OSError when it is not there, or a link is on the way."""
     with _walk(path, _no_such) as (directory, name, _notes):
         return _open_regular(directory, name)
+
+
+def has_writers(fd: int) -> bool:
+    """Say whether somebody has the file behind `fd` (read only) open for writing, or mapped so; False: not known.
+
+    Asked by a lease, which is given back at once. Whoever opens the file in between waits for that, and we are told
+    by a signal that does nothing: SIGIO would end us.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return True
+    except OSError:  # this file system has no leases
+        return False
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
 
 
 def seen(path: str) -> Facts:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mamplus_host.collector import files
 from mamplus_host.collector.files import OVERFLOW, FileWatch, Tier
 from mamplus_host.collector.files_fanotify import FanotifyTier
 from mamplus_host.collector.files_inotify import InotifyTier
@@ -164,6 +165,22 @@ def test_a_burst_by_one_writer_is_one_change(file: Path) -> None:
 
     assert [(change.path, change.tgid) for change in changes] == [(str(file), pid)]
     assert set(changes[0].changes) == {"modify", "close-write", "attrib"}
+    watch.close()
+
+
+def test_a_change_is_told_with_the_time_when_there_was_nothing_to_be_read(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = FileWatch(FanotifyTier())
+    watch.add(str(file))
+    assert watch.read() == []
+    nothing_ns = watch.empty_ns
+    with monkeypatch.context() as short:
+        short.setattr(files, "MAX_BATCHES", 1)  # the queue is not read to its end
+        [first] = after(watch, *python("import sys; open(sys.argv[1], 'w').write('x')", str(file)))[1]
+    [second] = after(watch, *python("import sys; open(sys.argv[1], 'w').write('x')", str(file)))[1]
+
+    assert 0 < first.since_ns == second.since_ns == nothing_ns < first.boot_ns < watch.empty_ns < second.boot_ns
     watch.close()
 
 

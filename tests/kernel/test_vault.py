@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Golden copies on real file systems: every kind of damage, put back to the last attribute."""
 
+import fcntl
 import mmap
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import struct
@@ -18,6 +20,7 @@ from mamplus_host.config import Limits
 from mamplus_host.errors import VaultError
 from mamplus_host.executor import vault_files, vault_lost
 from mamplus_host.executor.vault import Vault
+from story.stage import wait_for
 from tests.kernel.acts import Clock
 
 pytestmark = pytest.mark.kernel
@@ -413,3 +416,31 @@ def test_of_a_damaged_vault_is_told_what_was_lost_until_it_was_told(
     assert again.id == alert.id  # a crash before it was noted: the same alert, which the outbox knows
     vault_lost.note_told(directory)
     assert list(vault_lost.untold(tmp_path, SystemClock())) == []
+
+
+def test_whoever_opens_a_file_while_it_is_asked_about_goes_on_and_ends_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, told = tmp_path / "file", list[int]()
+    path.write_text("x")
+    before = {
+        one: signal.signal(one, lambda number, _frame: told.append(number)) for one in (signal.SIGIO, signal.SIGURG)
+    }
+    writers: list[subprocess.Popen[bytes]] = []
+    real = fcntl.fcntl
+
+    def while_another_opens(fd: int, command: int, argument: int) -> int:
+        if (command, argument) == (fcntl.F_SETLEASE, fcntl.F_UNLCK):
+            writers.append(subprocess.Popen(["/bin/sh", "-c", f"echo y >{path}"]))
+            wait_for("the lease to be asked back", lambda: bool(told))
+        return real(fd, command, argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", while_another_opens)
+    fd = vault_files.look(str(path))
+    assert not vault_files.has_writers(fd)
+    os.close(fd)
+
+    assert writers[0].wait(20) == 0
+    assert told == [signal.SIGURG]  # SIGIO ends who does not expect it
+    for number, handler in before.items():
+        signal.signal(number, handler)
