@@ -41,7 +41,7 @@ def service() -> SimpleNamespace:
     for name in ("examine", "guard_files", "look_at_ourselves", "renew_responder", "report", "tell_receipts"):
         setattr(made, name, getattr(Broken(), name))
     watch = Broken(fileno=lambda: -2)
-    made.protecting = Broken(files=watch, settle_in_s=lambda: None)
+    made.protecting = Broken(files=watch, brake=Broken(fileno=lambda: -3), settle_in_s=lambda: None)
     made.tamper = Broken(rest=lambda: None)
     made.kernel = Broken(ring=SimpleNamespace(drain=Broken().drain, arm=lambda: 0.0))
     return made
