@@ -133,6 +133,14 @@ static __always_inline void forget(struct inode *inode)
 	bpf_map_delete_elem(&known, &key);
 }
 
+/* What this file held when it was hashed last, whatever its times say since; while it is being read, too. */
+static __always_inline struct mamplus_known *held_last(const struct mamplus_file *file)
+{
+	struct mamplus_file_key key = { .dev = file->dev, .ino = file->ino };
+
+	return bpf_map_lookup_elem(&known, &key);
+}
+
 /*
  * The responder has opened it: say which file that is, and note that its content is being read. A writer counts
  * itself before it comes to forget(), so one that is not seen here removes the note.
@@ -141,6 +149,7 @@ static __always_inline void note_opened(struct file *file, struct inode *inode)
 {
 	struct mamplus_known pending = { .flags = MAMPLUS_KNOWN_ONCE | MAMPLUS_KNOWN_PENDING };
 	struct mamplus_opened what = { .pad = 0 }, *first;
+	struct mamplus_known *last;
 	struct mamplus_file_key key;
 	__u32 pid = bpf_get_current_pid_tgid();
 
@@ -148,8 +157,12 @@ static __always_inline void note_opened(struct file *file, struct inode *inode)
 		what.flags |= MAMPLUS_OPENED_UNLINKED;
 	key.dev = what.file.dev;
 	key.ino = what.file.ino;
-	if (!is_for_good(believed(&what.file)))
+	if (!is_for_good(believed(&what.file))) {
+		last = held_last(&what.file);
+		if (last)
+			__builtin_memcpy(pending.sha256, last->sha256, sizeof(pending.sha256));
 		bpf_map_update_elem(&known, &key, &pending, BPF_ANY);
+	}
 	if (inode->i_writecount.counter > 0)	/* after the note: see above */
 		what.flags |= MAMPLUS_OPENED_WRITTEN;
 	first = bpf_map_lookup_elem(&opened, &pid);	/* the responder removes it before each open */
@@ -169,7 +182,7 @@ static __always_inline bool is_responder(void)
 	return beat && beat->responder_tgid == bpf_get_current_pid_tgid() >> 32;
 }
 
-/* The task's program is one that runs what it reads. */
+/* The task's program is one that runs what it reads. Nobody writes to what runs, so its times do not matter. */
 static __always_inline bool is_interpreter(void)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -182,7 +195,7 @@ static __always_inline bool is_interpreter(void)
 	if (!program)
 		return false;
 	see_file(&file, program);
-	entry = believed(&file);
+	entry = held_last(&file);
 	if (!entry)
 		return false;
 	__builtin_memcpy(content.sha256, entry->sha256, sizeof(content.sha256));
@@ -213,10 +226,9 @@ static __always_inline bool may_be_script(const struct wish *wish, __u32 mode)
  */
 static __always_inline bool was_listed(const struct wish *wish)
 {
-	struct mamplus_file_key key = { .dev = wish->file.dev, .ino = wish->file.ino };
-	struct mamplus_known *entry = bpf_map_lookup_elem(&known, &key);
+	struct mamplus_known *entry = held_last(&wish->file);
 
-	if (!wish->file.size || !entry || entry->flags & MAMPLUS_KNOWN_PENDING)
+	if (!wish->file.size || !entry)
 		return false;	/* empty: made by this very open, perhaps under the number of another one */
 	return is_refusing(hit_verdict(ble_content(ble_word(), entry->sha256)));
 }

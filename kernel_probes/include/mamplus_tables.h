@@ -43,8 +43,9 @@ struct mamplus_known {
  */
 #define MAMPLUS_KNOWN_ONCE 0x1
 /*
- * The responder has the file open and hashes it; there is no content to believe yet. A writer that opens the
- * file removes the entry, so the responder replaces it (BPF_EXIST) or learns that it read what is gone.
+ * The responder has the file open and hashes it; there is no content to believe yet, and sha256 is what it held when
+ * it was hashed last, or zero. A writer that opens the file removes the entry, so the responder replaces it (BPF_EXIST)
+ * or learns that it read what is gone.
  */
 #define MAMPLUS_KNOWN_PENDING 0x2
 

@@ -124,6 +124,10 @@ class Ground:
         """Run an innocent program until the kernel believes its content."""
         self.agent.make_known(program, *arguments)
 
+    def know_tools(self) -> None:
+        """Make our tools known again, after an attack that had the kernel forget."""
+        _know(self.agent.kernel, self.programs)
+
     def mount(self, kind: str, where: Path, options: str = "") -> contextlib.AbstractContextManager[Path]:
         """A file system without a device, mounted there."""
         return mounted("mptest", where, kind, options)
@@ -222,9 +226,7 @@ def _agent(tier: str, work: Path, cgroup: Path, programs: Path, marked: list[Pat
     with _objects_of(tier):
         kernel = Kernel.attach(config, cgroup_dir(config))
         try:
-            for path in programs.iterdir():  # our own tools do not wait
-                with path.open("rb") as file:
-                    kernel.tables.remember(file_of(file.fileno()), sha256(path))
+            _know(kernel, programs)
             if tier == "fanotify":
                 _mark(kernel, config)
             if tier == "lsm":
@@ -234,6 +236,13 @@ def _agent(tier: str, work: Path, cgroup: Path, programs: Path, marked: list[Pat
             kernel.close()
             responder.stop(config)
             Kernel.detach(config)
+
+
+def _know(kernel: Kernel, programs: Path) -> None:
+    """Our own tools do not wait."""
+    for path in programs.iterdir():
+        with path.open("rb") as file:
+            kernel.tables.remember(file_of(file.fileno()), sha256(path))
 
 
 def _require_lsm(kernel: Kernel) -> None:

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * two_faces DIRECTORY GOOD MARKER <BAD: a file system (FUSE, without libfuse) with one file, `program`. The
- * process that starts it reads BAD from it; everybody else reads GOOD, and after that the kernel is told to
- * forget what it has cached. Ends as the program ended; 77: no FUSE here.
+ * two_faces DIRECTORY GOOD MARKER [LOADER] <BAD: a file system (FUSE, without libfuse) with one file, `program`.
+ * The process that starts it, or maps it with LOADER (own_loader), reads BAD from it; everybody else reads GOOD, past
+ * the page cache, so that nothing of it is there when the other one is started. Ends as the program ended; 77: no FUSE
+ * here.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -46,15 +47,6 @@ static void reply(const struct fuse_in_header *to, int error, const void *data, 
 {
 	struct fuse_out_header head = { .len = sizeof(head) + size, .error = -error, .unique = to->unique };
 	struct iovec parts[] = { { &head, sizeof(head) }, { (void *)data, size } };
-
-	(void)!writev(fuse, parts, 2);
-}
-
-static void forget_pages(void)
-{
-	struct fuse_notify_inval_inode_out what = { .ino = FILE_NODE, .off = 0, .len = 0 };
-	struct fuse_out_header head = { .len = sizeof(head) + sizeof(what), .error = FUSE_NOTIFY_INVAL_INODE };
-	struct iovec parts[] = { { &head, sizeof(head) }, { &what, sizeof(what) } };
 
 	(void)!writev(fuse, parts, 2);
 }
@@ -106,23 +98,25 @@ static void attributes(const struct fuse_in_header *in)
 	reply(in, 0, &out, sizeof(out));
 }
 
+static void open_file(const struct fuse_in_header *in)
+{
+	struct fuse_open_out out = { .open_flags = (pid_t)in->pid == child ? 0 : FOPEN_DIRECT_IO };
+
+	reply(in, 0, &out, sizeof(out));
+}
+
 static void answer(const struct fuse_in_header *in, const void *body)
 {
-	static const struct fuse_open_out opened;
 	static const struct fuse_statfs_out space = { .st = { .bsize = 4096, .namelen = 255 } };
 
 	switch (in->opcode) {
 	case FUSE_INIT: begin(in, body); break;
 	case FUSE_LOOKUP: lookup(in, body); break;
 	case FUSE_GETATTR: attributes(in); break;
-	case FUSE_OPEN: reply(in, 0, &opened, sizeof(opened)); break;
+	case FUSE_OPEN: open_file(in); break;
 	case FUSE_READ: read_file(in, body); break;
 	case FUSE_STATFS: reply(in, 0, &space, sizeof(space)); break;
-	case FUSE_FLUSH:	/* the reader closes it: from now on it is the other program */
-		if ((pid_t)in->pid != child)
-			forget_pages();
-		reply(in, 0, NULL, 0);
-		break;
+	case FUSE_FLUSH:
 	case FUSE_RELEASE: reply(in, 0, NULL, 0); break;
 	case FUSE_FORGET:
 	case FUSE_BATCH_FORGET:
@@ -140,16 +134,16 @@ static void ended(int signal)
 		_exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
 }
 
-static void start(const char *directory, char *marker)
+static void start(const char *directory, char *marker, const char *loader)
 {
-	char path[4096], *arguments[] = { "program", marker, NULL };
+	char path[4096], *started[] = { "program", marker, NULL }, *mapped[] = { "loader", "map", path, marker, NULL };
 
 	child = fork();
 	if (child)
 		return;
 	child = getpid();
 	snprintf(path, sizeof(path), "%s/program", directory);
-	execv(path, arguments);
+	execv(loader ? loader : path, loader ? mapped : started);
 	printf("%d\n", errno);
 	fflush(stdout);
 	_exit(1);
@@ -159,7 +153,7 @@ int main(int argc, char **argv)
 {
 	char options[128];
 
-	if (argc != 4)
+	if (argc != 4 && argc != 5)
 		return 2;
 	slurp(open(argv[2], O_RDONLY | O_CLOEXEC), &good);
 	slurp(STDIN_FILENO, &bad);
@@ -169,7 +163,7 @@ int main(int argc, char **argv)
 	    mount("two_faces", argv[1], "fuse", 0, options))
 		return NO_FUSE;
 	signal(SIGCHLD, ended);
-	start(argv[1], argv[3]);
+	start(argv[1], argv[3], argv[4]);
 	for (;;) {
 		ssize_t got = read(fuse, request, sizeof(request));
 

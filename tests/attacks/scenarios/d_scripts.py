@@ -150,6 +150,16 @@ def copied_interpreter(on: Ground, payload: Path, marker: Path) -> Seen:
     return on.execute(own, payload, marker)
 
 
+@attack("touched interpreter", FAMILY, OPENED, payload="shell", bypasses=PROGRAMS, limit=NOT_SEEN)
+def touched_interpreter(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Has a copy of the shell change its own mode first, so that the file that runs has other times than when it was
+    hashed, and read the listed script then."""
+    own = payload.with_name("editor")
+    own.write_bytes(Path(found("sh")).read_bytes())
+    own.chmod(0o755)
+    return on.execute(own, "-c", 'chmod 700 "$1"; file=$2; shift 2; . "$file"', "sh", own, payload, marker)
+
+
 @attack(
     "changed interpreter",
     FAMILY,

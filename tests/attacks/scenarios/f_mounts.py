@@ -194,20 +194,29 @@ def binfmt_fixed(on: Ground, payload: Path, marker: Path) -> Seen:
     return interpreted(on, payload, marker, "F")
 
 
-@attack(
-    "FUSE with two faces",
-    FAMILY,
-    UNSEEN,
-    bypasses="whoever hashes what somebody else's program serves",
-    limit="a FUSE server sees who reads and may answer each differently: keep /dev/fuse from users",
-)
+FACES = "a FUSE server sees who reads and may answer each differently: keep /dev/fuse from users"
+SERVED = "whoever hashes what somebody else's program serves"
+
+
+@attack("FUSE with two faces", FAMILY, UNSEEN, bypasses=SERVED, limit=FACES)
 def two_faces(on: Ground, payload: Path, marker: Path) -> Seen:
     """A file system of the attacker's own gives a good program to whoever hashes it, and the listed one to whoever
     starts it."""
+    return served(on, payload, marker)
+
+
+@attack("FUSE with two faces, mapped", FAMILY, UNSEEN, bypasses=SERVED, limit=FACES)
+def two_faces_mapped(on: Ground, payload: Path, marker: Path) -> Seen:
+    """As above, and nothing is started from there: a loader of the attacker's own maps the listed one's segments."""
+    return served(on, payload, marker, on.programs / "own_loader")
+
+
+def served(on: Ground, payload: Path, marker: Path, *loader: Path) -> Seen:
+    """Serve the payload to one process alone, as two_faces.c does."""
     subprocess.run(["modprobe", "-q", "fuse"], check=False, capture_output=True)  # built in, on some kernels
     (payload.parent / "fuse").mkdir()
     good = on.payloads.quiet(payload.with_name("good"))
-    command = (on.programs / "two_faces", payload.parent / "fuse", good, marker)
+    command = (on.programs / "two_faces", payload.parent / "fuse", good, marker, *loader)
     seen = on.run(*command, stdin=payload.read_bytes())
     if seen.exit == 77:
         raise Missing("FUSE (/dev/fuse)")

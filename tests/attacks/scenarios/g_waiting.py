@@ -2,14 +2,17 @@
 """While an unknown program waits for its hash: whoever lets it go on, or sees to it that nobody answers."""
 
 import ctypes
+import itertools
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mamplus_host.kernel import layout, responder
+from mamplus_host.kernel.bpf import Map
 from mamplus_host.kernel.tables import Tables, file_of
 from tests.attacks.attack import OPENED, STOPPED, attack, everywhere
 from tests.attacks.attacker import DEADLINE_S
@@ -18,6 +21,8 @@ from tests.attacks.outcome import Outcome, Seen
 
 FAMILY = "a program that waits for its hash"
 PR_SET_CHILD_SUBREAPER = 36
+NO_DEVICE = (1 << 32) - 1  # no file system has it
+AT_ONCE = 1024
 ANSWERED = everywhere((Outcome.REFUSED, Outcome.KILLED)) | {"signal": Outcome.KILLED}  # or by its content
 DAEMONS = "daemons in user space that answer for the kernel"
 
@@ -132,14 +137,48 @@ def starved(on: Ground, payload: Path, marker: Path) -> Seen:
         return on.execute(payload, marker)
 
 
-@attack("forgotten hashes", FAMILY, STOPPED)
+@attack("forgotten hashes", FAMILY, ANSWERED, is_alike=True, bypasses="caches of verdicts that many others push out")
 def forgotten(on: Ground, payload: Path, marker: Path) -> Seen:
-    """Starts so many other programs that the kernel forgets the listed one's hash (here: the entry is taken away)."""
+    """Starts so many other programs that the kernel forgets the listed one's hash, and goes on while that waits for it
+    anew (here: the runner fills the kernel's memory, and takes the entry away)."""
     on.execute(payload, marker.with_name("nothing"))
     marker.with_name("nothing").unlink(missing_ok=True)
-    about = payload.stat()
-    on.agent.kernel.tables.forget(about.st_dev >> 8 << 20 | about.st_dev & 0xFF, about.st_ino)
-    return on.execute(payload, marker)
+    with forgetting(on, payload):
+        on.forget_the_past()
+        return on.execute(payload, marker)
+
+
+@contextmanager
+def forgetting(on: Ground, program: Path) -> Iterator[None]:
+    """Have the kernel remember files that are nowhere, more and more of them, and forget what it knows of `program`.
+
+    That is taken away: entries that nobody asks for never push out one that was asked for.
+    """
+    known = Map.pinned(on.agent.kernel.directory / "known", layout.FILE_KEY.size, layout.KNOWN.size)
+    nobody = layout.KNOWN.pack(0, 0, 0, 0, bytes(layout.SHA256_LEN))
+    is_full, is_over = threading.Event(), threading.Event()
+
+    def fill() -> None:
+        for first in itertools.count(step=AT_ONCE):
+            if is_over.is_set():
+                return
+            numbers = range(first, first + AT_ONCE)
+            known.set_many([(layout.FILE_KEY.pack(NO_DEVICE, number), nobody) for number in numbers])
+            if first > layout.KNOWN_MAX:
+                is_full.set()
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    try:
+        assert is_full.wait(DEADLINE_S), "the kernel's memory of hashes cannot be filled"
+        with program.open("rb") as file:
+            one = file_of(file.fileno())
+        on.agent.kernel.tables.forget(one.dev, one.ino)
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+        on.know_tools()
 
 
 @attack(

@@ -7,6 +7,7 @@ What is used up belongs to the attack alone (a user, a cgroup, a file system, a 
 whole machine is used up only in a virtual one.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -15,12 +16,14 @@ import time
 from pathlib import Path
 
 from mamplus_host.kernel import layout, responder
+from story.stage import wait_for
 from tests.attacks import calls
-from tests.attacks.attack import STOPPED, Missing, attack, everywhere
-from tests.attacks.attacker import DEADLINE_S
+from tests.attacks.attack import READ_FIRST, STOPPED, Missing, attack, everywhere
+from tests.attacks.attacker import DEADLINE_S, Attacker, become
 from tests.attacks.ground import Ground
 from tests.attacks.outcome import Outcome, Seen
-from tests.attacks.scenarios.g_waiting import ANSWERED, DAEMONS, frozen_responder
+from tests.attacks.scenarios.d_scripts import NOT_SEEN, found
+from tests.attacks.scenarios.g_waiting import ANSWERED, DAEMONS, forgetting, frozen_responder
 
 FAMILY = "running out of something"
 NOBODY = 54321  # a user that has nothing else
@@ -152,6 +155,24 @@ def waiting(on: Ground) -> int:
     """Return how many starts have waited so far, or found no room for it."""
     found = on.agent.kernel.tables.counters()
     return found["held"] + found["hold_lost"]
+
+
+@attack("forgotten interpreter", FAMILY, READ_FIRST, payload="shell", bypasses="caches of verdicts that many push out",
+        limit=f"{NOT_SEEN}; with LSM: one that opens nothing while 65,536 others are hashed is none")  # fmt: skip
+def forgotten_shell(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Keeps a shell waiting until the kernel has forgotten its hash, and so that it is an interpreter, then has it read
+    the listed script (here: the runner fills the kernel's memory, and takes the entry away)."""
+    shell, gate = found("sh"), payload.with_name("gate")
+    os.mkfifo(gate)
+    text = 'read go <"$1"; file=$2; shift 2; . "$file"'
+    vector = [os.fsencode(one) for one in (shell, "-c", text, "sh", gate, payload, marker)]
+    with contextlib.closing(Attacker.begin(lambda: become(shell, vector, dict(os.environ)), on.cgroup)) as attacker:
+        opened = wait_for("the shell", lambda: os.open(gate, os.O_WRONLY | os.O_NONBLOCK), timeout_s=DEADLINE_S)
+        with forgetting(on, Path(shell)):
+            pass
+        os.write(opened, b"go\n")
+        os.close(opened)
+        return attacker.wait()
 
 
 @attack("full disk of the agent", FAMILY, everywhere(Outcome.NOTICED) | {"lsm": Outcome.REFUSED}, subject="agent",
