@@ -15,7 +15,7 @@ from mamplus_host.doctor.trial import Trial
 from mamplus_host.errors import NotPossible
 
 HELPER = "mamplus_host.doctor.helper"
-TOTAL_S = 300.0  # of all trials together, on a slow and busy device
+TOTAL_S = 900.0  # of all trials together, on a slow and busy device
 _ENDED_S = 15.0
 
 

@@ -20,7 +20,7 @@ from mamplus_host.config import Config
 from mamplus_host.doctor.place import make_private
 from mamplus_host.doctor.trial import Trial
 
-MAX_CPU_S = 60  # of this process and, each for itself, of those it starts
+MAX_CPU_S = 300  # of this process and, each for itself, of those it starts
 _NICE = 10
 
 

@@ -20,7 +20,7 @@ from mamplus_host.kernel.objects import Kernel
 from mamplus_host.verdicts import Verdict
 from story.stage import wait_for
 
-from .conftest import REFUSED, Agent, end, sha256
+from .conftest import DEADLINE_S, REFUSED, Agent, end, sha256
 
 pytestmark = pytest.mark.kernel
 HOOKS = {"exec", "fork", "exit", "connect4", "connect6", "sendmsg4", "sendmsg6", "dns", "egress", "ingress"}
@@ -160,7 +160,7 @@ def test_a_responder_ends_when_its_pins_are_gone(agent: Agent) -> None:
         Kernel.detach(agent.config)
         gone = select.poll()
         gone.register(pidfd, select.POLLIN)
-        assert gone.poll(10_000)
+        assert gone.poll(DEADLINE_S * 1000)
     finally:
         os.close(pidfd)
 
