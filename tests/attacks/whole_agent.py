@@ -119,8 +119,8 @@ class WholeAgent:
             return []
 
     def rules(self) -> str:
-        """Return "kept" when its rules of iptables stand, or what is in the way."""
-        end = time.monotonic() + GONE_S
+        """Return "kept" when its rules of iptables stand, or what is in the way for as long as a start may take."""
+        end = time.monotonic() + START_S
         while (said := str(client.call(self.config.control_socket, "status")["netfilter"]["rules"])) != "kept":
             if time.monotonic() > end:
                 break

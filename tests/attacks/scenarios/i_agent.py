@@ -194,7 +194,8 @@ def no_descriptors(on: Ground, _pins: Path, _work: Path) -> Seen:
     return seen
 
 
-@on_agent("iptables flushed", everywhere(Outcome.NOTICED), bypasses="host firewalls", limit="put back within a tick")
+@on_agent("iptables flushed", everywhere(Outcome.NOTICED), bypasses="host firewalls", limit="put back within a tick",
+          settle_s=600.0)  # fmt: skip  # it is told when they are back: two helpers, on an emulated machine
 def flushed(on: Ground, _pins: Path, _work: Path) -> Seen:
     """Flushes the agent's chain of iptables."""
     said = on.whole.rules()
