@@ -24,6 +24,7 @@ from typing import Any
 
 from bench import report
 from bench.rig import own_cgroup
+from mamplus_host import memory
 from mamplus_host.actionrules import ActionRules, Disarm
 from mamplus_host.clock import DeviceClock
 from mamplus_host.config import Config, Limits, Paths, Scope
@@ -87,24 +88,23 @@ def event(tgid: int) -> Exec:
     return Exec(head=head, file=file, sha256=f"{tgid:064x}", path=f"/opt/victim{tgid}")
 
 
-def played(tgids: list[int], take: Take, idle: Callable[[], bool] = bool) -> None:
+def played(tgids: list[int], take: Take, idle: Callable[[float], object] = time.sleep) -> None:
     """Hand the events on as a ring would that is drained every READ_EVERY_S: PER_S come each second.
 
-    `idle` is called after each turn, as the agent's loop does; it says whether the next one must not wait.
+    `idle` is called after each turn, as the agent's loop does, and when there is nothing to take, for as long.
     """
     begin, done = time.monotonic(), 0
     while done < len(tgids):
         due = min(len(tgids), int((time.monotonic() - begin) * PER_S) + 1)
         if due == done:
-            if not idle():
-                time.sleep(READ_EVERY_S)
+            idle(READ_EVERY_S)
             continue
         # each is as old as the time at which it was due says
         late_ns = [int((time.monotonic() - begin - number / PER_S) * _NS) for number in range(done, due)]
         batch = [_aged(event(tgid), old) for tgid, old in zip(tgids[done:due], late_ns, strict=True)]
         take(batch)
         done = due
-        idle()
+        idle(0)
 
 
 def _aged(one: Exec, by_ns: int) -> Exec:
@@ -121,14 +121,13 @@ class Timed(Executor):
         self.took_ms: list[float] = []
 
     def answer_all(
-        self, batch: Sequence[Planned], then: Callable[[int, list[Outcome]], object],
-        *, meanwhile: Callable[[], object] = int,
-    ) -> None:  # fmt: skip
+        self, batch: Sequence[Planned], then: Callable[[int, list[Outcome]], object], *, waits: bool = False
+    ) -> None:
         def timed(number: int, outcomes: list[Outcome]) -> None:
             self.took_ms += [one.took_ns / 1e6 for one in outcomes if one.state == "done"]
             then(number, outcomes)
 
-        super().answer_all(batch, timed, meanwhile=meanwhile)
+        super().answer_all(batch, timed, waits=waits)
 
 
 class Ours:
@@ -150,13 +149,21 @@ class Ours:
             alerts=AlertLog(directory / "alerts.sqlite"), guarded=lambda: frozenset({os.getpid()}),
             on_escalation=lambda: None, on_restored=lambda _path: None,
         )  # fmt: skip
+        memory.keep_still()
 
     def take(self, events: list[Exec]) -> None:
         self._pipeline.act(events)
 
-    def idle(self) -> bool:
-        self._pipeline.tell_some()
-        return self._pipeline.untold > 0
+    def idle(self, for_s: float) -> None:
+        """As the agent's loop: tell, or wait until something has ended."""
+        if self._pipeline.untold:
+            self._pipeline.tell_some()
+        else:
+            select.select([self._executor.ends()], [], [], for_s)
+        self._executor.collect()
+
+    def close(self) -> None:
+        self._pipeline.close()
 
     @property
     def took_ms(self) -> list[float]:
@@ -166,7 +173,9 @@ class Ours:
 class Bare:
     """Only kills, and waits for the end."""
 
-    idle = staticmethod(bool)
+    close = staticmethod(int)
+
+    idle = staticmethod(time.sleep)
 
     def __init__(self) -> None:
         self.took_ms: list[float] = []
@@ -199,6 +208,7 @@ def measure(name: str, seconds: float, state: str | None) -> list[float]:
     """Return the milliseconds from each alert to its action done."""
     with own_cgroup() as cgroup, subject(name, cgroup, state) as one, victims(int(PER_S * seconds), cgroup) as tgids:
         played(tgids, one.take, one.idle)
+        one.close()
         assert len(one.took_ms) == len(tgids), f"{len(one.took_ms)} of {len(tgids)} were acted on"
         return one.took_ms
 

@@ -53,12 +53,18 @@ class Loop:
         self.watch(self._wake)
         self._touched: dict[tuple[str, int], FileChange] = {}  # by path and writer, the one that waits longest first
         self._put_back_s = 0.0  # when a protected file was damaged last, time.monotonic()
+        self._ends = -1  # `Executor.ends`
         self._is_stopping = False
         self._has_worked = True  # since memory was given back last
 
     def watch(self, descriptor: int) -> None:
         """Be woken when there is something to read; `_on_ready` says who reads it."""
         self.epoll.register(descriptor, select.EPOLLIN)
+
+    def watch_ends(self, descriptor: int) -> None:
+        """Have the executor collect what has ended, when `descriptor` says so."""
+        self._ends = descriptor
+        self.watch(descriptor)
 
     def run(self) -> None:
         """Serve until `ask_to_stop`."""
@@ -136,6 +142,8 @@ class Loop:
             os.eventfd_read(self._wake)
             while not self._jobs.empty():
                 self.alone(self._jobs.get())
+        elif fd == self._ends:
+            service.executor.collect()
         elif fd == service.responder_fd:
             LOG.warning("the responder (pid %d) ended; starting another", service.responder.pid)
             self.alone(service.look_at_ourselves)  # it ends when its pins are gone, and the next one needs them
@@ -202,31 +210,42 @@ class Loop:
         return oldest.since_ns if oldest else self._service.protecting.files.empty_ns
 
     def _tick(self) -> None:
-        service = self._service
         systemd.watchdog()
-        self.alone(service.pipeline.tell_all)
-        self.alone(service.control.expire)
-        self.alone(service.asks.expire)
-        self.alone(service.tell_receipts)
-        self.alone(service.maintenance.look)
-        self.alone(service.look_at_ourselves)
-        self.alone(lambda: service.kernel.beat(service.clock.boot_ns()))
-        self.alone(service.netfilter.tick)
-        self.alone(lambda: service.alerts.note_outcomes(service.executor.expire()))
-        self.alone(lambda: service.executor.disarmed.hand_on(lambda told: service.pipeline.tell(escalation(told))))
-        self.alone(service.pipeline.flush)
-        self.alone(service.isolating.tick)
-        if service.responder_fd < 0:
-            self.alone(service.renew_responder)
-        self.alone(self._give_back)
-        self.alone(service.clock.tick)
-        self.alone(service.generations.tick)
-        self.alone(service.report)  # a tick may roll back
-        self.alone(service.guard_files)
-        self.alone(self._read_files)  # until now: what is told later of a file was not done long before
-        self.alone(lambda: service.pipeline.take(service.protecting.tick(self._treated_ns())))
-        self.alone(service.examine)
-        self.alone(self._prove)
+        for job in self._of_a_tick():
+            self.alone(job)
+            self.alone(self.drain)  # what happens meanwhile waits for one of them, not for all
+
+    def _of_a_tick(self) -> tuple[Callable[[], object], ...]:
+        service = self._service
+        return (
+            service.pipeline.tell_some,
+            service.control.expire,
+            service.asks.expire,
+            service.tell_receipts,
+            service.maintenance.look,
+            service.look_at_ourselves,
+            lambda: service.kernel.beat(service.clock.boot_ns()),
+            service.netfilter.tick,
+            service.executor.collect,
+            lambda: service.alerts.note_outcomes(service.executor.expire()),
+            lambda: service.executor.disarmed.hand_on(lambda told: service.pipeline.tell(escalation(told))),
+            service.pipeline.flush,
+            service.isolating.tick,
+            self._have_responder,
+            self._give_back,
+            service.clock.tick,
+            service.generations.tick,
+            service.report,  # a tick may roll back
+            service.guard_files,
+            self._read_files,  # until now: what is told later of a file was not done long before
+            lambda: service.pipeline.take(service.protecting.tick(self._treated_ns())),
+            service.examine,
+            self._prove,
+        )
+
+    def _have_responder(self) -> None:
+        if self._service.responder_fd < 0:
+            self._service.renew_responder()
 
     def _give_back(self) -> None:
         if self._has_worked:

@@ -79,8 +79,10 @@ def make_executor(service: "Service") -> Executor:
 
 def make_pipeline(service: "Service") -> Pipeline:
     def on_escalation() -> None:
-        if service.uplink is not None:
-            service.uplink.notify()
+        """Called in the thread that stores: meanwhile the loop may begin another uplink."""
+        uplink = service.uplink
+        if uplink is not None:
+            uplink.notify()
 
     def on_restored(path: str) -> None:
         service.protecting.rewatch(path)

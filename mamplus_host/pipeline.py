@@ -6,7 +6,8 @@ Journey: collector -> analyzer -> executor -> outbox, in this order, in one thre
 `Trait_alert()` of the original design is `_answer`: the analyzer's answer is acted on, and
 journalled, before the escalation is written; a report never comes before what it reports.
 Acting is urgent and telling is not: while events come, what was done waits to be told of
-(at most MAX_UNTOLD decisions), and is told while killed processes end or nothing else is to be done.
+(at most MAX_UNTOLD decisions), and is told when nothing else is to be done. It is stored for the enterprise by a
+thread of its own (`outbox/spool.py`).
 """
 
 import logging
@@ -32,7 +33,6 @@ from mamplus_host.collector.lineage import Lineage, Task
 from mamplus_host.collector.programs import program_path
 from mamplus_host.collector.sockets import inet_sockets
 from mamplus_host.config import Config, cgroup_path
-from mamplus_host.errors import MamplusError
 from mamplus_host.events import (
     Connect,
     DnsQuery,
@@ -52,15 +52,16 @@ from mamplus_host.executor.evidence import collect
 from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.plan import plan
 from mamplus_host.ids import new_id
+from mamplus_host.outbox.spool import Spool
 from mamplus_host.outbox.store import Outbox
 from mamplus_host.recent import Recent
+from mamplus_host.telling import Begun, end_of, views
 from mamplus_host.verdicts import ActionKind, Decision, Escalation, Finding, Indicator, Outcome, Verdict
 
 LOG = logging.getLogger("mamplus")
-MAX_UNSTORED = 256  # escalations that wait in memory while the disk is full; beyond, the oldest go and are counted
 MAX_TOGETHER = 128  # decisions that are acted on at once: they share a sync of the journal, and wait for each other
 MAX_UNTOLD = 256  # decisions that were acted on and wait to be told of; beyond, telling comes before acting
-TELL_AT_ONCE = 16  # of them, at least, or half of them: they share a sync of the outbox, which may take long
+TELL_AT_ONCE = 4  # of them, at least, or a quarter: what happens meanwhile waits for that
 _REPLACING = {"moved-away", "moved-over", "created", "delete"}  # of FileChange.changes
 NETWORK_ANCESTORS = 2  # how far up a network-facing parent is looked for
 
@@ -90,7 +91,8 @@ class Pipeline:
         """
         self._config, self._clock = config, clock
         self._executor, self._outbox, self._alerts = executor, outbox, alerts
-        self._guarded, self._on_escalation, self._on_restored = guarded, on_escalation, on_restored
+        self._spool = Spool(outbox, on_escalation)
+        self._guarded, self._on_restored = guarded, on_restored
         self._rules = rules
         self._may_change = may_change  # asked of a change that left a file other than it was kept
         self._is_expected, self._trying = is_expected, trying
@@ -100,22 +102,20 @@ class Pipeline:
         self._accounts = Accounts()
         self._matcher: Matcher | None = None
         self._untold: deque[tuple[Decision, list[Outcome]]] = deque()
-        self._unstored: deque[Escalation] = deque()
-        self._told_under: dict[str, str] = {}  # by the decision's id, the alert that it repeated
+        self._begun: dict[str, Begun] = {}  # by the decision's id, what was told before it was over
         self.in_use = Recent()
         self.lineage = Lineage(config.limits.lineage_tasks)
         self.recent: deque[Event] = deque(maxlen=config.limits.recent_events)
         self.publish: Callable[[Event], None] | None = None  # set while somebody follows
-        self.counts = {
-            "ring_events": 0,
-            "alerts": 0,
-            "escalations": 0,
-            "escalations_failed": 0,
-            "faults": 0,
-            "trials": 0,
-        }
+        self._counts = {"ring_events": 0, "alerts": 0, "faults": 0, "trials": 0}
         self.unresolved = 0  # starts whose path could not be told: the process was gone and the path relative
         self.phantoms = 0  # kernel hits that the list does not hold: identities of 62 bits that collide
+
+    @property
+    def counts(self) -> dict[str, int]:
+        spool, counted = self._spool, self._counts
+        of_spool = {"escalations": spool.stored, "escalations_failed": spool.lost}
+        return {**counted, **of_spool, "faults": counted["faults"] + spool.faults}
 
     @property
     def folded(self) -> int:
@@ -128,11 +128,12 @@ class Pipeline:
 
     @property
     def unstored(self) -> int:
-        return len(self._unstored)
+        """Return how many escalations a full disk keeps out."""
+        return self._spool.unstored
 
     def use(self, ble: Stack | None) -> list[Outcome]:
         """Take a new generation: ask again about everything that is held, and act on the answers."""
-        self.tell_all()
+        self._tell_each()
         self._ble, self._matcher = ble, Matcher.of(ble, self._accounts)
         self._repeats.forget()
         outcomes = self._executor.resolve_held(self.ask)
@@ -164,7 +165,8 @@ class Pipeline:
         for event in events:
             if isinstance(event, FileEvent):  # whether it is damaged depends on what was done before
                 self._answer(decided)
-            self.counts["ring_events"] += not isinstance(event, FileEvent) and not _is_noticed(event)
+                self._executor.settle()
+            self._counts["ring_events"] += not isinstance(event, FileEvent) and not _is_noticed(event)
             if not isinstance(event, FileEvent):
                 self.lineage.note(event)
             self.recent.append(event)
@@ -196,7 +198,7 @@ class Pipeline:
         return [decision] if decision is not None else []
 
     def _note_fault(self, event: Event) -> None:
-        self.counts["faults"] += 1
+        self._counts["faults"] += 1
         LOG.exception("an event could not be treated: %r", event)
 
     def _decided(self, event: Event) -> Decision | None:
@@ -208,7 +210,7 @@ class Pipeline:
         if isinstance(event, FileChange) and self._may_change(event):
             return None
         if self._is_a_trial(event):
-            self.counts["trials"] += 1
+            self._counts["trials"] += 1
             return None
         here = self._asked_here(event)
         if here is None and self._is_quiet(event):
@@ -216,7 +218,7 @@ class Pipeline:
         decision = decide(event, self._facts(event, here))
         if decision.finding is Finding.NOTHING:
             return None
-        self.counts["alerts"] += 1
+        self._counts["alerts"] += 1
         self.in_use.forget(decision.indicator)  # that a list blocks it is no surprise
         return decision
 
@@ -238,7 +240,7 @@ class Pipeline:
         try:
             self._executor.answer_all(
                 [(decision, plan(decision, self._config, guarded=guarded, rules=rules)) for decision in batch],
-                over, meanwhile=int if isinstance(batch[0].event, FileEvent) else self.tell_some,  # who damages goes on
+                over, waits=isinstance(batch[0].event, FileEvent),  # who damages goes on meanwhile
             )  # fmt: skip
         except Exception:  # likewise; the report goes out all the same
             self._note_fault(batch[0].event)
@@ -248,43 +250,60 @@ class Pipeline:
             self.tell_some()
 
     def tell_all(self) -> None:
-        """Report everything that was acted on."""
+        """Report everything that was acted on; it is on the disk after this, if there is room."""
+        self._tell_each()
+        self._spool.settle()
+
+    def _tell_each(self) -> None:
+        self._executor.settle()
         while self._untold:
             self.tell_some()
 
     def note_late(self, outcomes: list[Outcome]) -> None:
         """Add what was over only after its alert was told, or ended by itself, to that alert."""
-        self.tell_all()
+        self._tell_each()
         for outcome in outcomes:
-            self._alerts.note_outcomes([outcome], under=self._told_under.get(outcome.decision_id, ""))
+            begun = self._begun.get(outcome.decision_id)
+            self._alerts.note_outcomes([outcome], under=begun.repeats if begun else "")
+            if begun is not None and begun.is_over(outcome) and not begun.repeats:
+                del self._begun[outcome.decision_id]
+                self._spool.hand([end_of(outcome.decision_id, begun.ended, self._clock)])
+
+    def note_begun(self, decision_id: str, action: str, *, repeats: str = "") -> None:
+        """Have the enterprise hear how an action ends: it was told as begun, perhaps before a restart interrupted it.
+
+        `repeats`: the alert that it was told under instead, which has it all.
+        """
+        self._begun.setdefault(decision_id, Begun(repeats)).waits.add(action)
+        while len(self._begun) > MAX_UNTOLD:
+            del self._begun[next(iter(self._begun))]
 
     def tell_some(self) -> None:
         """Report what was acted on longest ago: into the alert log, and on its way to the enterprise."""
-        told = list[Escalation]()
-        for _ in range(min(max(TELL_AT_ONCE, len(self._untold) // 2), len(self._untold))):
+        for _ in range(min(max(TELL_AT_ONCE, len(self._untold) // 4), len(self._untold))):
             decision, outcomes = self._untold.popleft()
             try:
-                told += self._reported(decision, outcomes)
+                self._spool.hand(self._reported(decision, outcomes))
             except Exception:  # likewise
                 self._note_fault(decision.event)
         try:
             self._alerts.flush()
-            self._send(told)
         except Exception:  # acting goes on
-            self.counts["faults"] += 1
-            LOG.exception("%d alerts could not be told of", len(told))
+            self._counts["faults"] += 1
+            LOG.exception("the alert log cannot be written")
 
     def _reported(self, decision: Decision, outcomes: list[Outcome]) -> list[Escalation]:
         """Note an alert; return what is to be sent of it: nothing, when it is one more of the same."""
+        begun = [outcome for outcome in outcomes if outcome.state == "begun"]
         first_id = self._repeats.first(_sameness(decision), decision.id, boot_ns=self._clock.boot_ns())
         if first_id != decision.id:
             self._alerts.note_repeat(first_id)
             self._alerts.note_outcomes([o for o in outcomes if o.action is not ActionKind.REFUSED], under=first_id)
-            if any(outcome.state == "begun" for outcome in outcomes):
-                self._told_under[decision.id] = first_id
-                while len(self._told_under) > MAX_UNTOLD:
-                    del self._told_under[next(iter(self._told_under))]
+            for outcome in begun:
+                self.note_begun(decision.id, outcome.action.value, repeats=first_id)
             return []
+        for outcome in begun:
+            self.note_begun(decision.id, outcome.action.value)
         escalation = self._escalation(decision, outcomes)
         self._alerts.put(decision, escalation)
         return [escalation]
@@ -361,7 +380,7 @@ class Pipeline:
             id=decision.id, kind=event_kind(decision.event), finding=decision.finding, severity=decision.severity,
             at=self._clock.wall_s(), boot_ns=self._clock.boot_ns(), generation=decision.generation, rule=decision.rule,
             summary=decision.reason, indicator=decision.indicator, evidence=self._evidence(decision),
-            actions=[{"action": o.action.value, "state": o.state, "detail": o.detail} for o in outcomes],
+            actions=views(outcomes),
         )  # fmt: skip
 
     def _evidence(self, decision: Decision) -> dict[str, Any]:
@@ -374,36 +393,21 @@ class Pipeline:
             return {"lineage": lineage, "incomplete": str(error)}
 
     def tell(self, escalation: Escalation) -> None:
-        """Send an alert that comes from no event; one that was sent before is not sent again."""
+        """Send an alert that comes from no event, at once; one that was sent before is not sent again."""
         if self._outbox.state_of(escalation.id) == "":
             self._alerts.note(escalation)
-            self._send([escalation])
+            self._spool.hand([escalation])
+            self._spool.settle()
 
     def flush(self) -> None:
         """Try again to store what a full disk kept out, oldest first; called at every tick."""
         self._alerts.flush()
-        while self._unstored and self._store([self._unstored[0]]):
-            self._unstored.popleft()
+        self._spool.retry()
 
-    def _send(self, escalations: list[Escalation]) -> None:
-        """`Send_alert`: a full disk must not stop the loop that defends. What it keeps out waits in memory, bounded."""
-        if not escalations or (not self._unstored and self._store(escalations)):
-            return
-        for escalation in escalations:
-            if len(self._unstored) == MAX_UNSTORED:
-                self._unstored.popleft()
-                self.counts["escalations_failed"] += 1
-            self._unstored.append(escalation)
-
-    def _store(self, escalations: list[Escalation]) -> bool:
-        try:
-            self._outbox.put_many(escalations)
-        except MamplusError as error:
-            LOG.error("%d escalations, %s first, wait in memory: %s", len(escalations), escalations[0].id, error)
-            return False
-        self.counts["escalations"] += len(escalations)
-        self._on_escalation()
-        return True
+    def close(self) -> None:
+        """Tell everything, and end the thread that stores it. Before outbox and alert log are closed."""
+        self.tell_all()
+        self._spool.close()
 
 
 def event_kind(event: Event) -> str:

@@ -60,8 +60,12 @@ class Recent:
         if indicator is None or indicator.kind not in ("sha256", "path", "ip", "domain"):
             return
         uses = self._uses[Kind[indicator.kind.upper()]]
-        for value in [value for value in uses if _same(value, indicator.value)]:
-            del uses[value]
+        uses.pop(indicator.value, None)
+        if indicator.kind == "ip":
+            for value in [
+                value for value in uses if value.startswith((f"{indicator.value}:", f"[{indicator.value}]:"))
+            ]:
+                del uses[value]
 
     def _put(self, use: Use) -> None:
         kind = Kind.IP if use.kind in (Kind.CIDR, Kind.PORT) else use.kind
@@ -71,7 +75,3 @@ class Recent:
         uses.move_to_end(key)
         if len(uses) > MAX_VALUES[kind]:
             uses.popitem(last=False)
-
-
-def _same(value: str, other: str) -> bool:
-    return value == other or value.startswith((f"{other}:", f"[{other}]:"))

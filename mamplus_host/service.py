@@ -119,7 +119,7 @@ class Service:
         )  # what a power cut left beside a file is kept before the file is looked at
         self.loop.alone(lambda: self.executor.adopt(refuse.standing(self.network)))
         self.executor.work_beside(Line(self.loop.soon), self.pipeline.note_late, parts.make_overdue(self))
-        self.loop.alone(lambda: self.alerts.note_outcomes(self.executor.recover()))
+        self.loop.alone(lambda: self.pipeline.note_late(self.executor.recover(self.pipeline.note_begun)))
         self._has_recovered = True
         if self.generations.ble is not None:
             self.loop.alone(partial(self.take_list, self.generations.ble))
@@ -132,6 +132,7 @@ class Service:
         self.control = ControlServer(config.control_socket, self.loop.epoll, Commands(self))
         appeals = Appeals(self.clock, self.alerts.get, self.pipeline.tell)
         self.asks = ControlServer(config.ask_socket, self.loop.epoll, appeals, for_all=True)
+        self.loop.watch_ends(self.executor.ends())
         self.loop.watch(self.kernel.ring.fileno())
         self.loop.watch(self.protecting.files.fileno())
         self.loop.watch(self.protecting.brake.fileno())
@@ -156,6 +157,7 @@ class Service:
         self.control.close()
         self.asks.close()
         self.loop.alone(self.protecting.settle)
+        self.loop.alone(self.pipeline.close)
         for part in (self.protecting, self.outbox, self.alerts, self.journal, self.vault, self.clock):
             part.close()
         self.pins_lock.release()
@@ -351,6 +353,7 @@ def main() -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, service.loop.ask_to_stop)
         service.start()
+        memory.keep_still()
     except MamplusError as error:
         print(f"mamplus: {error}", file=sys.stderr)
         return error.exit_code

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done step by step, of which some take long: at once, or in line, with one thread beside the loop.
+"""What is done step by step: at once, in line with one thread beside the loop, or as far as it ends by itself.
 
 Journey: execute -> [courses] -> runner.
 
@@ -7,9 +7,13 @@ A course is a generator that yields jobs and is given what came of each. It runs
 whatever is written down; only its slow jobs (a whole file to read, a helper program to wait for) run in the thread of
 the line, one at a time. Courses in line keep their order, and the next one begins when the one before it is over. A job
 that never ends (a dying disk) holds up its own line alone: what must not wait for others has `another` one.
+A job that only waits for something to end (a killed process) has descriptors that are readable once it has: such a
+course is put aside by `Ends`, and nobody waits for it.
 """
 
+import os
 import queue
+import select
 import threading
 import time
 from collections import deque
@@ -20,6 +24,8 @@ from typing import Any, NamedTuple
 
 MAX_IN_LINE = 1024  # of what nobody ordered; a few MB
 STOP_S = 20  # for the job that runs, when the agent stops
+END_S = 2.0  # for what ends by itself; whoever put it off looks after it then
+_Ended = dict[int, Callable[[], object]]  # by a descriptor that is readable once something has ended, what notes that
 
 
 class Job(NamedTuple):
@@ -27,6 +33,7 @@ class Job(NamedTuple):
 
     run: Callable[[], Any]
     is_slow: bool = False  # may take seconds, and shares nothing with the loop
+    ends: _Ended | None = None  # all that `run` waits for; who waits instead takes away, and closes, what has ended
 
 
 Course = Generator[Job, Any, None]
@@ -51,6 +58,106 @@ def _done(course: Course, job: Job) -> _Resume:
     except Exception as error:
         return partial(course.throw, error)
     return partial(course.send, found)
+
+
+def ending(ends: _Ended) -> Job:
+    """Return the job of waiting until something has ended, at most END_S; the descriptors are closed after it."""
+    return Job(partial(_await, ends), ends=ends)
+
+
+def _await(ends: _Ended) -> None:
+    until_s = time.monotonic() + END_S
+    poll = select.poll()
+    for descriptor in ends:
+        poll.register(descriptor, select.POLLIN)
+    try:
+        while ends and (left_s := until_s - time.monotonic()) > 0:
+            for descriptor, _mask in poll.poll(left_s * 1000):
+                poll.unregister(descriptor)
+                _note(ends, descriptor)
+    finally:
+        for descriptor in ends:
+            os.close(descriptor)
+        ends.clear()
+
+
+def _note(ends: _Ended, descriptor: int) -> None:
+    os.close(descriptor)
+    ends.pop(descriptor)()
+
+
+class _Aside(NamedTuple):
+    course: Course
+    job: Job
+    then: Callable[[], object]
+    until_s: float  # time.monotonic()
+
+
+class Ends:
+    """Courses that wait for something to end by itself. To be called in the loop's thread."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._aside: dict[int, _Aside] = {}  # by number, oldest first
+        self._of: dict[int, int] = {}  # number, by descriptor
+        self._last = 0
+
+    def __len__(self) -> int:
+        """Return for how many ends somebody waits."""
+        return len(self._of)
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when `collect` has something to do."""
+        return self._epoll.fileno()
+
+    def enter(self, course: Course, then: Callable[[], object]) -> None:
+        """Run a course until it is over, and call `then`; where it waits for something to end, `collect` goes on."""
+        self._go_on(course, partial(next, course), then)
+
+    def collect(self, wait_s: float = 0.0) -> None:
+        """Go on with what has ended meanwhile, or waited for too long; wait for some of it when there is none."""
+        for descriptor, _mask in self._epoll.poll(wait_s) if self._of else ():
+            self._epoll.unregister(descriptor)
+            number = self._of.pop(descriptor)
+            _note(self._aside[number].job.ends or {}, descriptor)
+        now_s = time.monotonic()
+        for number, aside in list(self._aside.items()):
+            if not aside.job.ends or now_s >= aside.until_s:
+                self._take_up(number)
+
+    def settle(self) -> None:
+        """Wait until all of it is over."""
+        while self._aside:
+            self.collect(END_S / 10)
+
+    def _take_up(self, number: int) -> None:
+        course, job, then, _until_s = self._aside.pop(number)
+        for descriptor in job.ends or ():  # it waited for too long
+            self._epoll.unregister(descriptor)
+            del self._of[descriptor]
+            os.close(descriptor)
+        if job.ends:
+            job.ends.clear()
+        self._go_on(course, partial(course.send, None), then)
+
+    def _go_on(self, course: Course, resume: _Resume, then: Callable[[], object]) -> None:
+        try:
+            while not (job := resume()).ends:
+                resume = _done(course, job)
+        except StopIteration:
+            then()
+        except Exception:
+            then()
+            raise
+        else:
+            self._put_aside(course, job, then)
+
+    def _put_aside(self, course: Course, job: Job, then: Callable[[], object]) -> None:
+        self._last += 1
+        self._aside[self._last] = _Aside(course, job, then, time.monotonic() + END_S)
+        for descriptor in job.ends or ():
+            self._of[descriptor] = self._last
+            self._epoll.register(descriptor, select.EPOLLIN)
 
 
 class Line:

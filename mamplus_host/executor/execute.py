@@ -24,7 +24,7 @@ from mamplus_host.errors import ActionFailed
 from mamplus_host.executor import deeds as registry
 from mamplus_host.executor import tasks
 from mamplus_host.executor.beside import Aim, Beside, aim_of
-from mamplus_host.executor.courses import Line, at_once
+from mamplus_host.executor.courses import Ends, Line, at_once
 from mamplus_host.executor.disarm import Disarmed
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.inforce import InForce, InForceStore
@@ -42,6 +42,7 @@ from mamplus_host.ids import new_id
 from mamplus_host.verdicts import ActionKind, Decision, Indicator, Outcome, Verdict
 
 MAX_BATCH = 256  # actions that share one sync of the journal
+MAX_ENDING = 256  # that were begun and end by themselves; beyond, their ends come before more is begun
 _RETRY_NS = 60 * 10**9  # after a time limit's undoing failed; doubles, up to an hour
 _NS = 1_000_000_000
 _NOBODY = "nobody answered in time"
@@ -65,6 +66,8 @@ class Executor:
         known = registry.deeds(config, vault, clock, guarded) if deeds is None else deeds
         self._runner = Runner(known, journal=journal, store=self._store, clock=clock, alive=systemd.watchdog)
         self._beside = Beside(self._runner)
+        self._ends = Ends()
+        self._ending = set[Aim]()
         self._late: Callable[[list[Outcome]], object] = lambda _outcomes: None
         self._tell_overdue: Callable[[str], object] = lambda _action_id: None
         self._is_enforcing = config.agent.mode == "enforce"  # else what is held may only be let go
@@ -108,27 +111,36 @@ class Executor:
     def carry_out_all(self, batch: Sequence[Planned]) -> list[list[Outcome]]:
         """As `answer_all`; return the outcomes by decision. Not for an agent that has a line."""
         found: dict[int, list[Outcome]] = {}
-        self.answer_all(batch, lambda number, outcomes: found.update({number: outcomes}))
+        self.answer_all(batch, lambda number, outcomes: found.update({number: outcomes}), waits=True)
         return [found[number] for number in range(len(batch))]
 
     def answer_all(
-        self, batch: Sequence[Planned], then: Callable[[int, list[Outcome]], object],
-        *, meanwhile: Callable[[], object] = int,
-    ) -> None:  # fmt: skip
+        self, batch: Sequence[Planned], then: Callable[[int, list[Outcome]], object], *, waits: bool = False
+    ) -> None:
         """Do what answers several decisions, with as few syncs of the journal as may be.
 
-        `then` gets the outcomes of the decision at that place in `batch` before this returns. What takes long is
-        "begun" there, and `late` gets what came of it; but what a kill waits for is done now, last of all decisions.
-        `meanwhile` is called while what was begun ends by itself.
+        `then` gets the outcomes of the decision at that place in `batch`: before this returns if it `waits`, else once
+        what has got its signal has ended, as `collect` finds. What takes long is "begun" there, and `late` gets what
+        came of it; but what a kill waits for is done now, last of all decisions.
         """
+        self.collect()
         made = [[self._work(decision, action) for action in actions] for decision, actions in batch]
         lists = [[work for work, _action in works] for works in made]
         awaited = {work.id for works in lists for work in _awaited(works) if self._beside.is_for(work)}
         lists.sort(key=lambda works: any(work.id in awaited for work in works))
-        for together in _apart([work for works in lists for work in works]):
-            self._run(together, meanwhile, awaited=awaited)
-        for number, works in enumerate(made):
-            then(number, [outcome for one in works for outcome in self._with_harder(*one)])
+        *before, last = _apart([work for works in lists for work in works]) or [[]]
+        if len(self._ends) > MAX_ENDING or not self._ending.isdisjoint(
+            aim_of(work) for works in lists for work in works
+        ):
+            self.settle()
+        for together in before:
+            self._run(together, awaited=awaited)
+
+        def over() -> None:
+            for number, works in enumerate(made):
+                then(number, [outcome for one in works for outcome in self._with_harder(*one)])
+
+        self._run(last, awaited=awaited, over=over, waits=waits)
 
     def _work(self, decision: Decision, action: Action) -> tuple[Work, Action]:
         work = Work(
@@ -146,15 +158,45 @@ class Executor:
         return work, action
 
     def _run(
-        self, works: list[Work], meanwhile: Callable[[], object] = int,
-        *, awaited: Collection[str] = (), is_ordered: bool = False,
+        self, works: list[Work], *, awaited: Collection[str] = (), is_ordered: bool = False,
+        over: Callable[[], object] = int, waits: bool = True,
     ) -> None:  # fmt: skip
-        """Do what takes no time or is awaited (ids), and have the rest done in line."""
+        """Do what takes no time or is awaited (ids), and have the rest done in line; `over`: the former is done."""
         slow = [work for work in works if self._beside.is_for(work) and work.id not in awaited]
-        if quick := [work for work in works if work not in slow]:
-            at_once(self._runner.doing(quick, meanwhile))
+        quick = [work for work in works if work not in slow]
+        aims = {aim_of(work) for work in quick}
+        is_in_line = False
+
+        def ended() -> None:
+            self._ending.difference_update(aims)
+            for work in quick:
+                if work.outcome is None:
+                    self._runner.close(work, "failed", "the agent itself failed with it; look at its log")
+            if is_in_line:
+                over()
+
+        self._ending |= aims
+        if quick:
+            self._ends.enter(self._runner.doing(quick), ended)
         for work in slow:
             self._beside.do(work, is_ordered=is_ordered)
+        is_in_line = True
+        if all(work.outcome is not None for work in quick):
+            over()
+        elif waits:
+            self.settle()
+
+    def ends(self) -> int:
+        """Return a descriptor that is readable when `collect` has something to do."""
+        return self._ends.fileno()
+
+    def collect(self) -> None:
+        """Take in what has ended meanwhile."""
+        self._ends.collect()
+
+    def settle(self) -> None:
+        """Wait until all that was begun and ends by itself is over."""
+        self._ends.settle()
 
     def _with_harder(self, work: Work, action: Action) -> list[Outcome]:
         """Return the outcome; where a mild action failed, that of the harder ones that were tried after it."""
@@ -185,6 +227,7 @@ class Executor:
     ) -> "Future[Outcome]":  # fmt: skip
         """Do one action on a person's word; `undo` takes its outcome's `decision_id`. ActionFailed when it fails."""
         decision_id = new_id(self._clock.wall_s())
+        self.settle()
         target = {"alert": decision_id, "reason": why, "boot_ns": self._clock.boot_ns(), **target}
         work = Work(id=f"{decision_id}-{kind}", decision_id=decision_id, kind=kind, target=target, ttl_s=ttl_s)
         answer: Future[Outcome] = Future()
@@ -203,6 +246,7 @@ class Executor:
 
         Raises ActionFailed when nothing can be undone: killed, refused, undone before, or unknown.
         """
+        self.settle()
         decision_id, _, kind = name.partition("-")
         entries = [entry for entry in reversed(self._store.of(decision_id)) if kind in ("", entry.kind)]
         works = [Work.of(entry) for entry in entries]
@@ -223,6 +267,7 @@ class Executor:
 
     def resolve_held(self, lookup: Callable[[Indicator], Verdict]) -> list[Outcome]:
         """Ask `lookup` about everything in force: ALLOW and GUARD undo it, BLOCK ends a program that is held."""
+        self.settle()
         allowed = list[InForce]()
         outcomes = self._beside.forget(
             lambda work: work.indicator is not None and lookup(work.indicator) >= Verdict.ALLOW, _ALLOWED
@@ -270,6 +315,7 @@ class Executor:
 
     def release_all(self, why: str) -> list[Outcome]:
         """Undo everything in force: the agent is taken off this device."""
+        self.settle()
         return self._undo_now(list(reversed(self._store.all())), why)
 
     def _undo_now(self, entries: Iterable[InForce], why: str) -> list[Outcome]:
@@ -320,7 +366,7 @@ class Executor:
         """
         self._recovery.adopt(standing, self._clock.wall_s())
 
-    def recover(self) -> list[Outcome]:
+    def recover(self, begun: Callable[[str, str], object] = lambda _decision_id, _action: None) -> list[Outcome]:
         """Finish or undo what a crash interrupted; call once, before the first event. Returns what was done at once.
 
         Then what is in force is looked at: what a restart of the device took away is done again, and what
@@ -329,8 +375,13 @@ class Executor:
         Monitor mode does not act: what a crash interrupted is taken back, or told as failed where it has no inverse,
         and what a restart took away stays noted until the agent enforces. A wipe that was begun by the enterprise's
         order is finished all the same, for half of one helps nobody.
+
+        `begun` is told what was interrupted: decision and action.
         """
-        outcomes = [one for record in self._journal.open_intents() for one in self._recovery.finish(record)]
+        interrupted = self._journal.open_intents()
+        for record in interrupted:
+            begun(record.id, str(record.data.get("action", "")))
+        outcomes = [one for record in interrupted for one in self._recovery.finish(record)]
         outcomes += self.expire()
         return outcomes + [one for entry in self._store.all() for one in self._recovery.reinstate(entry)]
 
@@ -347,6 +398,7 @@ class Executor:
     def stop(self) -> None:
         """End what runs beside the loop, and begin no more of it."""
         self.is_stopping = True
+        self.settle()
         self._beside.stop()
 
 

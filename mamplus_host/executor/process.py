@@ -165,15 +165,20 @@ class Processes:
         finally:
             os.close(pidfd)
 
-    def send_end(self, victim: Victim) -> None:
-        """Have a process that was just looked at end, without waiting for that; one that has ended is left alone."""
-        with suppress(OSError):
-            pidfd = _pidfd_of(victim)
-            if pidfd is not None:
-                try:
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                finally:
-                    os.close(pidfd)
+    def send_end(self, victim: Victim) -> int:
+        """Have a process that was just looked at end, without waiting for that; one that has ended is left alone.
+
+        Returns a descriptor that is readable once it has ended, to be closed; -1: there is nothing to wait for.
+        """
+        pidfd = _pidfd_of(victim)
+        if pidfd is None:
+            return -1
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        except OSError:
+            os.close(pidfd)
+            return -1
+        return pidfd
 
     def family(self, root: Victim) -> list[Victim]:
         """Return what `root` started, as far as its ancestry still shows it and it may be acted on; parents first."""

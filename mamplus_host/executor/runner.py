@@ -22,7 +22,7 @@ import msgspec
 
 from mamplus_host.clock import ListClock
 from mamplus_host.errors import ActionFailed, MamplusError
-from mamplus_host.executor.courses import Course, Job
+from mamplus_host.executor.courses import Course, Job, ending
 from mamplus_host.executor.inforce import InForce, InForceStore
 from mamplus_host.executor.journal import Journal
 from mamplus_host.executor.shape import Deed, Facts, FoundAgain, Hastened, Passing, Shared, Slow, State
@@ -75,18 +75,15 @@ class Runner:
 
     # --- forward -----------------------------------------------------------------------------
 
-    def doing(self, works: Iterable[Work], meanwhile: Callable[[], object] = int) -> Course:
-        """Look, where that was not done before, and do; every work has its outcome after this.
-
-        `meanwhile` is called while what is hastened ends by itself.
-        """
+    def doing(self, works: Iterable[Work]) -> Course:
+        """Look, where that was not done before, and do; every work has its outcome after this."""
         wanted = [work for work in works if work.outcome is None]
         for work in wanted:
             if not work.facts:
                 yield from self._prepared(work)
         wanted = self._noted(self._intended([work for work in wanted if work.outcome is None], is_undo=False))
-        self._hasten(wanted)
-        meanwhile()
+        if ends := self._hastened_of(wanted):
+            yield ending(ends)
         failed = list[Work]()
         words = dict[str, str]()
         for work in wanted:
@@ -94,7 +91,7 @@ class Runner:
             step("do")
             try:
                 words[work.id] = yield self._job(work, partial(self._deeds[work.kind].do, work.facts))
-                work.ended_ns = self._clock.boot_ns()
+                work.ended_ns = work.ended_ns or self._clock.boot_ns()
             except FAILURES as error:
                 back = yield self._job(work, partial(self._take_back, work, self._others(work)))
                 words[work.id] = f"{_words(error)}{back}"
@@ -129,11 +126,19 @@ class Runner:
         others = self._store.sharing(work.kind, self._place(work.kind, work.facts))
         return others[0].facts if others else work.facts
 
-    def _hasten(self, works: list[Work]) -> None:
+    def _hastened_of(self, works: list[Work]) -> dict[int, Callable[[], object]]:
+        """Begin what ends by itself, all of it; return what notes when each has ended, by a descriptor for that."""
+        ends: dict[int, Callable[[], object]] = {}
         for work in works:
             if work.is_fresh and work.kind in self._hastened:
                 step("hasten")
-                self._hastened[work.kind].hasten(work.facts)
+                descriptor = self._hastened[work.kind].hasten(work.facts)
+                if descriptor >= 0:
+                    ends[descriptor] = partial(self._note_end, work)
+        return ends
+
+    def _note_end(self, work: Work) -> None:
+        work.ended_ns = self._clock.boot_ns()
 
     def _noted(self, works: list[Work]) -> list[Work]:
         """Put what will be in force on the disk; return what may be done."""

@@ -77,8 +77,10 @@ class FoundAgain(Protocol):
 class Hastened(Protocol):
     """A deed whose `do` waits for something: of several actions all are begun before the first is waited for."""
 
-    def hasten(self, facts: Facts) -> None:
+    def hasten(self, facts: Facts) -> int:
         """Begin what `do` will wait for; raises nothing. `do` follows, and does it all when this did nothing.
+
+        Returns a descriptor that is readable once it is over, for the caller to close; -1: there is none.
 
         Called only a moment after `prepare` looked: what a crash interrupted is looked at by `do` first.
         """

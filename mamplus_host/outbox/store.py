@@ -104,6 +104,8 @@ class Outbox:
         try:
             with self._transaction() as database:
                 seqs = [_insert(database, *row) for row in rows]
+                size = sum(len(data) + _OVERHEAD_BYTES for _id, _severity, data in rows)
+                _count(database, put=len(rows), queued=len(rows), queued_bytes=size)
                 _evict(database, self._max_bytes)
                 return seqs
         except NotPossible:
@@ -190,10 +192,8 @@ class Outbox:
 
 
 def _insert(database: sqlite3.Connection, alert_id: str, severity: int, data: bytes) -> int:
-    size = len(data) + _OVERHEAD_BYTES
-    row = (alert_id, severity, size, data)
+    row = (alert_id, severity, len(data) + _OVERHEAD_BYTES, data)
     seq = database.execute("INSERT INTO record (id, severity, bytes, body) VALUES (?, ?, ?, ?)", row).lastrowid
-    _count(database, put=1, queued=1, queued_bytes=size)
     return int(seq or 0)
 
 

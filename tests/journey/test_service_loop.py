@@ -71,7 +71,7 @@ def test_a_loop_in_which_every_part_fails_goes_on_until_it_is_asked_to_stop(
 
     loop.run()
 
-    assert turns == FAULTS
+    assert turns >= FAULTS
     assert loop.faults > FAULTS  # those of the first tick, too
     assert loop.last_fault
 

@@ -6,7 +6,8 @@ import shutil
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from mamplus_host.errors import NotPossible
+from mamplus_host.outbox import spool as spooling
 from mamplus_host.outbox import store
 from mamplus_host.outbox.store import Outbox, Sealed
 from mamplus_host.verdicts import Escalation, Finding, Severity
@@ -172,6 +174,74 @@ def test_only_so_many_fates_are_remembered(outbox: Outbox, monkeypatch: pytest.M
         outbox.acknowledge([outbox.put(escalation(str(number)))])
 
     assert [outbox.state_of(str(number)) for number in range(5)] == ["", ""] + ["acknowledged"] * 3
+
+
+class Stubborn(Outbox):
+    """Takes nothing while it `fails` with something."""
+
+    fails: Callable[[Sequence[Escalation]], Exception | None] = staticmethod(lambda _escalations: None)
+
+    def put_many(self, escalations: Sequence[Escalation]) -> list[int]:
+        if error := self.fails(escalations):
+            raise error
+        return super().put_many(escalations)
+
+
+@pytest.fixture
+def spool(path: Path) -> Iterator[tuple[spooling.Spool, Stubborn]]:
+    outbox = Stubborn(path, max_bytes=1 << 20)
+    spool = spooling.Spool(outbox, lambda: None, most=3)
+    yield spool, outbox
+    spool.close()
+    outbox.close()
+
+
+def test_what_comes_while_the_disk_is_slow_shares_the_next_sync(spool: tuple[spooling.Spool, Stubborn]) -> None:
+    handing, outbox = spool
+    is_storing, may_store, together = threading.Event(), threading.Event(), list[int]()
+
+    def slow(escalations: Sequence[Escalation]) -> None:
+        together.append(len(escalations))
+        is_storing.set()
+        assert may_store.wait(20)
+
+    outbox.fails = slow
+    handing.hand([escalation("a")])
+    assert is_storing.wait(20)
+    handing.hand([escalation("b"), escalation("c")])
+    may_store.set()
+    handing.settle()
+
+    assert (together, handing.stored, seqs(outbox.batch(DEVICE, sign))) == ([1, 2], 3, [1, 2, 3])
+
+
+def test_what_a_full_disk_keeps_out_is_stored_in_order_when_there_is_room(
+    spool: tuple[spooling.Spool, Stubborn],
+) -> None:
+    handing, outbox = spool
+    outbox.fails = lambda _escalations: NotPossible("no room")
+    for alert_id in "abcde":
+        handing.hand([escalation(alert_id)])
+        handing.settle()
+    assert (handing.unstored, handing.lost, outbox.counters().put) == (3, 2, 0)
+
+    outbox.fails = lambda _escalations: None
+    handing.retry()
+    handing.settle()
+
+    assert (handing.unstored, handing.stored) == (0, 3)
+    assert [json.loads(one.body)["id"] for one in outbox.batch(DEVICE, sign)] == ["c", "d", "e"]
+
+
+def test_one_that_can_never_be_stored_holds_up_no_other(spool: tuple[spooling.Spool, Stubborn]) -> None:
+    handing, outbox = spool
+    outbox.fails = lambda escalations: KeyError("bad") if "bad" in [one.id for one in escalations] else None
+
+    handing.hand([escalation("a"), escalation("bad"), escalation("b")])
+    handing.settle()
+
+    assert [outbox.state_of(alert_id) for alert_id in ("a", "bad", "b")] == ["queued", "", "queued"]
+    assert (handing.stored, handing.lost, handing.faults > 0) == (2, 1, True)
 
 
 def test_a_damaged_spool_is_set_aside_and_its_numbers_are_not_used_again(path: Path) -> None:

@@ -33,9 +33,10 @@ class Kill:
         victim = self._processes.look(target["tgid"], target["boot_ns"])
         return {"boot": tasks.boot_id(), "tgid": victim.tgid, "start_ns": victim.start_ns}
 
-    def hasten(self, facts: Facts) -> None:
-        if "hold" not in facts and same_boot(facts):
-            self._processes.send_end(Victim(facts["tgid"], facts["start_ns"]))
+    def hasten(self, facts: Facts) -> int:
+        if "hold" in facts or not same_boot(facts):
+            return -1
+        return self._processes.send_end(Victim(facts["tgid"], facts["start_ns"]))
 
     def do(self, facts: Facts) -> str:
         if not same_boot(facts):
