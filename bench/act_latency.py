@@ -5,7 +5,9 @@ Real processes are killed by the whole pipeline: events are handed to it as the 
 come, and each outcome says when its process had ended. The peer is the plainest thing that acts: a loop
 that gets the same events and sends SIGKILL, without a journal, a guard, an alert or an escalation.
 
-Victims wait in a cgroup of our own. Each is born before the measured time, for a fork would be measured, too.
+Victims wait in a cgroup of our own. Each is born before the measured time, for a start would be measured, too. They
+are programs that were started, as listed ones are: of 1,000 forks of one process the first hundred take five times as
+long to end as the others.
 """
 
 import argparse
@@ -50,10 +52,7 @@ _WAITING = """
 import os, signal, sys
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for _ in range(int(sys.argv[1])):
-    pid = os.fork()
-    if pid == 0:
-        signal.pause()
-    print(pid)
+    print(os.posix_spawn("/usr/bin/sleep", ["sleep", "1000"], {}))
 sys.stdout.flush()
 os.close(1)
 signal.pause()

@@ -280,12 +280,14 @@ class Pipeline:
 
     def tell_some(self) -> None:
         """Report what was acted on longest ago: into the alert log, and on its way to the enterprise."""
+        told = list[Escalation]()
         for _ in range(min(max(TELL_AT_ONCE, len(self._untold) // 4), len(self._untold))):
             decision, outcomes = self._untold.popleft()
             try:
-                self._spool.hand(self._reported(decision, outcomes))
+                told += self._reported(decision, outcomes)
             except Exception:  # likewise
                 self._note_fault(decision.event)
+        self._spool.hand(told)
         try:
             self._alerts.flush()
         except Exception:  # acting goes on

@@ -48,6 +48,7 @@ from mamplus_host.updating import Updater
 from mamplus_host.uplink import Uplink
 
 LOG = logging.getLogger("mamplus")
+TURN_S = 0.0005  # for which another thread may keep the interpreter from the loop, at each of the loop's system calls
 NETFILTER_START_S = (
     10.0  # for our iptables rules; whoever holds their lock longer does not keep the agent from starting
 )
@@ -341,6 +342,7 @@ def _make_directories(config: Config) -> None:
 def main() -> int:
     """Run the agent in the foreground: `mamplus run` becomes this program."""
     memory.keep_small()
+    sys.setswitchinterval(TURN_S)
     path = Path(sys.argv[2]) if sys.argv[1:2] == ["--config"] and len(sys.argv) == 3 else DEFAULT_CONFIG
     try:
         if os.geteuid() != 0:

@@ -10,7 +10,7 @@ while the disk is full, the oldest go and are counted.
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 from mamplus_host.errors import MamplusError
@@ -40,8 +40,10 @@ class Spool:
         with self._changed:
             return len(self._waiting) if self._is_full else 0
 
-    def hand(self, escalations: Iterable[Escalation]) -> None:
+    def hand(self, escalations: Sequence[Escalation]) -> None:
         """Have escalations stored, soon."""
+        if not escalations:
+            return
         with self._changed:
             self._begin()
             for one in escalations:

@@ -346,6 +346,7 @@ STEPS = st.lists(
 
 @settings(max_examples=1000, suppress_health_check=list(HealthCheck))
 @given(schedule=STEPS, cuts=st.lists(st.integers(0, 14), min_size=10, max_size=10))
+@pytest.mark.timeout(900)  # 1,000 schedules that sync a disk which others may use
 def test_no_schedule_of_actions_undoing_time_cuts_and_restarts_leaves_anything_between(
     schedule: list[tuple[object, ...]], cuts: list[int]
 ) -> None:
