@@ -29,6 +29,7 @@ HOOKS = ROOT / "packaging" / "hooks"
 WAIT_S = 60.0
 PROGRAM = Path("/opt/shop/program")
 SETTINGS = Path("/opt/shop/settings")
+MADE = Path("/opt/shop/made")
 # Name below our directory -> what it is to dpkg, apt and the agent.
 PLACES = {
     "dpkg": "/var/lib/dpkg", "apt": "/var/lib/apt", "cache": "/var/cache/apt", "log": "/var/log", "opt": "/opt",
@@ -90,17 +91,19 @@ class Machine:
     def put_back(self) -> list[str]:
         return [one["summary"] for one in self.call("alerts", limit=1000) if one["rule"] == "protected-file"]
 
-    def package(self, version: int) -> Path:
+    def package(self, version: int, script: str = "") -> Path:
         """Build a package whose files say which version they are of; its settings are configuration."""
         tree = self.home / f"build-{version}"
         for name, text in {
             "DEBIAN/control": f"Package: shop\nVersion: {version}\nArchitecture: all\nMaintainer: nobody\n"
             "Description: a stand-in\n",
             "DEBIAN/conffiles": f"{SETTINGS}\n",
+            "DEBIAN/postinst": f"#!/bin/sh\n{script}\n",
             "opt/shop/program": f"program {version}", "opt/shop/settings": f"settings {version}",
         }.items():  # fmt: skip
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             (tree / name).write_text(text)
+        (tree / "DEBIAN/postinst").chmod(0o755)
         made = self.home / f"shop_{version}_all.deb"
         subprocess.run(["dpkg-deb", "--root-owner-group", "--build", tree, made], check=True, capture_output=True)
         return made
@@ -201,6 +204,51 @@ def test_what_dpkg_upgrades_while_no_agent_runs_is_kept_by_the_next_and_what_ano
     wait_for("the other to be put back", lambda: device.read(SETTINGS) == "settings 1", timeout_s=WAIT_S)
     assert device.read(PROGRAM) == "program 2"
     assert len(device.put_back()) == 1
+
+
+SCRIPT = f"printf 'made by a script' >{MADE}"
+
+
+@pytest.fixture
+def made(device: Machine) -> Machine:
+    """One with a protected file that no package lists."""
+    device.write(MADE, "as deployed")
+    device.call("protect", path=str(MADE))
+    return device
+
+
+def test_what_a_script_changed_and_a_removal_took_while_no_agent_ran_comes_back(made: Machine) -> None:
+    made.stop()
+    made.run("dpkg", "-i", made.package(2, SCRIPT))
+    assert made.read(MADE) == "made by a script"
+    made.start()
+    wait_for("what the script made to be put back", lambda: made.read(MADE) == "as deployed", timeout_s=WAIT_S)
+    wait_for("what dpkg unpacked to be kept", lambda: made.versions(PROGRAM) == 2, timeout_s=WAIT_S)
+
+    made.stop()
+    made.run("dpkg", "-r", "shop")
+    made.start()
+
+    wait_for("what was removed to be put back", lambda: made.read(PROGRAM) == "program 2", timeout_s=WAIT_S)
+    wait_for("both to be told", lambda: len(made.put_back()) == 2, timeout_s=WAIT_S)
+
+
+def test_what_a_script_changes_and_a_removal_takes_under_the_eyes_of_an_agent_stays_so(made: Machine) -> None:
+    made.run("dpkg", "-i", made.package(2, SCRIPT))
+    wait_for("what the script made to be kept", lambda: made.versions(MADE) == 2, timeout_s=WAIT_S)
+    made.run("dpkg", "-r", "shop")
+    wait_for("the removal to be kept", lambda: _is_gone(made), timeout_s=WAIT_S)
+
+    made.stop()
+    made.start()
+
+    assert _is_gone(made)
+    assert (made.read(MADE), made.put_back()) == ("made by a script", [])
+
+
+def _is_gone(device: Machine) -> bool:
+    listed = {one["path"] for one in device.call("vault-list")}
+    return not (device._opt / "shop" / "program").exists() and str(PROGRAM) not in listed
 
 
 def test_only_what_root_wrote_as_dpkg_says_since_it_was_kept_is_the_packages(device: Machine) -> None:

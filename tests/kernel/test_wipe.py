@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import json
 import os
+import stat
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
@@ -422,15 +423,17 @@ def test_a_container_in_use_is_suspended_by_a_lock_and_its_passphrase_brings_it_
 def deep(place: Path) -> Iterator[Work]:
     """A container so deep that neither a path reaches its end nor recursion (pytest's own clean-up) comes back."""
     work = Work(place, "paths")
-    current = os.open(work.plain, os.O_RDONLY | os.O_DIRECTORY)
-    for _ in range(3000):
-        os.mkdir("d", dir_fd=current)
-        below = os.open("d", os.O_RDONLY | os.O_DIRECTORY, dir_fd=current)
+    try:
+        current = os.open(work.plain, os.O_RDONLY | os.O_DIRECTORY)
+        for _ in range(3000):
+            os.mkdir("d", dir_fd=current)
+            below = os.open("d", os.O_RDONLY | os.O_DIRECTORY, dir_fd=current)
+            os.close(current)
+            current = below
         os.close(current)
-        current = below
-    os.close(current)
-    yield work
-    subprocess.run(["rm", "-rf", work.plain], check=True)
+        yield work
+    finally:
+        subprocess.run(["rm", "-rf", work.plain], check=True)
 
 
 def test_a_tree_of_any_depth_is_emptied(deep: Work) -> None:
@@ -455,8 +458,11 @@ def test_what_cannot_be_wiped_does_not_spare_the_rest(place: Path) -> None:
     assert not work.receipts.has(ID)
 
 
+@pytest.mark.parametrize("device", ["253:1 ext4", "0:41 btrfs"])
 @pytest.mark.parametrize(("point", "is_refused"), [("/", True), ("/var", True), ("/srv/work", False)])
-def test_a_container_that_the_device_runs_from_is_not_touched(tmp_path: Path, point: str, is_refused: bool) -> None:
+def test_a_container_that_the_device_runs_from_is_not_touched(
+    tmp_path: Path, point: str, is_refused: bool, device: str
+) -> None:
     """LVM in LUKS: what is mounted is a volume, and its slave is the container."""
     block = tmp_path / "sys/block"
     for name, kind, number in (("work", "CRYPT-LUKS2-00ff-work", "253:0"), ("group-volume", "LVM-1", "253:1")):
@@ -467,7 +473,10 @@ def test_a_container_that_the_device_runs_from_is_not_touched(tmp_path: Path, po
     (block / "dm-1/slaves/dm-0").symlink_to(block / "dm-0")
     (tmp_path / "sys/dev/block").mkdir(parents=True)
     (tmp_path / "sys/dev/block/253:1").symlink_to(block / "dm-1")
-    line = f"22 1 253:1 / {point} rw,relatime shared:1 - ext4 /dev/mapper/group-volume rw\n"
+    number, kind = device.split()
+    line = f"22 1 {number} / {point} rw,relatime shared:1 - {kind} /dev/mapper/group-volume rw\n"
+    (tmp_path / "root/dev/mapper").mkdir(parents=True)
+    os.mknod(tmp_path / "root/dev/mapper/group-volume", stat.S_IFBLK | 0o600, os.makedev(253, 1))
     (tmp_path / "mountinfo").write_text(line)
     one = {"path": "/dev/sda2", "uuid": "00-ff"}
 
