@@ -74,7 +74,8 @@ class Accepting:
         if self._allows(change):
             self._keep([path], _THE_POLICYS, is_by_writer=True)
             return True
-        who = self.who(change.tgid, change.boot_ns) or ("" if change.tgid else self._packaged(path))
+        # dpkg may have ended before it was looked at who wrote; what it unpacked is in its lists by then.
+        who = self.who(change.tgid, change.boot_ns) or self._packaged(path)
         self._later.discard(path)
         if who:
             self._waiting[path] = who

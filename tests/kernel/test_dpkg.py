@@ -6,6 +6,7 @@ namespaces of their own. Nothing of this machine is changed.
 """
 
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,17 @@ class Machine:
         done = subprocess.run(self.inside(*command), capture_output=True, text=True, timeout=WAIT_S, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
+    @contextmanager
+    def begin(self, *command: object) -> Iterator[None]:
+        """Have a command run meanwhile."""
+        with subprocess.Popen(self.inside(*command), stdout=subprocess.DEVNULL) as process:
+            try:
+                yield
+            except BaseException:
+                process.kill()
+                raise
+            assert process.wait(WAIT_S) == 0
+
     def start(self) -> None:
         self.agent = subprocess.Popen(
             self.inside(sys.executable, "-m", "mamplus_host.service", "--config", self._config),
@@ -98,12 +110,13 @@ class Machine:
             "DEBIAN/control": f"Package: shop\nVersion: {version}\nArchitecture: all\nMaintainer: nobody\n"
             "Description: a stand-in\n",
             "DEBIAN/conffiles": f"{SETTINGS}\n",
-            "DEBIAN/postinst": f"#!/bin/sh\n{script}\n",
+            "DEBIAN/postinst": f"#!/bin/sh\n{script}\n", "DEBIAN/postrm": f"#!/bin/sh\n{script}\n",
             "opt/shop/program": f"program {version}", "opt/shop/settings": f"settings {version}",
         }.items():  # fmt: skip
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             (tree / name).write_text(text)
-        (tree / "DEBIAN/postinst").chmod(0o755)
+        for name in ("postinst", "postrm"):
+            (tree / "DEBIAN" / name).chmod(0o755)
         made = self.home / f"shop_{version}_all.deb"
         subprocess.run(["dpkg-deb", "--root-owner-group", "--build", tree, made], check=True, capture_output=True)
         return made
@@ -206,6 +219,20 @@ def test_what_dpkg_upgrades_while_no_agent_runs_is_kept_by_the_next_and_what_ano
     assert len(device.put_back()) == 1
 
 
+def test_what_dpkg_upgraded_before_it_was_looked_at_who_wrote_is_kept_and_what_another_wrote_is_not(
+    device: Machine,
+) -> None:
+    assert device.agent is not None
+    device.agent.send_signal(signal.SIGSTOP)
+    device.run("dpkg", "-i", device.package(2))
+    device.write(SETTINGS, "spoiled")
+    device.agent.send_signal(signal.SIGCONT)
+
+    wait_for("the upgrade to be kept", lambda: device.versions(PROGRAM) == 2, timeout_s=WAIT_S)
+    wait_for("the other to be put back", lambda: device.read(SETTINGS) == "settings 1", timeout_s=WAIT_S)
+    assert device.read(PROGRAM) == "program 2"
+
+
 SCRIPT = f"printf 'made by a script' >{MADE}"
 
 
@@ -230,14 +257,19 @@ def test_what_a_script_changed_and_a_removal_took_while_no_agent_ran_comes_back(
     made.start()
 
     wait_for("what was removed to be put back", lambda: made.read(PROGRAM) == "program 2", timeout_s=WAIT_S)
-    wait_for("both to be told", lambda: len(made.put_back()) == 2, timeout_s=WAIT_S)
+    wait_for("all to be told", lambda: len(made.put_back()) == 3, timeout_s=WAIT_S)  # its script ran once more
 
 
 def test_what_a_script_changes_and_a_removal_takes_under_the_eyes_of_an_agent_stays_so(made: Machine) -> None:
-    made.run("dpkg", "-i", made.package(2, SCRIPT))
-    wait_for("what the script made to be kept", lambda: made.versions(MADE) == 2, timeout_s=WAIT_S)
-    made.run("dpkg", "-r", "shop")
-    wait_for("the removal to be kept", lambda: _is_gone(made), timeout_s=WAIT_S)
+    seen = made.home / "seen"
+    package = made.package(2, f"{SCRIPT}; until [ -e {seen} ]; do sleep 0.1; done")  # dpkg ends when all was seen
+    with made.begin("dpkg", "-i", package):
+        wait_for("what the script made to be kept", lambda: made.versions(MADE) == 2, timeout_s=WAIT_S)
+        seen.touch()
+    seen.unlink()
+    with made.begin("dpkg", "-r", "shop"):
+        wait_for("the removal to be kept", lambda: _is_gone(made), timeout_s=WAIT_S)
+        seen.touch()
 
     made.stop()
     made.start()
