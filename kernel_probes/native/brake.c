@@ -114,8 +114,16 @@ static void stop(struct mamplus_brake *brake, const struct brake_task *task, int
 	eventfd_write(brake->told_fd, 1);
 }
 
+/* A writer was looked up before it came so far, but may run another program by now. */
+static bool is_spared(struct mamplus_brake *brake, pid_t writer, pid_t tgid, int verdict)
+{
+	if (tgid == writer && verdict != BRAKE_UNKNOWN)
+		return verdict == BRAKE_SPARED || brake_spares_program(brake->spared, tgid);
+	return brake_spares(brake->spared, writer) || (tgid != writer && brake_spares(brake->spared, tgid));
+}
+
 /* True: it stands still, so nobody further up has to. */
-static bool judge(struct mamplus_brake *brake, pid_t writer, pid_t tgid)
+static bool judge(struct mamplus_brake *brake, pid_t writer, pid_t tgid, int verdict)
 {
 	struct brake_task task;
 	int pidfd;
@@ -126,8 +134,7 @@ static bool judge(struct mamplus_brake *brake, pid_t writer, pid_t tgid)
 	if (pidfd < 0)
 		return false;
 	/* Who stands still already may wait for its hash, and a signal by others than the responder would end it. */
-	if (!brake_look(tgid, &task) || task.state == 'T' || brake_spares(brake->spared, writer) ||
-	    (tgid != writer && brake_spares(brake->spared, tgid))) {
+	if (!brake_look(tgid, &task) || task.state == 'T' || is_spared(brake, writer, tgid, verdict)) {
 		close(pidfd);
 		return false;
 	}
@@ -141,15 +148,21 @@ static bool count(struct mamplus_brake *brake, pid_t writer, uint64_t file)
 {
 	struct brake_task task = { .ppid = writer };
 	uint64_t now = now_ns();
+	uint32_t within;
 
 	for (int step = 0; step <= ANCESTORS && task.ppid > 1; step++) {
 		struct brake_head *head = brake_head_of(&brake->heads, task.ppid);
 
 		if (!brake_saw(&brake->heads, head, file, now) && !step)
 			return false;
-		if (brake_is_over(&brake->heads, head, now)) {
+		within = brake_within(&brake->heads, head, now);
+		if (!step && within == brake->heads.limit / 2)	/* it may take as long as some files do */
+			head->verdict = brake_spares(brake->spared, writer) ? BRAKE_SPARED : BRAKE_TO_STOP;
+		if (within == brake->heads.limit) {
+			int verdict = head->verdict;
+
 			brake_begin_anew(&brake->heads, head);	/* whatever comes of it: he is judged once for that many */
-			if (judge(brake, writer, task.ppid))
+			if (judge(brake, writer, task.ppid, verdict))
 				return true;
 		}
 		if (!brake_look(task.ppid, &task))
@@ -178,7 +191,9 @@ static bool take_in(struct mamplus_brake *brake, const struct fanotify_event_met
 	for (; FAN_EVENT_OK(event, left); event = FAN_EVENT_NEXT(event, left)) {
 		const unsigned char *about = (const unsigned char *)event;
 
-		if (event->pid > 1 && event->pid != own && brake->on)
+		if (event->pid == own)
+			news = true;	/* what the agent puts back is no reason to rest: the writer is at it */
+		else if (event->pid > 1 && brake->on)
 			news |= count(brake, event->pid, hash(about + event->metadata_len, about + event->event_len));
 	}
 	return news;

@@ -54,6 +54,7 @@ struct brake_seen {
 struct brake_head {
 	pid_t tgid;	/* 0: free */
 	uint64_t last_ns;
+	enum { BRAKE_UNKNOWN, BRAKE_SPARED, BRAKE_TO_STOP } verdict;	/* looked up half-way to the limit */
 	struct brake_seen *seen;	/* `limit` of them */
 };
 
@@ -71,7 +72,7 @@ void brake_begin_all_anew(struct brake_heads *heads);
 struct brake_head *brake_head_of(struct brake_heads *heads, pid_t tgid);
 /* Take in that a process changed a file; true: it had not within the window. */
 bool brake_saw(const struct brake_heads *heads, struct brake_head *head, uint64_t file, uint64_t now);
-bool brake_is_over(const struct brake_heads *heads, const struct brake_head *head, uint64_t now);
+uint32_t brake_within(const struct brake_heads *heads, const struct brake_head *head, uint64_t now);	/* files */
 
 /* brake_spared.c */
 struct brake_task {
@@ -84,6 +85,7 @@ struct brake_task {
 bool brake_look(pid_t tgid, struct brake_task *task);	/* false: it has ended */
 struct mamplus_spared *brake_spared_copy(const struct mamplus_spared *spared);
 void brake_spared_free(struct mamplus_spared *spared);
-bool brake_spares(const struct mamplus_spared *spared, pid_t tgid);
+bool brake_spares(const struct mamplus_spared *spared, pid_t tgid);	/* may wait for a lock of cgroups */
+bool brake_spares_program(const struct mamplus_spared *spared, pid_t tgid);
 
 #endif

@@ -27,6 +27,7 @@ void brake_heads_free(struct brake_heads *heads)
 void brake_begin_anew(struct brake_heads *heads, struct brake_head *head)
 {
 	memset(head->seen, 0, heads->limit * sizeof(*head->seen));
+	head->verdict = BRAKE_UNKNOWN;
 }
 
 void brake_begin_all_anew(struct brake_heads *heads)
@@ -71,11 +72,11 @@ bool brake_saw(const struct brake_heads *heads, struct brake_head *head, uint64_
 	return true;
 }
 
-bool brake_is_over(const struct brake_heads *heads, const struct brake_head *head, uint64_t now)
+uint32_t brake_within(const struct brake_heads *heads, const struct brake_head *head, uint64_t now)
 {
-	for (const struct brake_seen *seen = head->seen; seen < head->seen + heads->limit; seen++) {
-		if (!seen->at_ns || now - seen->at_ns > heads->window_ns)
-			return false;
-	}
-	return true;
+	uint32_t count = 0;
+
+	for (const struct brake_seen *seen = head->seen; seen < head->seen + heads->limit; seen++)
+		count += seen->at_ns && now - seen->at_ns <= heads->window_ns;
+	return count;
 }

@@ -202,10 +202,16 @@ static bool is_managers(const struct mamplus_spared *spared, pid_t tgid)
 	return false;
 }
 
+bool brake_spares_program(const struct mamplus_spared *spared, pid_t tgid)
+{
+	struct statx runs;
+
+	return runs_one_of(tgid, spared->programs, &runs);
+}
+
 bool brake_spares(const struct mamplus_spared *spared, pid_t tgid)
 {
 	char text[TEXT_BYTES], number[16], *cgroup;
-	struct statx runs;
 
 	snprintf(number, sizeof(number), "%d", tgid);
 	if (tgid <= 1 || holds(spared->tgids, number))
@@ -213,5 +219,5 @@ bool brake_spares(const struct mamplus_spared *spared, pid_t tgid)
 	cgroup = read_text(tgid, "cgroup", text, sizeof(text)) ? cgroup_in(text) : NULL;
 	if (!cgroup || !is_in(cgroup, spared->scope) || is_in_unit(cgroup, spared->units))
 		return true;
-	return runs_one_of(tgid, spared->programs, &runs) || is_managers(spared, tgid);
+	return brake_spares_program(spared, tgid) || is_managers(spared, tgid);
 }
