@@ -103,17 +103,6 @@ class Executor:
 
     # --- forward -----------------------------------------------------------------------------
 
-    def carry_out(self, decision: Decision, actions: Iterable[Action]) -> list[Outcome]:
-        """Do `actions`, in order; return one outcome for each that was tried."""
-        (outcomes,) = self.carry_out_all([(decision, tuple(actions))])
-        return outcomes
-
-    def carry_out_all(self, batch: Sequence[Planned]) -> list[list[Outcome]]:
-        """As `answer_all`; return the outcomes by decision. Not for an agent that has a line."""
-        found: dict[int, list[Outcome]] = {}
-        self.answer_all(batch, lambda number, outcomes: found.update({number: outcomes}), waits=True)
-        return [found[number] for number in range(len(batch))]
-
     def answer_all(
         self, batch: Sequence[Planned], then: Callable[[int, list[Outcome]], object], *, waits: bool = False
     ) -> None:

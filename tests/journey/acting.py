@@ -6,7 +6,7 @@ counts how often the world was changed. `World` is what survives a power cut and
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,15 @@ from mamplus_host.errors import ActionFailed
 from mamplus_host.executor import tasks
 from mamplus_host.executor.actions.restore import Restore
 from mamplus_host.executor.disarm import Disarmed
-from mamplus_host.executor.execute import Executor
+from mamplus_host.executor.execute import Executor, Planned
 from mamplus_host.executor.inforce import InForceStore
 from mamplus_host.executor.journal import Journal, verify
+from mamplus_host.executor.plan import Action
 from mamplus_host.executor.shape import Deed, Facts, State
 from mamplus_host.executor.steps import hooked, step
 from mamplus_host.executor.vault import Vault
 from mamplus_host.files import sync_directory, sync_file
-from mamplus_host.verdicts import ActionKind
+from mamplus_host.verdicts import ActionKind, Decision, Outcome
 
 
 class PowerCut(BaseException):
@@ -232,3 +233,16 @@ class Device:
         if is_volatile:
             self.volatile[str(path)] = (content, 0o640)
         return path
+
+
+def carry_out(executor: Executor, decision: Decision, actions: Iterable[Action]) -> list[Outcome]:
+    """Do `actions`, in order; return one outcome for each that was tried."""
+    (outcomes,) = carry_out_all(executor, [(decision, tuple(actions))])
+    return outcomes
+
+
+def carry_out_all(executor: Executor, batch: Sequence[Planned]) -> list[list[Outcome]]:
+    """As `answer_all`; return the outcomes by decision. Not for an agent that has a line."""
+    found: dict[int, list[Outcome]] = {}
+    executor.answer_all(batch, lambda number, outcomes: found.update({number: outcomes}), waits=True)
+    return [found[number] for number in range(len(batch))]

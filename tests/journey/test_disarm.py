@@ -18,7 +18,7 @@ from mamplus_host.executor.plan import Action
 from mamplus_host.telling import Telling
 from mamplus_host.verdicts import ActionKind, Decision, Finding, Verdict
 
-from .acting import Device
+from .acting import Device, carry_out
 from .test_power_cuts import decided
 
 MOST = 5
@@ -40,7 +40,7 @@ def end(device: Device, number: int, *, entry: int = 7, name: str = "") -> str:
     """Have entry `entry` end the program `name`; return what came of it."""
     path = device.file(name or f"program{number}")
     action = Action(kind=ActionKind.KILL, boot_ns=1)
-    (outcome,) = device.executor.carry_out(by(entry, decided(f"A{entry}N{number}", path)), [action])
+    (outcome,) = carry_out(device.executor, by(entry, decided(f"A{entry}N{number}", path)), [action])
     return outcome.state
 
 
@@ -87,7 +87,7 @@ def test_an_administrator_arms_it_again_and_only_what_is_disarmed(device: Device
 
 def test_what_was_done_before_it_disarmed_itself_can_still_be_undone(device: Device) -> None:
     path = device.file("set")
-    device.executor.carry_out(by(7, decided("AB", path)), [Action(kind=ActionKind.REFUSE, boot_ns=1)])
+    carry_out(device.executor, by(7, decided("AB", path)), [Action(kind=ActionKind.REFUSE, boot_ns=1)])
     for number in range(MOST + 1):
         end(device, number)
 

@@ -19,7 +19,7 @@ from mamplus_host.executor.inforce import InForceStore
 from mamplus_host.executor.plan import Action
 from mamplus_host.verdicts import ActionKind, Decision, Finding, Indicator, Verdict
 
-from .acting import Device
+from .acting import Device, carry_out, carry_out_all
 
 FILE = File(dev=1, ino=2, size=3, ctime_s=4, ctime_ns=5)
 BAD = Indicator("sha256", "ab" * 32)
@@ -42,7 +42,7 @@ def damaged(decision_id: str, path: Path) -> Decision:
 def act(device: Device, decision_id: str, kind: ActionKind, path: Path, ttl_s: int = 0) -> Callable[[], object]:
     decision = (damaged if kind is ActionKind.RESTORE else decided)(decision_id, path)
     action = Action(kind=kind, boot_ns=1, path=str(path) if kind is ActionKind.RESTORE else "", ttl_s=ttl_s)
-    return lambda: device.executor.carry_out(decision, [action])
+    return lambda: carry_out(device.executor, decision, [action])
 
 
 def look(path: Path) -> tuple[str, int] | None:
@@ -170,7 +170,7 @@ def test_two_actions_with_one_effect_end_with_the_last_of_them(device: Device) -
 
 def test_two_decisions_of_one_batch_about_one_thing_are_taken_one_after_the_other(device: Device) -> None:
     path, action = device.file("one"), (Action(kind=ActionKind.REFUSE, boot_ns=1),)
-    device.run(lambda: device.executor.carry_out_all([(decided("A", path), action), (decided("B", path), action)]))
+    device.run(lambda: carry_out_all(device.executor, [(decided("A", path), action), (decided("B", path), action)]))
 
     device.run(lambda: device.executor.undo("A"))
     assert look(path) == ("refuse", 0o400)
@@ -324,7 +324,7 @@ def test_one_sync_serves_all_actions_of_a_batch(device: Device, monkeypatch: pyt
     device.rules = ActionRules(disarm=Disarm(programs=50))
     batch = [(decided(f"A{n}", device.file(f"f{n}")), (Action(kind=ActionKind.KILL, boot_ns=1),)) for n in range(50)]
     monkeypatch.setattr("mamplus_host.executor.journal.os.fsync", counted)
-    outcomes = device.executor.carry_out_all(batch)
+    outcomes = carry_out_all(device.executor, batch)
 
     assert [[one.state for one in some] for some in outcomes] == [["done"]] * 50
     assert syncs == 1

@@ -27,6 +27,7 @@ from mamplus_host.executor.shape import Deed, State
 from mamplus_host.executor.steps import hooked
 from mamplus_host.executor.vault import Vault
 from mamplus_host.verdicts import ActionKind, Decision, Finding
+from tests.journey.acting import carry_out
 from tests.kernel import acts
 from tests.kernel.test_freeze_held import Agent, decided
 
@@ -238,7 +239,7 @@ def test_an_agent_told_to_kill_it_reports_that_it_is_guarded(
     agent = Agent(acts.config_for(tmp_path / "state", scope))
     decision = decided(updater.pid, Finding.CONFIRMED, "01GUARDED" + "0" * 17)
 
-    (outcome,) = agent.executor.carry_out(decision, [Action(kind=ActionKind.KILL, boot_ns=now(), tgid=updater.pid)])
+    (outcome,) = carry_out(agent.executor, decision, [Action(kind=ActionKind.KILL, boot_ns=now(), tgid=updater.pid)])
 
     assert (outcome.state, "part of the updater" in outcome.detail) == ("failed", True)
     assert updater.poll() is None
@@ -352,7 +353,7 @@ def killed_at(step_at: int, job: Callable[[], object]) -> int:
 
 def treat(state: Path, scope: Path, decision: Decision, kind: ActionKind, tgid: int) -> None:
     agent = Agent(acts.config_for(state, scope))
-    agent.executor.carry_out(decision, [Action(kind=kind, boot_ns=now(), tgid=tgid, ttl_s=3600)])
+    carry_out(agent.executor, decision, [Action(kind=kind, boot_ns=now(), tgid=tgid, ttl_s=3600)])
 
 
 @pytest.mark.parametrize("kind", [ActionKind.KILL, ActionKind.KILL_TREE, ActionKind.KILL_CGROUP, ActionKind.FREEZE])

@@ -29,6 +29,7 @@ from mamplus_host.executor.process import HOLD_PREFIX
 from mamplus_host.executor.tasks import boot_id as boot
 from mamplus_host.executor.vault import Vault
 from mamplus_host.verdicts import ActionKind, Decision, Finding, Indicator, Verdict
+from tests.journey.acting import carry_out
 from tests.kernel import acts
 
 pytestmark = pytest.mark.kernel
@@ -63,7 +64,7 @@ class Agent:
 
     def treat(self, pid: int, finding: Finding, decision_id: str = SUSPECT_ID) -> list[tuple[str, str]]:
         decision = decided(pid, finding, decision_id)
-        outcomes = self.executor.carry_out(decision, plan(decision, self.config))
+        outcomes = carry_out(self.executor, decision, plan(decision, self.config))
         return [(outcome.action.value, outcome.state) for outcome in outcomes]
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from mamplus_host.executor.actions.restore import MAX_RESTORES, RESTORE_WINDOW_N
 from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.plan import plan
 from mamplus_host.verdicts import ActionKind, Decision, Finding, Outcome
+from tests.journey.acting import carry_out
 from tests.kernel import acts
 from tests.kernel.test_freeze_held import Agent
 
@@ -43,7 +44,7 @@ def file(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 def treat(agent: Agent, change: FileChange, decision_id: str = ID) -> list[Outcome]:
     decision = Decision(id=decision_id, finding=Finding.CONFIRMED, event=change, rule="protected-file", reason="")
-    return agent.executor.carry_out(decision, plan(decision, agent.config))
+    return carry_out(agent.executor, decision, plan(decision, agent.config))
 
 
 def changed(path: Path) -> FileChange:
