@@ -15,10 +15,15 @@ from pathlib import Path
 
 from bench.rig import clean_up_when_ended
 from mamplus_host.ble.format import Generation
-from mamplus_host.collector.decode import decode_run
+from mamplus_host.collector.decode import decode_batch
 from mamplus_host.config import Agent, Config, ExecPolicy, Paths
+from mamplus_host.errors import EventMalformed
 from mamplus_host.kernel import responder
 from mamplus_host.kernel.objects import Kernel
+
+
+def _fail(error: EventMalformed) -> None:
+    raise error
 
 
 def consume(kernel: Kernel) -> int:
@@ -27,11 +32,12 @@ def consume(kernel: Kernel) -> int:
     poll.register(sys.stdin, select.POLLIN | select.POLLHUP)
     poll.register(kernel.ring.fileno(), select.POLLIN)
     while True:
-        decoded += sum(len(decode_run(*run)) for run in kernel.ring.drain())
+        if batch := kernel.ring.drain():
+            decoded += len(decode_batch(*batch, _fail))
         wait_s = kernel.ring.arm()
         ready = poll.poll(None if wait_s is None else wait_s * 1000)
         if any(descriptor == sys.stdin.fileno() for descriptor, _ in ready):
-            return decoded + sum(len(decode_run(*run)) for batch in iter(kernel.ring.drain, []) for run in batch)
+            return decoded + sum(len(decode_batch(*batch, _fail)) for batch in iter(kernel.ring.drain, None))
 
 
 def prepare(kernel: Kernel, config: Config, arguments: argparse.Namespace) -> None:

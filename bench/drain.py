@@ -17,7 +17,7 @@ from typing import Any
 import bcc
 
 from bench import report
-from mamplus_host.collector.decode import decode_run
+from mamplus_host.collector.decode import decode_batch, decode_run
 from mamplus_host.kernel import layout
 from mamplus_host.kernel.bpf import Fd
 from mamplus_host.kernel.headers import kernel_headers
@@ -130,7 +130,7 @@ class Ring:
     def by_mamplus(self) -> int:
         made = 0
         while batch := self._ours.drain():
-            made += sum(len(decode_run(*run)) for run in batch)
+            made += len(decode_batch(*batch, print))
         return made
 
     def by_bcc_fields(self) -> int:

@@ -14,13 +14,13 @@ import os
 import queue
 import select
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from mamplus_host import memory, systemd
-from mamplus_host.collector.decode import decode_run
+from mamplus_host.collector.decode import decode_batch
 from mamplus_host.control.render import event_view
 from mamplus_host.errors import EventMalformed
 from mamplus_host.events import Event, FileChange, FileEvent
@@ -124,17 +124,13 @@ class Loop:
 
     def drain(self) -> None:
         """Run a batch of what the ring holds through the pipeline; `arm` says when there is more."""
-        if runs := self._service.kernel.ring.drain():
+        if batch := self._service.kernel.ring.drain():
             self._has_worked = True
-            self._service.pipeline.act(self._decoded(runs))
+            self._service.pipeline.act(decode_batch(*batch, self._note_malformed))
 
-    def _decoded(self, runs: Iterable[tuple[int, int, bytes]]) -> Iterator[Event]:
-        for kind, count, data in runs:
-            try:
-                yield from decode_run(kind, count, data)
-            except EventMalformed as error:
-                self.malformed += count
-                LOG.error("%s; %d records dropped", error, count)
+    def _note_malformed(self, error: EventMalformed) -> None:
+        self.malformed += 1
+        LOG.error("%s; the record is dropped", error)
 
     def _on_ready(self, fd: int, mask: int) -> None:
         service = self._service
@@ -152,7 +148,9 @@ class Loop:
             self.on_files()
         elif fd == service.guarding.fileno():
             self.drain()  # likewise
-            service.pipeline.take(self._decoded([(layout.KIND_FILE, 1, data) for data in service.guarding.read()]))
+            records = service.guarding.read()
+            run = (layout.KIND_FILE, len(records), b"".join(records))
+            service.pipeline.take(decode_batch([run], bytes([run[0]]) * len(records), self._note_malformed))
         elif service.asks.owns(fd):
             service.pipeline.tell_all()  # what a person asks about is told
             service.asks.on_ready(fd, mask)

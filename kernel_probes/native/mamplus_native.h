@@ -46,7 +46,9 @@ int mamplus_map_delete_batch(int map_fd, const void *keys, uint32_t count);
 int mamplus_rules_socket(const char *netns, int family);
 int mamplus_rules_about(int socket_fd, int family, uint32_t *entries, uint32_t *bytes);
 
-/* A run: records of one kind, one after the other, without gaps. */
+#define MAMPLUS_KINDS 16	/* enum mamplus_kind, and room; a record of no such kind counts as kind 0 */
+
+/* A run: records of one kind, in the order in which they came, without gaps. */
 struct mamplus_run {
 	uint32_t kind;
 	uint32_t count;
@@ -59,7 +61,9 @@ struct mamplus_ring;
 struct mamplus_ring *mamplus_ring_open(int ring_fd, int waiting_fd, int *error);
 void mamplus_ring_close(struct mamplus_ring *ring);
 int mamplus_ring_fd(const struct mamplus_ring *ring);	/* an epoll descriptor: readable when the kernel sent a wake-up */
-int mamplus_ring_drain(struct mamplus_ring *ring, unsigned char *out, uint32_t size, struct mamplus_run *runs, uint32_t max_runs);
+/* Returns how many records there were: `order` is the kind of each, `out` has them by kind, one of `runs` (MAMPLUS_KINDS) for each. */
+int mamplus_ring_drain(struct mamplus_ring *ring, unsigned char *out, uint32_t size, unsigned char *order,
+		       uint32_t max_records, struct mamplus_run *runs);
 int mamplus_ring_arm(struct mamplus_ring *ring);	/* ms after which to look again unwoken; -1: sleep until woken */
 int mamplus_ring_wait(struct mamplus_ring *ring, int timeout_ms);	/* 1: worth a drain; 0: the time is over */
 /* cffi: end */

@@ -137,31 +137,44 @@ int mamplus_ring_fd(const struct mamplus_ring *ring)
 	return ring->epoll_fd;
 }
 
-const void *mamplus_ring_next(struct mamplus_ring *ring, uint32_t *size)
+/* The record at `*at`, which moves behind it, and over what was discarded before it. NULL: none is finished. */
+static const void *record_at(const struct mamplus_ring *ring, unsigned long *at, uint32_t *size)
 {
-	unsigned long at = *ring->consumer;
-
-	while (at < __atomic_load_n(ring->producer, __ATOMIC_ACQUIRE)) {
-		const unsigned char *record = ring->data + (at & (ring->size - 1));
+	while (*at < __atomic_load_n(ring->producer, __ATOMIC_ACQUIRE)) {
+		const unsigned char *record = ring->data + (*at & (ring->size - 1));
 		uint32_t header = __atomic_load_n((const uint32_t *)record, __ATOMIC_ACQUIRE);
 		uint32_t length = header & ~(BPF_RINGBUF_BUSY_BIT | BPF_RINGBUF_DISCARD_BIT);
 
 		if (header & BPF_RINGBUF_BUSY_BIT)
 			return NULL;
-		at += (length + BPF_RINGBUF_HDR_SZ + 7) & ~7UL;
+		*at += (length + BPF_RINGBUF_HDR_SZ + 7) & ~7UL;
 		if (!(header & BPF_RINGBUF_DISCARD_BIT)) {
-			ring->next = at;
 			*size = length;
 			return record + BPF_RINGBUF_HDR_SZ;
 		}
-		__atomic_store_n(ring->consumer, at, __ATOMIC_RELEASE);
 	}
 	return NULL;
 }
 
+static void read_until(struct mamplus_ring *ring, unsigned long at)
+{
+	__atomic_store_n(ring->consumer, at, __ATOMIC_RELEASE);
+}
+
+const void *mamplus_ring_next(struct mamplus_ring *ring, uint32_t *size)
+{
+	const void *record;
+
+	ring->next = *ring->consumer;
+	record = record_at(ring, &ring->next, size);
+	if (!record)
+		read_until(ring, ring->next);	/* what was discarded */
+	return record;
+}
+
 void mamplus_ring_done(struct mamplus_ring *ring)
 {
-	__atomic_store_n(ring->consumer, ring->next, __ATOMIC_RELEASE);
+	read_until(ring, ring->next);
 }
 
 static void take_wake_up(struct mamplus_ring *ring)
@@ -171,32 +184,59 @@ static void take_wake_up(struct mamplus_ring *ring)
 	(void)epoll_wait(ring->epoll_fd, &event, 1, 0);
 }
 
-int mamplus_ring_drain(struct mamplus_ring *ring, unsigned char *out, uint32_t size, struct mamplus_run *runs,
-		       uint32_t max_runs)
+/* How many records fit into `size` bytes, and of each kind how many, in how many bytes. */
+static uint32_t look_ahead(struct mamplus_ring *ring, uint32_t size, unsigned char *order, uint32_t max_records,
+			   struct mamplus_run *of)
 {
-	uint32_t used = 0, length;
-	int last = -1;
+	unsigned long at = *ring->consumer;
 	const struct mamplus_head *head;
+	uint32_t used = 0, length, count = 0;
+
+	while ((head = record_at(ring, &at, &length))) {
+		unsigned char kind = head->kind < MAMPLUS_KINDS ? head->kind : 0;
+
+		ring->more = used + length > size || count == max_records;
+		if (ring->more)
+			break;
+		used += length;
+		of[kind].count++;
+		of[kind].bytes += length;
+		order[count++] = kind;
+	}
+	return count;
+}
+
+/*
+ * By kind, for programs start and end in turn: a run of each record would cost who reads them in Python more than the
+ * records do.
+ */
+int mamplus_ring_drain(struct mamplus_ring *ring, unsigned char *out, uint32_t size, unsigned char *order,
+		       uint32_t max_records, struct mamplus_run *runs)
+{
+	struct mamplus_run of[MAMPLUS_KINDS] = { 0 };
+	unsigned char *to[MAMPLUS_KINDS];
+	unsigned long at = *ring->consumer;
+	uint32_t count, length;
 
 	take_wake_up(ring);
 	ring->more = false;
-	while ((head = mamplus_ring_next(ring, &length))) {
-		bool same = last >= 0 && runs[last].kind == head->kind;
-
-		if (used + length > size || (!same && last + 1 == (int)max_runs)) {
-			ring->more = true;
-			break;
-		}
-		if (!same)
-			runs[++last] = (struct mamplus_run){ .kind = head->kind };
-		memcpy(out + used, head, length);
-		used += length;
-		runs[last].count++;
-		runs[last].bytes += length;
-		mamplus_ring_done(ring);
+	count = look_ahead(ring, size, order, max_records, of);
+	for (uint32_t kind = 0; kind < MAMPLUS_KINDS; kind++) {
+		to[kind] = out;
+		out += of[kind].bytes;
+		of[kind].kind = kind;
+		if (of[kind].count)
+			*runs++ = of[kind];
 	}
-	ring->found |= last >= 0;
-	return last + 1;
+	for (uint32_t i = 0; i < count; i++) {
+		const void *record = record_at(ring, &at, &length);
+
+		memcpy(to[order[i]], record, length);
+		to[order[i]] += length;
+	}
+	read_until(ring, at);
+	ring->found |= count > 0;
+	return count;
 }
 
 int mamplus_ring_arm(struct mamplus_ring *ring)

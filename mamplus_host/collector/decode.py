@@ -3,14 +3,14 @@
 
 Journey: ring -> [decode] -> lineage -> analyzer.
 
-Every record is returned or counted as malformed; decoding touches no file and no clock. Runs
+Every record is returned or told as malformed; decoding touches no file and no clock. Runs
 of one kind come from C (`EventRing.drain`), so that one comprehension serves the whole run:
 fields that no event needs are skipped by `struct`, and what repeats (names, addresses, ports)
 is looked up instead of decoded (twice as fast as a generator that makes each anew).
 """
 
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from socket import ntohs
 from struct import Struct
@@ -41,6 +41,29 @@ _NO_HASH = bytes(32)
 _NOT_IN_EVENTS = {"head_size", "head_kind", "head_pad", "family", "pad"}
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
+
+
+def decode_batch(
+    runs: Iterable[tuple[int, int, bytes]], order: bytes, malformed: Callable[[EventMalformed], object]
+) -> list[Event]:
+    """Return the events of a batch (`EventRing.drain`) as they came; `malformed` is told of what is no record."""
+    made = {kind: iter(_decoded(kind, count, data, malformed)).__next__ for kind, count, data in runs}
+    return [event for kind in order if (event := made[kind]()) is not None]
+
+
+def _decoded(
+    kind: int, count: int, data: bytes, malformed: Callable[[EventMalformed], object]
+) -> Sequence[Event | None]:
+    """Return the events of a run; of one that does not fit each record by itself, None for those that are malformed."""
+    try:
+        return decode_run(kind, count, data)
+    except EventMalformed as error:
+        if count == 1:
+            malformed(error)
+            return [None]
+    size = len(data) // count
+    pieces = [data[at * size : (at + 1) * size] for at in range(count)]
+    return [event for piece in pieces for event in _decoded(kind, 1, piece, malformed)]
 
 
 def decode_run(kind: int, count: int, data: bytes) -> list[Event]:

@@ -40,7 +40,8 @@ def _is_told(place: Place, target: int) -> bool:
     assert place.kernel is not None
     end = time.monotonic() + _NOTICED_S
     while time.monotonic() < end:
-        for kind, count, data in place.kernel.ring.drain():
+        batch = place.kernel.ring.drain()
+        for kind, count, data in batch.runs if batch else ():
             told = decode_run(kind, count, data) if kind == layout.KIND_TAMPER else ()
             if any(isinstance(event, Tamper) and event.target == target for event in told):
                 return True

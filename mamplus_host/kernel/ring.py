@@ -3,21 +3,29 @@
 
 Journey: probe -> [ring] -> decode.
 
-C copies a batch out and cuts it into runs of one kind, so that Python meets a run and not a
-record. When to look is agreed with the kernel (kernel_probes/native/ring_reader.c): wait as
-`arm` says or until `fileno` is readable, then `drain`. An idle device is never woken.
+C copies a batch out, sorted by kind, so that Python meets a run and not a record. When to look
+is agreed with the kernel (kernel_probes/native/ring_reader.c): wait as `arm` says or until
+`fileno` is readable, then `drain`. An idle device is never woken.
 """
 
 import os
+from typing import NamedTuple
 
 from mamplus_host.errors import KernelRefused
 from mamplus_host.kernel._native import ffi, lib
 from mamplus_host.kernel.bpf import Fd, checked
 
 BATCH_BYTES = 128 << 10  # one drain: 300 starts; what is left comes with the next
-BATCH_RUNS = 1024
+BATCH_RECORDS = 2048
 
 Run = tuple[int, int, bytes]  # kind (layout.KIND_), how many records, the records one after the other
+
+
+class Batch(NamedTuple):
+    """What was drained at once; `collector.decode.decode_batch` puts it back into its order."""
+
+    runs: list[Run]  # one a kind
+    order: bytes  # the kind of each record, as they came
 
 
 class EventRing:
@@ -29,20 +37,26 @@ class EventRing:
         if self._ring == ffi.NULL:
             raise KernelRefused(f"open the events ring: {os.strerror(-error[0])}", errno=-error[0])
         self._out = ffi.new("unsigned char[]", BATCH_BYTES)
-        self._runs = ffi.new("struct mamplus_run[]", BATCH_RUNS)
+        self._order = ffi.new("unsigned char[]", BATCH_RECORDS)
+        self._runs = ffi.new("struct mamplus_run[]", lib.MAMPLUS_KINDS)
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when the kernel sent a wake-up; `drain` takes it back."""
         return int(lib.mamplus_ring_fd(self._ring))
 
-    def drain(self) -> list[Run]:
-        """Return what lies in the ring, in order, at most BATCH_BYTES of it; never waits."""
-        count = lib.mamplus_ring_drain(self._ring, self._out, BATCH_BYTES, self._runs, BATCH_RUNS)
-        found, at = [], 0
-        for run in self._runs[0:count]:
-            found.append((int(run.kind), int(run.count), bytes(ffi.buffer(self._out + at, run.bytes))))
+    def drain(self) -> Batch | None:
+        """Return what lies in the ring, at most BATCH_BYTES of it; None: nothing. Never waits."""
+        left = lib.mamplus_ring_drain(self._ring, self._out, BATCH_BYTES, self._order, BATCH_RECORDS, self._runs)
+        if not left:
+            return None
+        batch, at = Batch([], bytes(ffi.buffer(self._order, left))), 0
+        for run in self._runs:
+            batch.runs.append((int(run.kind), int(run.count), bytes(ffi.buffer(self._out + at, run.bytes))))
             at += run.bytes
-        return found
+            left -= run.count
+            if not left:
+                break
+        return batch
 
     def arm(self) -> float | None:
         """Return after how many seconds to drain again though nothing woke us; None: sleep until woken.

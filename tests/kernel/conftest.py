@@ -161,8 +161,9 @@ class Agent:
             assert time.monotonic() < end, "it never became known"
 
     def drain(self) -> None:
-        while runs := self.kernel.ring.drain():
-            self.seen += decode(runs)
+        while batch := self.kernel.ring.drain():
+            made = {run[0]: iter(decode([run])) for run in batch.runs}
+            self.seen += [next(made[kind]) for kind in batch.order]
 
     def wait_for(self, kind: str, matches: Callable[[Record], bool] = lambda _record: True) -> Record:
         """Return the first record of `kind` that matches, of those seen already or still to come."""

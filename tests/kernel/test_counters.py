@@ -27,6 +27,14 @@ def test_what_happened_is_what_was_drained_and_what_was_counted_as_lost(agent: A
     assert counters["produced"] + counters["lost"] == 2 * forks + 2  # and the burst's own start and end
 
 
+def test_records_of_several_kinds_come_in_the_order_in_which_they_were_made(agent: Agent) -> None:
+    assert agent.run(agent.programs / "burst", "3") == 0
+
+    agent.drain()
+    told = [record.kind for record in agent.seen if record.kind in ("fork", "exit")]
+    assert told == ["fork", "exit"] * 3 + ["exit"]  # the last one is the burst's own
+
+
 def test_after_a_full_ring_reports_come_again(agent: Agent) -> None:
     agent.run(agent.programs / "burst", str(layout.EVENTS_BYTES // 88))
     agent.drain()
@@ -89,11 +97,12 @@ def test_a_filling_ring_wakes_the_reader(agent: Agent) -> None:
 def test_a_batch_that_is_full_says_that_there_is_more(agent: Agent) -> None:
     agent.run(agent.programs / "burst", "2000")
 
-    runs = agent.kernel.ring.drain()
+    batch = agent.kernel.ring.drain()
 
+    assert batch
     assert agent.kernel.ring.arm() == 0.0
-    assert sum(len(data) for _kind, _count, data in runs) > 0
-    assert all(len(data) % count == 0 for _kind, count, data in runs)
+    assert sum(count for _kind, count, _data in batch.runs) == len(batch.order)
+    assert all(len(data) % count == 0 for _kind, count, data in batch.runs)
 
 
 def _is_readable(agent: Agent) -> bool:

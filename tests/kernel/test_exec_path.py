@@ -14,7 +14,7 @@ from mamplus_host.ble.entry import Entry, Kind, canonical
 from mamplus_host.ble.format import Generation
 from mamplus_host.ble.stack import Stack
 from mamplus_host.clock import DeviceClock
-from mamplus_host.collector.decode import decode_run
+from mamplus_host.collector.decode import decode_batch
 from mamplus_host.executor.alertlog import AlertLog
 from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.journal import Journal
@@ -53,9 +53,8 @@ class Stages:
         self.pipeline.use(Stack.of(Generation(encode(entries, generation=7, created_s=1))))
 
     def take(self) -> None:
-        while runs := self.agent.kernel.ring.drain():
-            for kind, count, data in runs:
-                self.pipeline.take(decode_run(kind, count, data))
+        while batch := self.agent.kernel.ring.drain():
+            self.pipeline.take(decode_batch(*batch, print))
 
     def await_alert(self) -> dict[str, object]:
         end = time.monotonic() + DEADLINE_S

@@ -59,8 +59,8 @@ for line in sys.stdin:
         until = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(float(rest[0]) * 1e9) if float(rest[0]) else 0
         kernel.guard.open_window(until)
     elif word == "drain":
-        while runs := kernel.ring.drain():
-            for kind, count, data in runs:
+        while batch := kernel.ring.drain():
+            for kind, count, data in batch.runs:
                 print(kind, count, data.hex())
         print("-")
     elif word == "end":

@@ -5,7 +5,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from mamplus_host.collector.decode import MEMO_ENTRIES, decode_run
+from mamplus_host.collector.decode import MEMO_ENTRIES, decode_batch, decode_run
 from mamplus_host.errors import EventMalformed
 from mamplus_host.events import OPERATIONS, Connect, DnsQuery, Exec, Exit, File, FileAccess, Fork, Head, Packet
 from mamplus_host.kernel import layout
@@ -114,3 +114,19 @@ def test_a_verdict_that_does_not_exist_is_malformed() -> None:
 
     with pytest.raises(EventMalformed, match="does not fit"):
         decode_run(layout.KIND_EXIT, 1, layout.EXIT.pack(*wrong, 0, 0))
+
+
+def test_events_of_several_kinds_come_in_the_order_of_their_records_without_the_malformed() -> None:
+    forks = [layout.FORK.pack(*head(layout.KIND_FORK, layout.FORK.size), child, 0) for child in (1, 2)]
+    exits = [layout.EXIT.pack(*head(layout.KIND_EXIT, layout.EXIT.size), code, 0) for code in (1, 2, 3)]
+    no_verdict = list(head(layout.KIND_EXIT, layout.EXIT.size))
+    no_verdict[10] = 40
+    exits[1] = layout.EXIT.pack(*no_verdict, 2, 0)
+    runs = [(layout.KIND_FORK, 2, b"".join(forks)), (layout.KIND_EXIT, 3, b"".join(exits)), (0, 1, b"?")]
+    order = bytes([layout.KIND_EXIT, layout.KIND_FORK, layout.KIND_EXIT, layout.KIND_FORK, 0, layout.KIND_EXIT])
+    told: list[EventMalformed] = []
+
+    events = decode_batch(runs, order, told.append)
+
+    assert events == [Exit(HEAD, 1), Fork(HEAD, 1), Fork(HEAD, 2), Exit(HEAD, 3)]
+    assert len(told) == 2

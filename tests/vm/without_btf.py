@@ -11,7 +11,7 @@ from pathlib import Path
 from mamplus_host.ble.encode import encode
 from mamplus_host.ble.entry import Entry, Kind
 from mamplus_host.ble.format import Generation
-from mamplus_host.collector.decode import decode_run
+from mamplus_host.collector.decode import decode_batch
 from mamplus_host.config import parse
 from mamplus_host.events import Exec
 from mamplus_host.kernel import pins
@@ -57,7 +57,9 @@ def main() -> None:
         "unknown": start(good), "known": start(good), "listed, unknown": start(listed), "listed, known": start(listed),
         "listed, copied": start(Path(shutil.copy(listed, PLACE / "copy"))),
     }  # fmt: skip
-    told = [event for run in kernel.ring.drain() for event in decode_run(*run) if isinstance(event, Exec)]
+    batch = kernel.ring.drain()
+    assert batch
+    told = [event for event in decode_batch(*batch, print) if isinstance(event, Exec)]
     print(
         json.dumps(
             {
