@@ -69,6 +69,7 @@
 #define MAMPLUS_FIFTH(_1, _2, _3, _4, which, ...) which
 #define BPF_CORE_READ(from, ...)                                                                           \
 	MAMPLUS_FIFTH(__VA_ARGS__, MAMPLUS_READ4, MAMPLUS_READ3, MAMPLUS_READ2, MAMPLUS_READ1)(from, __VA_ARGS__)
+#define SEE BPF_CORE_READ
 #define BPF_CORE_READ_STR_INTO(to, from, a) bpf_probe_read_kernel_str(to, sizeof(*(to)), &(from)->a)
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
@@ -123,5 +124,6 @@ static __always_inline void fill_ctime(struct mamplus_file *file, struct inode *
 #endif
 	file->ctime_ns &= 0x3fffffff;	/* since 6.13 the top bit says that the time was asked for */
 }
+#define see_ctime fill_ctime
 
 #endif

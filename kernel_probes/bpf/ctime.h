@@ -26,4 +26,23 @@ static __always_inline void fill_ctime(struct mamplus_file *file, struct inode *
 	file->ctime_ns &= MAMPLUS_CTIME_NS_MASK;
 }
 
+/* The same of an inode that the verifier knows, see SEE(). */
+static __always_inline void see_ctime(struct mamplus_file *out, struct inode *inode)
+{
+	struct inode___renamed *renamed = (void *)inode;
+	struct inode___discrete *discrete = (void *)inode;
+
+	if (bpf_core_field_exists(discrete->i_ctime_sec)) {
+		out->ctime_s = discrete->i_ctime_sec;
+		out->ctime_ns = discrete->i_ctime_nsec;
+	} else if (bpf_core_field_exists(renamed->__i_ctime)) {
+		out->ctime_s = renamed->__i_ctime.tv_sec;
+		out->ctime_ns = renamed->__i_ctime.tv_nsec;
+	} else {
+		out->ctime_s = inode->i_ctime.tv_sec;
+		out->ctime_ns = inode->i_ctime.tv_nsec;
+	}
+	out->ctime_ns &= MAMPLUS_CTIME_NS_MASK;
+}
+
 #endif

@@ -109,10 +109,10 @@ int BPF_PROG(mamplus_fork, struct task_struct *parent, struct task_struct *child
 {
 	struct mamplus_fork event;
 
-	if (BPF_CORE_READ(child, pid) != BPF_CORE_READ(child, tgid) || !in_scope())
+	if (SEE(child, pid) != SEE(child, tgid) || !in_scope())
 		return 0;	/* a thread */
 	fill_head(&event.head, MAMPLUS_KIND_FORK, sizeof(event));
-	event.child_tgid = BPF_CORE_READ(child, tgid);
+	event.child_tgid = SEE(child, tgid);
 	event.pad = 0;
 	emit(&event, sizeof(event), false);
 	return 0;
@@ -135,20 +135,20 @@ static __always_inline void note_exit_of_ours(__u32 tgid)
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(mamplus_exit, struct task_struct *task)
 {
-	__u32 tgid = BPF_CORE_READ(task, tgid);
+	__u32 tgid = SEE(task, tgid);
 	struct mamplus_exit event;
 	int group_code;
 
 	forget_wait();
-	if (BPF_CORE_READ(task, signal, live.counter) != 0)
+	if (SEE(task, signal, live.counter) != 0)
 		return 0;	/* other threads live on */
 	note_exit_of_ours(tgid);
 	bpf_map_delete_elem(&held, &tgid);
 	if (!in_scope())
 		return 0;
-	group_code = BPF_CORE_READ(task, signal, group_exit_code);
+	group_code = SEE(task, signal, group_exit_code);
 	fill_head(&event.head, MAMPLUS_KIND_EXIT, sizeof(event));
-	event.exit_code = group_code ? group_code : BPF_CORE_READ(task, group_leader, exit_code);
+	event.exit_code = group_code ? group_code : SEE(task, group_leader, exit_code);
 	event.pad = 0;
 	emit(&event, sizeof(event), false);
 	return 0;

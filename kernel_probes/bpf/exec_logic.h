@@ -20,22 +20,16 @@
 enum exec_action { EXEC_GO_ON, EXEC_REFUSE, EXEC_ASK };
 
 /* Returns the MAMPLUS_F_ that the file itself earns. */
-static __always_inline __u32 fill_file(struct mamplus_file *out, struct file *file)
+static __always_inline __u32 see_file(struct mamplus_file *out, struct file *file)
 {
-	struct inode *inode = BPF_CORE_READ(file, f_inode);
-	umode_t parent_mode = BPF_CORE_READ(file, f_path.dentry, d_parent, d_inode, i_mode);
-	__u32 flags = 0;
+	struct inode *inode = SEE(file, f_inode);
 
-	out->dev = BPF_CORE_READ(inode, i_sb, s_dev);
-	out->ino = BPF_CORE_READ(inode, i_ino);
-	out->size = BPF_CORE_READ(inode, i_size);
-	out->mode = BPF_CORE_READ(inode, i_mode);
-	fill_ctime(out, inode);
-	if (BPF_CORE_READ(inode, i_nlink) == 0)
-		flags |= MAMPLUS_F_DELETED;
-	if (parent_mode & MAMPLUS_S_IWOTH)
-		flags |= MAMPLUS_F_WORLD_WRITABLE;
-	return flags;
+	out->dev = SEE(inode, i_sb, s_dev);
+	out->ino = SEE(inode, i_ino);
+	out->size = SEE(inode, i_size);
+	out->mode = SEE(inode, i_mode);
+	see_ctime(out, inode);
+	return SEE(inode, i_nlink) ? 0 : MAMPLUS_F_DELETED;
 }
 
 /* The remembered SHA-256 of this very file, or NULL. */
@@ -118,18 +112,21 @@ static __always_inline enum exec_action exec_judge(struct mamplus_held *start, s
 {
 	struct mamplus_posture *now = posture_now();
 	struct mamplus_exec *exec = &start->exec;
+	struct file *file = SEE(bprm, file);
 	struct mamplus_known *entry;
 
 	fill_head(&exec->head, MAMPLUS_KIND_EXEC, sizeof(*exec));
-	exec->head.flags |= fill_file(&exec->file, BPF_CORE_READ(bprm, file));
+	exec->head.flags |= see_file(&exec->file, file);
+	if (SEE(file, f_path.dentry, d_parent, d_inode, i_mode) & MAMPLUS_S_IWOTH)
+		exec->head.flags |= MAMPLUS_F_WORLD_WRITABLE;
 	__builtin_memset(exec->sha256, 0, MAMPLUS_SHA256_LEN);
 	exec->waited_ns = 0;
 	__builtin_memset(exec->path, 0, sizeof(exec->path));
-	bpf_probe_read_kernel_str(exec->path, sizeof(exec->path), BPF_CORE_READ(bprm, filename));
+	bpf_probe_read_kernel_str(exec->path, sizeof(exec->path), SEE(bprm, filename));
 	start->boot_ns = exec->head.boot_ns;
-	start->start_ns = BPF_CORE_READ(task, start_boottime);
+	start->start_ns = SEE(task, start_boottime);
 	start->file = exec->file;
-	take_loader(start, BPF_CORE_READ(task, pid));
+	take_loader(start, SEE(task, pid));
 
 	entry = believed(&exec->file);
 	if (is_for_good(entry)) {
@@ -145,7 +142,7 @@ static __always_inline enum exec_action exec_judge(struct mamplus_held *start, s
 	if (agent_is_down(now->down_exec_s))
 		return judge_declared(exec, MAMPLUS_ANSWER_REFUSE);
 	/* A tracer may swallow the signal that holds, and PID 1 must not wait. */
-	if (BPF_CORE_READ(task, ptrace) || exec->head.tgid == 1 || !responder_is_there(now))
+	if (SEE(task, ptrace) || exec->head.tgid == 1 || !responder_is_there(now))
 		return judge_declared(exec, now->on_responder_down);
 	return EXEC_ASK;
 }

@@ -20,6 +20,16 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
+/*
+ * As BPF_CORE_READ, from what the verifier knows as a kernel struct (what tp_btf and LSM hooks are given): loads, where
+ * that calls a helper for every step.
+ */
+#define SEE(from, ...) SEE_FIFTH(__VA_ARGS__, SEE4, SEE3, SEE2, SEE1)(from, __VA_ARGS__)
+#define SEE_FIFTH(_1, _2, _3, _4, which, ...) which
+#define SEE1(from, a) ((from)->a)
+#define SEE2(from, a, b) ((from)->a->b)
+#define SEE3(from, a, b, c) ((from)->a->b->c)
+#define SEE4(from, a, b, c, d) ((from)->a->b->c->d)
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 

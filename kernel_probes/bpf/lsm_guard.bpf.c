@@ -298,7 +298,7 @@ int BPF_PROG(mamplus_guard_open, struct file *file_)
 	unsigned long magic;
 	char name[16] = {};
 
-	if (!(BPF_CORE_READ(file, f_mode) & FMODE_WRITE))
+	if (!(SEE(file_, f_mode) & FMODE_WRITE))
 		return 0;
 	magic = BPF_CORE_READ(file, f_inode, i_sb, s_magic);
 	if (magic != CGROUP2_MAGIC && magic != PROC_MAGIC)
@@ -313,9 +313,9 @@ SEC("tp_btf/sched_process_exit")
 int BPF_PROG(mamplus_guard_exit, struct task_struct *task)
 {
 	struct mamplus_guard_state *state = state_now();
-	__u32 tgid = BPF_CORE_READ(task, tgid);
+	__u32 tgid = SEE(task, tgid);
 
-	if (BPF_CORE_READ(task, signal, live.counter) != 0 || !is_target(tgid))
+	if (SEE(task, signal, live.counter) != 0 || !is_target(tgid))
 		return 0;	/* other threads live on */
 	bpf_map_delete_elem(&own, &tgid);
 	if (state && state->agent_tgid == tgid)

@@ -24,37 +24,6 @@ static __always_inline bool is_regular(struct inode *inode)
 	return (inode->i_mode & MAMPLUS_S_IFMT) == MAMPLUS_S_IFREG;
 }
 
-static __always_inline void see_ctime(struct mamplus_file *out, struct inode *inode)
-{
-	struct inode___renamed *renamed = (void *)inode;
-	struct inode___discrete *discrete = (void *)inode;
-
-	if (bpf_core_field_exists(discrete->i_ctime_sec)) {
-		out->ctime_s = discrete->i_ctime_sec;
-		out->ctime_ns = discrete->i_ctime_nsec;
-	} else if (bpf_core_field_exists(renamed->__i_ctime)) {
-		out->ctime_s = renamed->__i_ctime.tv_sec;
-		out->ctime_ns = renamed->__i_ctime.tv_nsec;
-	} else {
-		out->ctime_s = inode->i_ctime.tv_sec;
-		out->ctime_ns = inode->i_ctime.tv_nsec;
-	}
-	out->ctime_ns &= MAMPLUS_CTIME_NS_MASK;
-}
-
-/* As fill_file(), of a file that the verifier knows as one: plain loads, for this runs at every open. */
-static __always_inline __u32 see_file(struct mamplus_file *out, struct file *file)
-{
-	struct inode *inode = file->f_inode;
-
-	out->dev = inode->i_sb->s_dev;
-	out->ino = inode->i_ino;
-	out->size = inode->i_size;
-	out->mode = inode->i_mode;
-	see_ctime(out, inode);
-	return inode->i_nlink ? 0 : MAMPLUS_F_DELETED;
-}
-
 static __always_inline void fill_wish(struct wish *wish, struct file *file, __u32 op)
 {
 	struct inode *inode = file->f_inode;

@@ -49,34 +49,18 @@ static __always_inline void fill_comm(char (*comm)[MAMPLUS_COMM_LEN])
 	(*comm)[0] = 0;
 }
 
-static __always_inline void fill_head(struct mamplus_head *head, __u16 kind, __u32 size)
+static __always_inline __u32 parent_tgid(void)
 {
-	fill_head_of(head, kind, size, bpf_get_current_cgroup_id());
-	head->tgid = bpf_get_current_pid_tgid() >> 32;
-	head->uid = bpf_get_current_uid_gid();
-	bpf_get_current_comm(head->comm, sizeof(head->comm));
+	return 0;
 }
 
 #else
 
-static __always_inline void fill_head_of(struct mamplus_head *head, __u16 kind, __u32 size, __u64 cgroup_id)
+static __always_inline __u32 parent_tgid(void)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 
-	head->boot_ns = bpf_ktime_get_boot_ns();
-	head->cgroup_id = cgroup_id;
-	head->generation = 0;
-	head->size = size;
-	head->tgid = BPF_CORE_READ(task, tgid);
-	head->ppid = BPF_CORE_READ(task, real_parent, tgid);
-	head->uid = BPF_CORE_READ(task, cred, uid.val);
-	head->slot = MAMPLUS_NO_SLOT;
-	head->flags = 0;
-	head->kind = kind;
-	head->verdict = MAMPLUS_NOTHING;
-	head->pad = 0;
-	__builtin_memset(head->comm, 0, sizeof(head->comm));
-	BPF_CORE_READ_STR_INTO(&head->comm, task, comm);
+	return BPF_CORE_READ(task, real_parent, tgid);
 }
 
 /* Who sends a packet. */
@@ -87,12 +71,30 @@ static __always_inline void fill_comm(char (*comm)[MAMPLUS_COMM_LEN])
 	BPF_CORE_READ_STR_INTO(comm, task, comm);
 }
 
-static __always_inline void fill_head(struct mamplus_head *head, __u16 kind, __u32 size)
+/* In a packet's path: no helper names the task there. */
+static __always_inline void fill_head_of(struct mamplus_head *head, __u16 kind, __u32 size, __u64 cgroup_id)
 {
-	fill_head_of(head, kind, size, bpf_get_current_cgroup_id());
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	fill_head_no_task(head, kind, size);
+	head->cgroup_id = cgroup_id;
+	head->tgid = BPF_CORE_READ(task, tgid);
+	head->ppid = parent_tgid();
+	head->uid = BPF_CORE_READ(task, cred, uid.val);
+	fill_comm(&head->comm);
 }
 
 #endif
+
+static __always_inline void fill_head(struct mamplus_head *head, __u16 kind, __u32 size)
+{
+	fill_head_no_task(head, kind, size);
+	head->cgroup_id = bpf_get_current_cgroup_id();
+	head->tgid = bpf_get_current_pid_tgid() >> 32;
+	head->ppid = parent_tgid();
+	head->uid = bpf_get_current_uid_gid();
+	bpf_get_current_comm(head->comm, sizeof(head->comm));
+}
 
 static __always_inline __u64 wake_flag(__u32 size, bool urgent)
 {
