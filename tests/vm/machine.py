@@ -36,6 +36,8 @@ BOOTS = 3  # tries, where the machine falls over its own patching
 # The emulator may run a breakpoint that another processor's kernel has just patched out: often with a thread for each
 # processor, which therefore share one.
 PATCHING = "Oops: int3"
+# One nanosecond of the guest's clock is one instruction. One processor: a second one never comes up under this clock.
+COUNTED = ("-icount", "shift=0,sleep=on", "-smp", "1")
 ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL")  # also when this process is killed
 # Mitigations guard nothing in an emulated processor and cost it half its speed. That the timer ticks is not checked:
 # the kernel gives it ten ticks, and panics when a busy machine holds the emulator up meanwhile.
@@ -62,10 +64,12 @@ def run(
     timeout_s: float,
     directory: Path | None = None,
     share: Path | None = None,
+    is_counted: bool = False,
 ) -> Result:
     """Boot `kernel`, run `command` in `directory` as root, and return what it did; MachineFailed if it did not end.
 
-    `share` is a directory whose content the guest sees and may change, at SHARE.
+    `share` is a directory whose content the guest sees and may change, at SHARE. `is_counted`: its clock counts
+    instructions, so that what else runs on this machine changes no time in it.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_one_at_a_time())
@@ -75,7 +79,7 @@ def run(
         share.mkdir(exist_ok=True)
         for _ in range(BOOTS):
             _prepare(kernel, command, directory or Path.cwd(), work, share)
-            timed_out = _emulate(qemu_command(kernel, work, share), timeout_s)
+            timed_out = _emulate([*qemu_command(kernel, work, share), *(COUNTED if is_counted else ())], timeout_s)
             console = (work / "console").read_text(errors="replace")
             if timed_out or PATCHING not in console:
                 break
