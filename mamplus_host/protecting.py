@@ -104,6 +104,7 @@ class Protecting:
             vault, self.files, clock, rewatch=self.rewatch, waits=self.accepting.waits, told=told
         )
         self._overlooked.note_mounts(vault.paths(), self._tree_directories())
+        vault.on_placed = self._note_placed
         self.brake.hand_over(stopper.adopt)
         self.let_go()
         self.brake.refresh()
@@ -391,6 +392,10 @@ class Protecting:
                 self._note_not_taken(path, str(error))
                 self._pending[path] = (now, 0)
         self._watch(taken)
+
+    def _note_placed(self, path: str) -> None:
+        if self.files.knows(path):
+            self.rewatch(path)
 
     def _note_kept(self, path: str) -> None:
         self._not_taken.pop(path, None)

@@ -47,7 +47,7 @@ struct mamplus_brake {
 	int told_fd;
 	int kept_fd;
 	int end_fd;
-	bool agent_enters;	/* the agent's own thread, which has no priority but the one that who waits lends it */
+	bool agent_is_in;	/* the agent's own thread holds the lock, which has no priority but the one that who waits lends it */
 	pthread_mutex_t lock;	/* of all below */
 	bool on;
 	struct mamplus_spared *spared;
@@ -71,7 +71,7 @@ static void enter(struct mamplus_brake *brake)
 {
 	uint64_t end = now_ns() + SPIN_NS;
 
-	while (!__atomic_load_n(&brake->agent_enters, __ATOMIC_ACQUIRE) && now_ns() < end) {
+	while (!__atomic_load_n(&brake->agent_is_in, __ATOMIC_ACQUIRE) && now_ns() < end) {
 		if (!pthread_mutex_trylock(&brake->lock))
 			return;
 	}
@@ -83,17 +83,17 @@ static void leave(struct mamplus_brake *brake)
 	pthread_mutex_unlock(&brake->lock);
 }
 
-/* It may be on the processor of a thread that waits for the lock: that one must not spin. */
+/* It may have been on the processor of a thread that waits for it: that one must not spin, but lend its priority. */
 static void enter_as_agent(struct mamplus_brake *brake)
 {
-	__atomic_store_n(&brake->agent_enters, true, __ATOMIC_RELEASE);
 	pthread_mutex_lock(&brake->lock);
+	__atomic_store_n(&brake->agent_is_in, true, __ATOMIC_RELEASE);
 }
 
 static void leave_as_agent(struct mamplus_brake *brake)
 {
+	__atomic_store_n(&brake->agent_is_in, false, __ATOMIC_RELEASE);
 	leave(brake);
-	__atomic_store_n(&brake->agent_enters, false, __ATOMIC_RELEASE);
 }
 
 /* --- stopping ------------------------------------------------------------------------------------ */

@@ -11,7 +11,6 @@ brake: `why_not` says so, and the loop stops whoever it finds, as soon as it get
 import errno
 import os
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from struct import Struct
 from typing import Any
@@ -91,10 +90,10 @@ class Brake:
             adopt(self._left_behind)
             self._left_behind = {}
             os.ftruncate(self._kept, 0)
-        if self._brake == ffi.NULL:
-            return
-        with suppress(BlockingIOError):
+        try:
             os.eventfd_read(self._told)
+        except BlockingIOError:  # mostly: and the threads are not to wait for us
+            return
         found = ffi.new("struct mamplus_braked[]", lib.MAMPLUS_BRAKED_MAX)
         count = lib.mamplus_brake_taken(self._brake, found)
         if count:

@@ -14,7 +14,7 @@ A protected tree also has its directories and symbolic links in the vault, and w
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -63,6 +63,7 @@ class Vault:
         self._seen: dict[str, tuple[int, tuple[int, ...]]] = {}  # path -> (version, identity) last found intact
         self._putter = Putter(self.store, limits=limits, clock=clock, intact=self.intact, placed=self._note_seen)
         self._packing: Packing | None = None
+        self.on_placed: Callable[[str], object] = lambda _path: None  # told of each path where another file lies now
 
     def close(self) -> None:
         self._putter.settle()
@@ -291,7 +292,9 @@ class Vault:
         What stood there is kept by `settle`, and found again by `action`. Raises VaultError.
         """
         version = self.store.version(version_id) if version_id else self.store.latest(path)
-        return self._putter.place(path, version, action=action)
+        note = self._putter.place(path, version, action=action)
+        self.on_placed(path)
+        return note
 
     def settle(self) -> list[Settled]:
         """Keep what stood in the places of restored files, and make them last."""

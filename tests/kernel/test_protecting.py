@@ -793,6 +793,20 @@ def test_whom_the_brake_stopped_is_judged_by_what_the_watch_saw(
     process.communicate(timeout=20)
 
 
+def test_what_was_put_back_counts_like_what_was_never_touched(braking: Callable[..., Device], tree: Path) -> None:
+    device = braking(tree)
+    before = len(list(tree.iterdir()))
+    for number in range(30):
+        (tree / f"{number:03}").unlink()
+    device.restorer.do(device.restorer.prepare("test", {"path": f"{tree}/"}))
+    process = remover(device, tree)
+    select.select([device.brake], [], [], 60)
+
+    assert before - len(list(tree.iterdir())) <= 13 + (os.cpu_count() or 1)
+    process.kill()
+    process.communicate()
+
+
 @pytest.mark.parametrize("why", ["monitor mode", "a window", "a maintenance window"])
 def test_the_brake_stops_nobody_whom_the_watch_would_let_go(
     braking: Callable[..., Device], tree: Path, why: str
