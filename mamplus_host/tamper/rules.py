@@ -51,12 +51,11 @@ class Rules:
 
     def look(self, now_s: float) -> bool:
         """Whether the rules are to be read now; `now_s` is of a monotonic clock."""
-        seen = self._sizes.now()
+        seen, self._full_s = self._sizes.now(), self._full_s or now_s  # the start has just written them
         if seen == self._seen and now_s - self._full_s < FULL_EVERY_S:
             return False
-        is_first = not self._full_s
         self._seen, self._full_s = seen, now_s
-        return not is_first
+        return True
 
     def settle(self) -> None:
         """Take the tables as they are: we have just written them."""

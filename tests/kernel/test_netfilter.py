@@ -12,6 +12,7 @@ import pytest
 from mamplus_host.config import Config, Scope
 from mamplus_host.errors import NetfilterFailed
 from mamplus_host.executor import netfilter
+from mamplus_host.tamper.rules import FULL_EVERY_S, Rules
 from tests.kernel import acts
 
 pytestmark = pytest.mark.kernel
@@ -166,3 +167,14 @@ def test_a_namespace_that_is_not_there_is_clean_and_is_not_made() -> None:
     with pytest.raises(NetfilterFailed, match="mptest-never-was"):
         netfilter.apply(config("mptest-never-was"), Path("/a"), Path("/b"))
     assert not Path("/run/netns/mptest-never-was").exists()
+
+
+def test_rules_that_are_flushed_before_the_first_look_are_found_by_it(netns: str, pins: Path) -> None:
+    netfilter.apply(config(netns), pins / "all", pins / "none")
+    rules = Rules(config(netns))
+    try:
+        subprocess.run(["ip", "netns", "exec", netns, "iptables-legacy", "-F", "MAMPLUS-OUT"], check=True)
+
+        assert [rules.look(now_s) for now_s in (1.0, 2.0, 2.0 + FULL_EVERY_S)] == [True, False, True]
+    finally:
+        rules.close()
