@@ -29,6 +29,7 @@ MODULES = ("virtio_pci", "virtio_blk", "9pnet_virtio", "9p", "ext4", "overlay")
 BUSYBOX = Path("/bin/busybox")
 LOCK_VARIABLE = "MAMPLUS_VM_LOCK"
 SHARE = Path("/run/mamplus-vm/share")  # where the guest sees the share
+OF_THE_GUEST = (Path("/tmp"), Path("/run"))  # it has its own, and sees nothing of ours there
 SCRATCH_BYTES = 4 << 30  # a sparse file: what the guest may write
 MEMORY = "3G"
 CPUS = 2
@@ -71,6 +72,7 @@ def run(
     `share` is a directory whose content the guest sees and may change, at SHARE. `is_counted`: its clock counts
     instructions, so that what else runs on this machine changes no time in it.
     """
+    require_seen(ROOT)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_one_at_a_time())
         WORK.mkdir(parents=True, exist_ok=True)
@@ -97,6 +99,13 @@ def qemu_command(kernel: StockKernel, work: Path, share: Path) -> list[str]:
         "-virtfs", f"local,path={share},mount_tag=share,security_model=none",
         "-drive", f"file={work / 'scratch'},format=raw,if=virtio,cache=unsafe",
     ]  # fmt: skip
+
+
+def require_seen(tree: Path) -> None:
+    """MachineFailed when the guest, which runs what is in `tree`, would not see it."""
+    for place in OF_THE_GUEST:
+        if tree.is_relative_to(place):
+            raise MachineFailed(f"{tree} lies below {place}, of which the machine has its own; clone it elsewhere")
 
 
 @contextlib.contextmanager

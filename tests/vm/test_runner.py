@@ -9,6 +9,7 @@ import pytest
 
 from tests.vm import initramfs
 from tests.vm.kernels import ROOT, NoKernel, find
+from tests.vm.machine import MachineFailed, require_seen
 
 FETCH = ROOT / "packaging" / "fetch-kernel"
 
@@ -24,6 +25,11 @@ def test_an_archive_unpacks_to_what_it_was_made_of(tmp_path: Path) -> None:
 
     assert [(tmp_path / path).read_bytes() for path, _content in files] == [content for _path, content in files]
     assert os.access(tmp_path / "init", os.X_OK)
+
+
+def test_a_clone_that_no_guest_would_see_is_refused_before_the_boot() -> None:
+    with pytest.raises(MachineFailed, match=r"/tmp/clone lies below /tmp.*clone it elsewhere"):
+        require_seen(Path("/tmp/clone"))
 
 
 def test_a_kernel_that_is_not_unpacked_is_asked_for_with_the_way_to_get_it(tmp_path: Path) -> None:
