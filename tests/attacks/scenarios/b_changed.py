@@ -6,12 +6,14 @@ same size, is written into that very inode.
 """
 
 import ctypes
+import fcntl
 import mmap
 import os
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from struct import Struct
 
 from tests.attacks.attack import ELSEWHERE, STOPPED, UNSEEN, Missing, attack
 from tests.attacks.calls import clone_blocks, exchange, fallocate
@@ -23,6 +25,7 @@ FAMILY = "a file that changes after it was hashed"
 CACHES = "caches of verdicts keyed by path, inode or mtime"
 FALLOC_FL_COLLAPSE_RANGE = 0x08
 RACES = 400
+FIBMAP, FIGETBSZ, NUMBER = 1, 2, Struct("=i")  # ioctls of linux/fs.h: a file's block on the disk, a block's bytes
 
 
 def believed(on: Ground, directory: Path, name: str = "program") -> Path:
@@ -248,17 +251,21 @@ def block_device(on: Ground, payload: Path, marker: Path) -> Seen:
     program = believed(on, payload.parent)
     with program.open("rb") as file:
         os.fsync(file.fileno())
-        change_below(on, program.read_bytes(), payload.read_bytes())
+        change_below(on, file.fileno(), payload.read_bytes())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return on.execute(program, marker)
 
 
-def change_below(on: Ground, old: bytes, new: bytes) -> None:
+def change_below(on: Ground, descriptor: int, new: bytes) -> None:
+    """Write `new` to the blocks that a file has, wherever they are."""
     os.sync()
+    [size] = NUMBER.unpack(fcntl.ioctl(descriptor, FIGETBSZ, NUMBER.pack(0)))
     with (on.work / "disk.img").open("r+b") as image, mmap.mmap(image.fileno(), 0) as blocks:
-        at = -4096
-        while (at := blocks.find(old[:4096], at + 4096)) >= 0:  # every copy that ever was
-            blocks[at : at + len(new)] = new
+        for number, start in enumerate(range(0, len(new), size)):
+            [block] = NUMBER.unpack(fcntl.ioctl(descriptor, FIBMAP, NUMBER.pack(number)))
+            assert block, "a hole in a program"
+            part = new[start : start + size]
+            blocks[block * size : block * size + len(part)] = part
         blocks.flush()
 
 
