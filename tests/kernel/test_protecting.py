@@ -105,6 +105,10 @@ class Device:
                 self.treat(change)
         self.protecting.settle()
 
+    def holds(self, path: Path) -> tuple[str, str]:
+        """Return what is at `path`, and what should be there."""
+        return path.read_text(), self.vault.beginning(str(path), 100).decode()
+
     def close(self) -> None:
         self.protecting.close()
         self.vault.close()
@@ -291,8 +295,7 @@ def test_what_another_writes_before_the_writers_change_is_kept_is_not_kept(devic
 
     device.turn()
 
-    assert (tree / "old").read_text() == "as deployed"
-    assert device.vault.beginning(str(tree / "old"), 100) == b"as deployed"
+    assert device.holds(tree / "old") == ("as deployed", "as deployed")
 
 
 def test_what_another_writes_while_the_writers_change_is_kept_is_not_kept(
@@ -338,8 +341,7 @@ def test_what_another_writes_through_a_mapping_before_the_writers_change_is_kept
         mapper.communicate(b"end\n")
     device.turn()
 
-    assert device.vault.beginning(str(tree / "old"), 100) == b"as deployed"
-    assert (tree / "old").read_text() == "as deployed"
+    assert device.holds(tree / "old") == ("as deployed", "as deployed")
 
 
 def test_what_the_writer_has_open_still_is_kept_when_it_is_closed(device: Device, tree: Path) -> None:
@@ -358,8 +360,7 @@ def test_what_the_writer_has_open_still_is_kept_when_it_is_closed(device: Device
         process.communicate(b"end\n")
     device.turn()
 
-    assert device.vault.beginning(str(tree / "old"), 100) == b"updated"
-    assert (tree / "old").read_text() == "updated"
+    assert device.holds(tree / "old") == ("updated", "updated")
 
 
 def test_what_is_read_long_after_a_change_was_kept_may_have_been_written_before(
@@ -430,8 +431,7 @@ def test_what_another_wrote_stays_doubtful_until_what_was_before_can_be_declared
     device.protecting.tick()
     device.tick()
 
-    assert device.vault.beginning(str(tree / "old"), 100) == b"as deployed"
-    assert (tree / "old").read_text() == "as deployed"
+    assert device.holds(tree / "old") == ("as deployed", "as deployed")
 
 
 def test_what_waits_long_to_be_treated_is_in_doubt_as_when_it_was_read(
