@@ -29,6 +29,7 @@ from mamplus_host.kernel.objects import Kernel
 
 PEER = "hash map"
 NETWORKS_MAX = 1_000_000
+GIVEN_BACK_KB = 4096  # more free memory than half a second ago: something is still given back
 SPENT_S = 30  # a subject is repeated until it has loaded for so long
 METRICS = {  # of Taken: title, unit, factor
     "load_ms": ("list in force", "ms", 1.0),
@@ -111,6 +112,18 @@ class Bench:
         return path
 
 
+def await_memory() -> None:
+    """Wait until the kernel has given back what the last subject held: one of its threads does that meanwhile."""
+    free_kb, before_kb = _free_kb(), 0
+    while free_kb - before_kb > GIVEN_BACK_KB:
+        time.sleep(0.5)
+        free_kb, before_kb = _free_kb(), free_kb
+
+
+def _free_kb() -> int:
+    return next(int(line.split()[1]) for line in Path("/proc/meminfo").open() if line.startswith("MemFree:"))
+
+
 def measure(
     bench: Bench, count: int, rounds: int, wanted: Sequence[str], last: dict[str, tuple[int, list[Taken]]]
 ) -> tuple[Series, dict[str, str]]:
@@ -129,6 +142,7 @@ def measure(
             spent_s = sum(taken.load_ms + taken.patch_ms for taken in values.get(name, ())) / 1000
             if name in left_out or spent_s >= SPENT_S:
                 continue
+            await_memory()
             try:
                 values.setdefault(name, []).append(subjects[name](count))
             except TooSlow as error:
