@@ -36,7 +36,7 @@ from mamplus_host.executor.disarm import Disarmed
 from mamplus_host.executor.execute import Executor, Planned
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.journal import Journal
-from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.outbox.store import Outbox
 from mamplus_host.pipeline import Pipeline
 from mamplus_host.verdicts import Outcome, Verdict

@@ -24,7 +24,7 @@ from mamplus_host.collector.files import FileWatch
 from mamplus_host.config import Limits
 from mamplus_host.executor.actions.restore import Restore
 from mamplus_host.executor.journal import Journal
-from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault.vault import Vault
 
 SIZES = {"4 KiB": 4 << 10, "1 MiB": 1 << 20, "100 MiB": 100 << 20}
 GOAL_FACTOR, GOAL_MS = 2, 2

@@ -23,7 +23,7 @@ from mamplus_host.collector.lineage import Task
 from mamplus_host.config import Config
 from mamplus_host.errors import VaultError
 from mamplus_host.events import File, FileChange
-from mamplus_host.executor.vault import FAILURES, Vault
+from mamplus_host.executor.vault.vault import FAILURES, Vault
 from mamplus_host.filerules import FileRules, is_below, is_of_the_system
 from mamplus_host.files import write_whole
 from mamplus_host.kernel import responder

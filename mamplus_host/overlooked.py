@@ -14,7 +14,7 @@ from mamplus_host.clock import Clock
 from mamplus_host.collector.files import OVERFLOW, FileWatch
 from mamplus_host.collector.mounts import Mounts
 from mamplus_host.events import FileChange
-from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault.vault import Vault
 
 _LOOKED_AT_ONCE = 200  # files
 _NS = 1_000_000_000

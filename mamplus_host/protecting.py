@@ -29,15 +29,15 @@ from mamplus_host.collector.files import FileWatch, Touch
 from mamplus_host.config import Config
 from mamplus_host.errors import ActionFailed, NotPossible
 from mamplus_host.events import FileChange, MassRewrite
-from mamplus_host.executor import vault_files
 from mamplus_host.executor.brake import Brake
 from mamplus_host.executor.package_managers import PackageManagers
 from mamplus_host.executor.stopping import Stopper
-from mamplus_host.executor.vault import FAILURES, Vault
-from mamplus_host.executor.vault_paths import is_at_or_below, is_kept
-from mamplus_host.executor.vault_store import DIRECTORY
-from mamplus_host.executor.vault_tree import Step
-from mamplus_host.executor.vault_window import BY_MANAGER
+from mamplus_host.executor.vault import files as vault_files
+from mamplus_host.executor.vault.paths import is_at_or_below, is_kept
+from mamplus_host.executor.vault.store import DIRECTORY
+from mamplus_host.executor.vault.tree import Step
+from mamplus_host.executor.vault.vault import FAILURES, Vault
+from mamplus_host.executor.vault.window import BY_MANAGER
 from mamplus_host.overlooked import Overlooked
 
 LOG = logging.getLogger("mamplus")

@@ -29,7 +29,6 @@ from mamplus_host.doctor.examiner import Examiner
 from mamplus_host.enterprise import load_enterprise
 from mamplus_host.errors import MamplusError, NotPossible
 from mamplus_host.events import FileChange
-from mamplus_host.executor import vault_lost
 from mamplus_host.executor.actions import refuse
 from mamplus_host.executor.alertlog import AlertLog
 from mamplus_host.executor.courses import Line
@@ -37,7 +36,8 @@ from mamplus_host.executor.journal import Journal
 from mamplus_host.executor.netfilter_keeper import NetfilterKeeper
 from mamplus_host.executor.network import Network
 from mamplus_host.executor.receipts import Receipts, signature_of, told_of
-from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault import lost as vault_lost
+from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.kernel import fileguards, guard, pins, responder, watching
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.loop import Loop

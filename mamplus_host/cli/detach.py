@@ -8,7 +8,7 @@ from mamplus_host.errors import ConfigInvalid, NotPossible
 from mamplus_host.executor import netfilter
 from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.journal import Journal
-from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.ids import new_id
 from mamplus_host.maintenance.window import Window
 from mamplus_host.outbox.store import Outbox

@@ -13,8 +13,8 @@ from mamplus_host.control.protocol import Request
 from mamplus_host.control.render import event_view
 from mamplus_host.control.server import FOLLOW, Peer
 from mamplus_host.errors import ControlMalformed, NotPossible
-from mamplus_host.executor.vault_tree import Step
-from mamplus_host.executor.vault_window import BY_PERSON
+from mamplus_host.executor.vault.tree import Step
+from mamplus_host.executor.vault.window import BY_PERSON
 from mamplus_host.jsonlines import to_builtins
 from mamplus_host.kernel import fileguards
 from mamplus_host.pipeline import event_kind

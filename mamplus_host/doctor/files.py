@@ -9,7 +9,7 @@ from mamplus_host.collector.files import FileWatch
 from mamplus_host.config import Limits
 from mamplus_host.doctor.place import EACCES, EPERM, KILLED, Place
 from mamplus_host.doctor.trial import Found, NotEnforced
-from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.filerules import DataFolder, FileRules, Guarded, Program
 from mamplus_host.kernel import responder
 from mamplus_host.kernel.fileguards import FileGuards

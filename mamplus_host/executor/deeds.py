@@ -35,7 +35,7 @@ from mamplus_host.executor.network import Network
 from mamplus_host.executor.process import Processes
 from mamplus_host.executor.receipts import Receipts, signature_of
 from mamplus_host.executor.shape import Deed
-from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.maintenance.order import Orders
 from mamplus_host.verdicts import ActionKind
 

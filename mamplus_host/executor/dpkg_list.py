@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from mamplus_host.executor import vault_files
+from mamplus_host.executor.vault import files as vault_files
 
 DIRECTORY = Path("/var/lib/dpkg")
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")  # links to /usr/... since the usr-merge

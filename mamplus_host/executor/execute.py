@@ -37,7 +37,7 @@ from mamplus_host.executor.recovery import TIME_OVER, Recovery
 from mamplus_host.executor.runner import Runner, Work
 from mamplus_host.executor.shape import Deed, Facts
 from mamplus_host.executor.steps import step
-from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.ids import new_id
 from mamplus_host.verdicts import ActionKind, Decision, Indicator, Outcome, Verdict
 

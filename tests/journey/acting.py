@@ -24,7 +24,7 @@ from mamplus_host.executor.journal import Journal, verify
 from mamplus_host.executor.plan import Action
 from mamplus_host.executor.shape import Deed, Facts, State
 from mamplus_host.executor.steps import hooked, step
-from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.files import sync_directory, sync_file
 from mamplus_host.verdicts import ActionKind, Decision, Outcome
 

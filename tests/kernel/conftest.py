@@ -21,7 +21,7 @@ from mamplus_host.ble.encode import encode
 from mamplus_host.ble.entry import Entry, Kind, canonical
 from mamplus_host.ble.format import Generation
 from mamplus_host.config import CGROUP2_MOUNTS, Config, Limits, cgroup_dir, parse
-from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.kernel import layout, pins, responder
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.kernel.tables import LoadReport, file_of

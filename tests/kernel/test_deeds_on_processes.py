@@ -25,7 +25,7 @@ from mamplus_host.executor.plan import Action
 from mamplus_host.executor.process import HOLD_PREFIX, members
 from mamplus_host.executor.shape import Deed, State
 from mamplus_host.executor.steps import hooked
-from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.verdicts import ActionKind, Decision, Finding
 from tests.journey.acting import carry_out
 from tests.kernel import acts

@@ -18,7 +18,7 @@ from mamplus_host.collector.decode import decode_batch
 from mamplus_host.executor.alertlog import AlertLog
 from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.journal import Journal
-from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.outbox.store import Outbox
 from mamplus_host.pipeline import Pipeline
 from mamplus_host.verdicts import Verdict

@@ -27,7 +27,7 @@ from mamplus_host.executor.journal import Journal, verify
 from mamplus_host.executor.plan import plan
 from mamplus_host.executor.process import HOLD_PREFIX
 from mamplus_host.executor.tasks import boot_id as boot
-from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.verdicts import ActionKind, Decision, Finding, Indicator, Verdict
 from tests.journey.acting import carry_out
 from tests.kernel import acts

@@ -27,8 +27,8 @@ from mamplus_host.executor.package_managers import PackageManagers
 from mamplus_host.executor.process import Processes
 from mamplus_host.executor.stopping import Stopper
 from mamplus_host.executor.tasks import task
-from mamplus_host.executor.vault import Vault
-from mamplus_host.executor.vault_window import BY_MANAGER, BY_PERSON
+from mamplus_host.executor.vault.vault import Vault
+from mamplus_host.executor.vault.window import BY_MANAGER, BY_PERSON
 from mamplus_host.protecting import MAX_NOT_TAKEN, Protecting
 from story.stage import wait_for
 from tests.kernel import acts

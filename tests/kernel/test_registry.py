@@ -17,7 +17,7 @@ from mamplus_host.executor.journal import Journal, verify
 from mamplus_host.executor.runner import FAILURES
 from mamplus_host.executor.shape import Deed, State
 from mamplus_host.executor.steps import hooked
-from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.verdicts import ActionKind
 from tests.journey.acting import PowerCut
 from tests.kernel import acts

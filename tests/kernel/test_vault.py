@@ -18,8 +18,9 @@ import pytest
 from mamplus_host.clock import SystemClock
 from mamplus_host.config import Limits
 from mamplus_host.errors import VaultError
-from mamplus_host.executor import vault_files, vault_lost
-from mamplus_host.executor.vault import Vault
+from mamplus_host.executor.vault import files as vault_files
+from mamplus_host.executor.vault import lost as vault_lost
+from mamplus_host.executor.vault.vault import Vault
 from story.stage import wait_for
 from tests.kernel.acts import Clock
 

@@ -17,11 +17,12 @@ import pytest
 from mamplus_host.clock import DeviceClock
 from mamplus_host.config import Limits
 from mamplus_host.errors import VaultError
-from mamplus_host.executor import steps, vault_files
+from mamplus_host.executor import steps
 from mamplus_host.executor.actions.restore import Restore
 from mamplus_host.executor.shape import State
-from mamplus_host.executor.vault import Vault
-from mamplus_host.executor.vault_tree import Step
+from mamplus_host.executor.vault import files as vault_files
+from mamplus_host.executor.vault.tree import Step
+from mamplus_host.executor.vault.vault import Vault
 from tests.kernel.acts import Clock
 from tests.kernel.test_vault import CONTENT, picture
 

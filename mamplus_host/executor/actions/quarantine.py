@@ -32,8 +32,8 @@ from mamplus_host.executor.boxes import Boxes, Page
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
-from mamplus_host.executor.vault_files import dress, facts_of
-from mamplus_host.executor.vault_store import Facts as FileFacts
+from mamplus_host.executor.vault.files import dress, facts_of
+from mamplus_host.executor.vault.store import Facts as FileFacts
 from mamplus_host.verdicts import ActionKind
 
 TRIES = 3

@@ -14,8 +14,8 @@ from mamplus_host.clock import Clock
 from mamplus_host.errors import ActionFailed, VaultError
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
-from mamplus_host.executor.vault import Vault
-from mamplus_host.executor.vault_store import Version
+from mamplus_host.executor.vault.store import Version
+from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.verdicts import ActionKind
 
 MAX_RESTORES = 60  # of one path in RESTORE_WINDOW_NS; one more, and it waits for an administrator

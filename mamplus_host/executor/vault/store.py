@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vault's index: which path was what at which time, in SQLite. The contents lie beside it (`vault_objects`).
+"""The vault's index: which path was what at which time, in SQLite. The contents lie beside it (`vault/objects`).
 
-Journey: vault -> [vault_store] -> disk.
+Journey: vault -> [vault/store] -> disk.
 
 The index is committed with `synchronous=FULL`, and many changes at once in `batch`. Paths are bytes: a file name need
 not be text. What a path should be is its newest golden version; that it should not be there is one, too (`ABSENT`), so
@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from mamplus_host.errors import VaultError
-from mamplus_host.executor.vault_objects import Objects
+from mamplus_host.executor.vault.objects import Objects
 from mamplus_host.files import sync_directory
 
 GOLDEN, REPLACED = "golden", "replaced"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Puts kept versions back: at once where people and programs see it, on the disk and in the index a moment later.
 
-Journey: vault -> [vault_put] -> vault_files, vault_store.
+Journey: vault -> [vault/put] -> vault/files, vault/store.
 
 `place` returns when the file is back. What stood there waits, open and under another name, until `settle` has kept
 it as a version and has synced the file: the defence must not wait for a copy of the damage. What a power cut leaves
@@ -21,11 +21,11 @@ import msgspec
 from mamplus_host.clock import Clock
 from mamplus_host.config import Limits
 from mamplus_host.errors import VaultError
-from mamplus_host.executor import vault_files
 from mamplus_host.executor.steps import step
-from mamplus_host.executor.vault_files import Placed
-from mamplus_host.executor.vault_objects import CHUNK_BYTES
-from mamplus_host.executor.vault_store import ABSENT, DIRECTORY, FILE, REPLACED, SYMLINK, Store, Version
+from mamplus_host.executor.vault import files as vault_files
+from mamplus_host.executor.vault.files import Placed
+from mamplus_host.executor.vault.objects import CHUNK_BYTES
+from mamplus_host.executor.vault.store import ABSENT, DIRECTORY, FILE, REPLACED, SYMLINK, Store, Version
 
 MAX_UNSETTLED = 128  # files that are back and not settled: each holds three descriptors
 _AT_ONCE = 8  # files that are settled one by one; more share one commit and one sync

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which paths are meant by one that a person names, and which of them the vault keeps.
 
-Journey: vault, protecting -> [vault_paths] -> file system.
+Journey: vault, protecting -> [vault/paths] -> file system.
 """
 
 import os
@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from mamplus_host.errors import VaultError
-from mamplus_host.executor import vault_files
+from mamplus_host.executor.vault import files as vault_files
 
 MAX_PROTECTED = 20_000  # files, directories and links
 

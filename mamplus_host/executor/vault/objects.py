@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Contents that the vault keeps: files named by their SHA-256, plain or packed.
 
-Journey: vault -> [vault_objects] -> disk.
+Journey: vault -> [vault/objects] -> disk.
 
 An object is on the disk, whole, before the index names it. It shares its blocks with the original where the
 file system can do that; elsewhere the kernel copies (copy_file_range, sendfile), and nothing passes through Python
-but what is hashed. What is seldom needed is packed later with zstd, in a process that ends (`vault_pack`): the newest
+but what is hashed. What is seldom needed is packed later with zstd, in a process that ends (`vault/pack`): the newest
 golden copy of a file stays plain, because putting it back must not wait for anybody.
 """
 
@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mamplus_host.errors import VaultError
-from mamplus_host.executor.vault_pack import Packing, unpack_file
+from mamplus_host.executor.vault.pack import Packing, unpack_file
 from mamplus_host.files import sync_directory, sync_file
 
 FICLONE = 0x40049409  # linux/fs.h: share blocks (btrfs, xfs, ...)

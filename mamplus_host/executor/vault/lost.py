@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a vault that was put aside had: the enterprise is told of each one, once.
 
-Journey: vault_store (puts it aside) -> [vault_lost] -> service -> outbox.
+Journey: vault/store (puts it aside) -> [vault/lost] -> service -> outbox.
 
 Nothing protects what such a vault protected until somebody protects it again, and what the policy guards is kept as it
 is by now: whoever damaged the vault may have changed it before. So people have to look.

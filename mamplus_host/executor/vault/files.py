@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The protected files themselves: looked at and put back without following any link.
 
-Journey: vault -> [vault_files] -> file system.
+Journey: vault -> [vault/files] -> file system.
 
 Whoever damages a file may also swap its directory for a link to somewhere else, and we
 are root; so every path is walked from / one name at a time, and a name that is a link or no
@@ -25,8 +25,8 @@ from contextlib import contextmanager, suppress
 
 import msgspec
 
-from mamplus_host.executor.vault_objects import copy_content
-from mamplus_host.executor.vault_store import DIRECTORY, FILE, SYMLINK, Facts
+from mamplus_host.executor.vault.objects import copy_content
+from mamplus_host.executor.vault.store import DIRECTORY, FILE, SYMLINK, Facts
 
 TEMPORARY = ".mamplus-put-"
 ASIDE = ".mamplus-aside-"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole tree as it was at a time: what has to be done for it, and doing it step by step.
 
-Journey: `mamplus vault restore` -> [vault_tree] -> vault.
+Journey: `mamplus vault restore` -> [vault/tree] -> vault.
 
 The plan is made first and can be shown (`--dry-run`); each step may be done twice. Directories come before what is in
 them, and what was not there then goes last, from the leaves, once it is kept as a version.
@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from mamplus_host.errors import VaultError
-from mamplus_host.executor.vault_store import ABSENT, FILE, Version
+from mamplus_host.executor.vault.store import ABSENT, FILE, Version
 
 What = Literal["put back", "take away", "as it is"]
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packs and unpacks contents with zstd, in a process that ends: the library and its windows never stay in the agent.
 
-Journey: vault_objects -> [vault_pack] -> disk.
+Journey: vault/objects -> [vault/pack] -> disk.
 
-    python -m mamplus_host.executor.vault_pack pack SUFFIX FILE...     a line a file: the bytes it takes now
-    python -m mamplus_host.executor.vault_pack unpack FILE             to stdout, which is a file
+    python -m mamplus_host.executor.vault.pack pack SUFFIX FILE...     a line a file: the bytes it takes now
+    python -m mamplus_host.executor.vault.pack unpack FILE             to stdout, which is a file
 
 Packing pays when a quarter of the bytes is saved. A frame carries a checksum of the content, so a damaged one is an
 error and not a wrong file.
@@ -63,7 +63,7 @@ def unpack_file(packed: Path, target_fd: int) -> None:
 
 
 def _command(words: list[str]) -> list[str]:
-    return [sys.executable, "-P", "-m", "mamplus_host.executor.vault_pack", *words]
+    return [sys.executable, "-P", "-m", "mamplus_host.executor.vault.pack", *words]
 
 
 def _environment() -> dict[str, str]:

@@ -5,7 +5,7 @@ Journey: administrator -> [vault] protects; execute -> [vault] restores.
 
 A restored file has the content, mode, owner, extended attributes (ACLs, capabilities, labels), times and hard links
 that were recorded; its inode is a new one. What stood in its place is kept as a version while there is room, so that
-a restoration can be undone: first the file is back, then its replacement is kept (`vault_put`).
+a restoration can be undone: first the file is back, then its replacement is kept (`vault/put`).
 
 A protected tree also has its directories and symbolic links in the vault, and what is new in it is taken in later
 (`protecting`). This module does not watch files and does not decide when to restore.
@@ -22,13 +22,13 @@ import msgspec
 from mamplus_host.clock import ListClock
 from mamplus_host.config import Limits
 from mamplus_host.errors import MamplusError, VaultError
-from mamplus_host.executor import vault_files
-from mamplus_host.executor.vault_objects import sha256_of
-from mamplus_host.executor.vault_pack import MIN_BYTES, Packing
-from mamplus_host.executor.vault_paths import MAX_PROTECTED, canonical, entries_of, is_at_or_below
-from mamplus_host.executor.vault_put import Putter, Settled
-from mamplus_host.executor.vault_store import ABSENT, DIRECTORY, FILE, GOLDEN, NOTHING, Facts, Store, Version
-from mamplus_host.executor.vault_tree import Step, plan, require_any
+from mamplus_host.executor.vault import files as vault_files
+from mamplus_host.executor.vault.objects import sha256_of
+from mamplus_host.executor.vault.pack import MIN_BYTES, Packing
+from mamplus_host.executor.vault.paths import MAX_PROTECTED, canonical, entries_of, is_at_or_below
+from mamplus_host.executor.vault.put import Putter, Settled
+from mamplus_host.executor.vault.store import ABSENT, DIRECTORY, FILE, GOLDEN, NOTHING, Facts, Store, Version
+from mamplus_host.executor.vault.tree import Step, plan, require_any
 
 FAILURES = (OSError, sqlite3.Error, MamplusError)  # what keeping or declaring a version raises, on a full disk, too
 _PACKED_AT_ONCE = 64

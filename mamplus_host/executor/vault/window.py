@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The time in which changes to protected files are an administrator's: `state/vault-window.json`.
 
-Journey: command line, hooks of the package manager -> [vault_window] -> protecting.
+Journey: command line, hooks of the package manager -> [vault/window] -> protecting.
 
 Root opens it, for a while (CLOCK_BOOTTIME, so suspend counts; it ends with the boot), and it outlives a restart of
 the agent. What somebody else who is root can do with it is no more than what root can do with `mamplus protect`: it
