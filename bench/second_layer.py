@@ -21,8 +21,8 @@ from pathlib import Path
 
 from mamplus_host.clock import DeviceClock
 from mamplus_host.config import Config, Paths, Scope, cgroup_dir
-from mamplus_host.executor.network import Network, Refusal
-from mamplus_host.executor.secondlayer import SecondLayer
+from mamplus_host.executor.network.refusals import Network, Refusal
+from mamplus_host.executor.network.secondlayer import SecondLayer
 from mamplus_host.kernel import responder
 from mamplus_host.kernel.objects import Kernel
 from tests.kernel import acts, firewalls, networld

@@ -14,7 +14,7 @@ from mamplus_host.clock import DeviceClock
 from mamplus_host.config import Config
 from mamplus_host.errors import ActionFailed, NotPossible
 from mamplus_host.executor.execute import Executor
-from mamplus_host.executor.network import POLICY, Network, words
+from mamplus_host.executor.network.refusals import POLICY, Network, words
 from mamplus_host.ids import new_id
 from mamplus_host.isolation import Lifeline, Reach
 from mamplus_host.policy import Policy

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The dead-man timer of isolation: when the lifeline does not reach the enterprise, isolation gives way as declared.
 
-Journey: uplink -> [isolation] -> executor/network.
+Journey: uplink -> [isolation] -> executor/network/refusals.
 
 Isolated, the uplink makes its connections anew, so that an answer proves the lifeline. Silence for `dead_man_s`
 loosens the isolation:
@@ -21,7 +21,7 @@ from typing import Protocol
 import msgspec
 
 from mamplus_host.clock import Clock
-from mamplus_host.executor.network import Network
+from mamplus_host.executor.network.refusals import Network
 from mamplus_host.files import write_whole
 from mamplus_host.isolationrules import Isolation
 

@@ -33,8 +33,8 @@ from mamplus_host.executor.actions import refuse
 from mamplus_host.executor.alertlog import AlertLog
 from mamplus_host.executor.courses import Line
 from mamplus_host.executor.journal import Journal
-from mamplus_host.executor.netfilter_keeper import NetfilterKeeper
-from mamplus_host.executor.network import Network
+from mamplus_host.executor.network.netfilter_keeper import NetfilterKeeper
+from mamplus_host.executor.network.refusals import Network
 from mamplus_host.executor.receipts import Receipts, signature_of, told_of
 from mamplus_host.executor.vault import lost as vault_lost
 from mamplus_host.executor.vault.vault import Vault

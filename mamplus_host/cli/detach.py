@@ -5,9 +5,9 @@ from mamplus_host.cli.state import CLI, OUT, safe
 from mamplus_host.clock import DeviceClock, SystemClock
 from mamplus_host.config import Config
 from mamplus_host.errors import ConfigInvalid, NotPossible
-from mamplus_host.executor import netfilter
 from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.journal import Journal
+from mamplus_host.executor.network import netfilter
 from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.ids import new_id
 from mamplus_host.maintenance.window import Window

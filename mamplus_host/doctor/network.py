@@ -10,7 +10,7 @@ import msgspec
 from mamplus_host.config import Scope
 from mamplus_host.doctor.place import CANARY4, CANARY6, CANARY_NAME, EPERM, OPEN4, Place
 from mamplus_host.doctor.trial import Found, NotEnforced
-from mamplus_host.executor import netfilter
+from mamplus_host.executor.network import netfilter
 
 # Sends a packet to an address that nobody lists, then to the listed one; says what became of each.
 _SAY = """

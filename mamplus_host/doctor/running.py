@@ -32,7 +32,7 @@ from mamplus_host.doctor.place import (
 )
 from mamplus_host.doctor.trial import Found, NotEnforced, Trial, tried
 from mamplus_host.errors import MamplusError, NotPossible
-from mamplus_host.executor import netfilter
+from mamplus_host.executor.network import netfilter
 from mamplus_host.kernel import pins
 from mamplus_host.kernel.bpf import Fd
 from mamplus_host.kernel.tables import Tables, file_of

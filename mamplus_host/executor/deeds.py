@@ -31,7 +31,7 @@ from mamplus_host.executor.actions.usb import Usb
 from mamplus_host.executor.actions.wipe import Wipe
 from mamplus_host.executor.boxes import Boxes
 from mamplus_host.executor.guardset import GuardSet
-from mamplus_host.executor.network import Network
+from mamplus_host.executor.network.refusals import Network
 from mamplus_host.executor.process import Processes
 from mamplus_host.executor.receipts import Receipts, signature_of
 from mamplus_host.executor.shape import Deed

@@ -15,7 +15,7 @@ from mamplus_host.executor.actions.kill import NO_INVERSE
 from mamplus_host.executor.actions.refuse import refusal_of
 from mamplus_host.executor.inforce import InForce, InForceStore
 from mamplus_host.executor.journal import Journal, Record
-from mamplus_host.executor.network import words
+from mamplus_host.executor.network.refusals import words
 from mamplus_host.executor.runner import FAILURES, Runner, Work
 from mamplus_host.executor.shape import Facts
 from mamplus_host.verdicts import ActionKind

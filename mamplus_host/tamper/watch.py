@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from mamplus_host.errors import MamplusError
 from mamplus_host.events import Tamper
-from mamplus_host.executor.netfilter_keeper import NetfilterKeeper
+from mamplus_host.executor.network.netfilter_keeper import NetfilterKeeper
 from mamplus_host.kernel.tables import Tables
 from mamplus_host.tamper.noticed import Noticed, event
 from mamplus_host.tamper.pins import Pins

@@ -10,7 +10,7 @@ import pytest
 from mamplus_host.clock import DeviceClock
 from mamplus_host.executor.actions.isolate import Isolate
 from mamplus_host.executor.execute import Executor
-from mamplus_host.executor.network import POLICY, Network, Refusal
+from mamplus_host.executor.network.refusals import POLICY, Network, Refusal
 from mamplus_host.isolating import Isolating
 from mamplus_host.isolationrules import Isolation
 from mamplus_host.policy import Policy

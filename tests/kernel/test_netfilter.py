@@ -11,7 +11,7 @@ import pytest
 
 from mamplus_host.config import Config, Scope
 from mamplus_host.errors import NetfilterFailed
-from mamplus_host.executor import netfilter
+from mamplus_host.executor.network import netfilter
 from mamplus_host.tamper.rules import FULL_EVERY_S, Rules
 from tests.kernel import acts
 
@@ -23,7 +23,7 @@ STARTED = """
 import json, sys
 started = []
 sys.addaudithook(lambda event, words: started.append(words[1]) if event == "subprocess.Popen" else None)
-from mamplus_host.executor import netfilter_helper
+from mamplus_host.executor.network import netfilter_helper
 print(json.dumps(started))
 """
 

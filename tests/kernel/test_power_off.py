@@ -29,7 +29,7 @@ from mamplus_host.executor.actions.restore import Restore
 from mamplus_host.executor.actions.wipe import Wipe
 from mamplus_host.executor.boxes import Boxes
 from mamplus_host.executor.guardset import GuardSet
-from mamplus_host.executor.network import Network
+from mamplus_host.executor.network.refusals import Network
 from mamplus_host.executor.receipts import Receipts
 from mamplus_host.executor.shape import Deed
 from mamplus_host.kernel import refusals

@@ -19,10 +19,10 @@ from mamplus_host.config import Config, Paths, Scope
 from mamplus_host.executor.actions.isolate import Isolate
 from mamplus_host.executor.actions.refuse import Refuse, refusal_of
 from mamplus_host.executor.guardset import GuardSet
-from mamplus_host.executor.netrules_helper import CHAINS
-from mamplus_host.executor.network import Network, Refusal
+from mamplus_host.executor.network.netrules_helper import CHAINS
+from mamplus_host.executor.network.refusals import Network, Refusal
+from mamplus_host.executor.network.secondlayer import SecondLayer, _Waiter
 from mamplus_host.executor.process import Processes
-from mamplus_host.executor.secondlayer import SecondLayer, _Waiter
 
 from . import acts, firewalls, networld
 from .conftest import Agent

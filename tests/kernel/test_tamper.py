@@ -22,7 +22,7 @@ from mamplus_host.ble.entry import Kind
 from mamplus_host.config import Config
 from mamplus_host.control import client
 from mamplus_host.errors import AgentUnreachable
-from mamplus_host.executor.netfilter import HELPER_S
+from mamplus_host.executor.network.netfilter import HELPER_S
 from mamplus_host.kernel import layout, pins
 from mamplus_host.kernel.bpf import Fd, Map
 from mamplus_host.tamper.pins import Pins

@@ -9,7 +9,7 @@ import pytest
 from mamplus_host.errors import ActionFailed, ConfigInvalid
 from mamplus_host.executor.actions.refuse import Refuse, refusal_of
 from mamplus_host.executor.guardset import GuardSet
-from mamplus_host.executor.network import Network, Refusal
+from mamplus_host.executor.network.refusals import Network, Refusal
 from mamplus_host.executor.process import Processes
 from mamplus_host.isolation import GRACE_S, Lifeline
 from mamplus_host.isolationrules import Isolation

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from mamplus_host.clock import SystemClock
 from mamplus_host.config import Config, Paths
-from mamplus_host.executor.netrules import Rule, Rules, rules
-from mamplus_host.executor.netrules_helper import nft_text
-from mamplus_host.executor.network import Network, Refusal
+from mamplus_host.executor.network.netrules import Rule, Rules, rules
+from mamplus_host.executor.network.netrules_helper import nft_text
+from mamplus_host.executor.network.refusals import Network, Refusal
 from mamplus_host.kernel.refusals import UNTIL_UNDONE_NS, Endpoint, Wanted
 
 _NS = 1_000_000_000

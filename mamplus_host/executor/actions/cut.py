@@ -15,10 +15,10 @@ import msgspec
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor import helper
 from mamplus_host.executor.guardset import GuardSet
-from mamplus_host.executor.netfilter import OWN
+from mamplus_host.executor.network.netfilter import OWN
+from mamplus_host.executor.network.sockets import Found, Order
 from mamplus_host.executor.process import Processes, members
 from mamplus_host.executor.shape import Facts, State
-from mamplus_host.executor.sockets import Found, Order
 from mamplus_host.verdicts import ActionKind
 
 HELPER_S = 30.0
@@ -80,5 +80,5 @@ class Cut:
         """Have the helper look for the connections, or cut them; ActionFailed in its own words."""
         late = f"cannot {command} connections: the kernel did not answer within {HELPER_S:g} s"
         told = msgspec.json.encode(order)
-        said = helper.run("sockets_helper", command, within_s=HELPER_S, late=late, told=told, alive=self._alive)
+        said = helper.run("network.sockets_helper", command, within_s=HELPER_S, late=late, told=told, alive=self._alive)
         return msgspec.json.decode(said, type=Found)

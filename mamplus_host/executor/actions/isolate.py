@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from mamplus_host.executor.actions.refuse import begin, end, seen
-from mamplus_host.executor.network import Network, Refusal
+from mamplus_host.executor.network.refusals import Network, Refusal
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.kernel.refusals import LIFELINE
 from mamplus_host.verdicts import ActionKind

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import mounts, roads
+from mamplus_host.executor import mounts
+from mamplus_host.executor.network import roads
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
 from mamplus_host.verdicts import ActionKind

@@ -3,7 +3,7 @@
 
 Journey: actions/cut -> [sockets_helper] -> kernel.
 
-    python -m mamplus_host.executor.sockets_helper look|cut      Order as JSON on stdin, Found on stdout
+    python -m mamplus_host.executor.network.sockets_helper look|cut      Order as JSON on stdin, Found on stdout
 
 Sockets are told from one another by the kernel's cookie, so one that was closed meanwhile is not mistaken for
 another with its ports. Those of a process are found by their inodes among its descriptors, in the network namespace
@@ -29,9 +29,9 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from mamplus_host.ble.entry import unmapped
 from mamplus_host.errors import ActionFailed, MamplusError
-from mamplus_host.executor.netfilter import OWN
+from mamplus_host.executor.network.netfilter import OWN
+from mamplus_host.executor.network.sockets import Found, Order, Socket
 from mamplus_host.executor.process import members
-from mamplus_host.executor.sockets import Found, Order, Socket
 from mamplus_host.executor.tasks import task
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)

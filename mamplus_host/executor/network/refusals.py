@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What actions refuse of the network: `state/network.json`, and the kernel's maps made to say the same.
 
-Journey: actions/refuse, actions/isolate -> [network] -> kernel/refusals (hooks), netrules (second layer).
+Journey: actions/refuse, actions/isolate -> [refusals] -> kernel/refusals (hooks), netrules (second layer).
 
 An entry is on the disk before anything is refused, and gone from it before anything is let through again; every other
 step only makes the kernel follow the file, so each of them may be cut off and repeated. The next agent, also after a
@@ -20,8 +20,8 @@ import msgspec
 from mamplus_host.clock import ListClock
 from mamplus_host.config import Config
 from mamplus_host.errors import ActionFailed, NotPossible
-from mamplus_host.executor.netrules import rules
-from mamplus_host.executor.secondlayer import SecondLayer
+from mamplus_host.executor.network.netrules import rules
+from mamplus_host.executor.network.secondlayer import SecondLayer
 from mamplus_host.executor.tasks import boot_id
 from mamplus_host.files import write_whole
 from mamplus_host.kernel import pins, refusals

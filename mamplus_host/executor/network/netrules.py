@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the second layer says: what is refused, as rules that iptables and nftables can be told.
 
-Journey: network -> [netrules] -> netrules_helper -> kernel.
+Journey: refusals -> [netrules] -> netrules_helper -> kernel.
 
 Pure. The hooks decide by the same words (kernel_probes/bpf/refused.h); these rules stand for the case that
 somebody takes the hooks away, and they cover what is forwarded, which no socket of this device sends. They end at the

@@ -8,8 +8,8 @@ has one rule, `-m bpf --object-pinned PATH -j DROP`, so the list behind it may b
 INPUT and OUTPUT jump to them first. A table is changed in one commit: packets meet the old
 state or the new one. Other people's rules are not touched.
 
-    python -m mamplus_host.executor.netfilter_helper apply|check --netns NAME|- --in PIN --out PIN
-    python -m mamplus_host.executor.netfilter_helper remove --netns NAME|-
+    python -m mamplus_host.executor.network.netfilter_helper apply|check --netns NAME|- --in PIN --out PIN
+    python -m mamplus_host.executor.network.netfilter_helper remove --netns NAME|-
 """
 
 import argparse
@@ -24,8 +24,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mamplus_host.errors import MamplusError, NetfilterFailed
-from mamplus_host.executor import netns
-from mamplus_host.executor.iptables import iptc
+from mamplus_host.executor.network import netns
+from mamplus_host.executor.network.iptables import iptc
 
 CHAINS = {"INPUT": "MAMPLUS-IN", "OUTPUT": "MAMPLUS-OUT"}
 # Shared with iptables-legacy, which asks the same variable: a table is read, changed and written as a whole.

@@ -19,7 +19,7 @@ import msgspec
 
 from mamplus_host.config import Config
 from mamplus_host.errors import MamplusError
-from mamplus_host.executor import netfilter
+from mamplus_host.executor.network import netfilter
 
 LOG = logging.getLogger("mamplus")
 FIRST_RETRY_S = 5.0

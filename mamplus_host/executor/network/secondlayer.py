@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps the second layer in place: says what it is to be, and puts it back when somebody took it away.
 
-Journey: network -> [secondlayer] -> netrules_helper -> kernel.
+Journey: refusals -> [secondlayer] -> netrules_helper -> kernel.
 
 Other programs change whole tables: `iptables -F`, `nft flush ruleset`, a firewall manager that reloads. nftables tells
 of every change (NFNLGRP_NFTABLES). iptables-legacy tells nobody; but all its programs take the lock XTABLES_LOCK, and
@@ -27,8 +27,8 @@ from inotify_simple import INotify, flags
 from mamplus_host.config import Config
 from mamplus_host.errors import MamplusError, NetfilterFailed
 from mamplus_host.executor import helper
-from mamplus_host.executor.netfilter import OWN
-from mamplus_host.executor.netrules import Rules
+from mamplus_host.executor.network.netfilter import OWN
+from mamplus_host.executor.network.netrules import Rules
 from mamplus_host.files import write_whole
 from mamplus_host.kernel._native import lib
 from mamplus_host.tamper.rules import Sizes
@@ -300,7 +300,7 @@ def _run(command: str, netns: str, layer: str, stdin: bytes) -> dict[str, object
     """Run the helper; NetfilterFailed with its own words when it does not succeed."""
     late = f"the rules of namespace {netns!r} took more than {HELPER_S:g} s; see who holds them"
     said = helper.run(
-        "netrules_helper", command, "--netns", netns, "--layer", layer, within_s=HELPER_S, late=late,
+        "network.netrules_helper", command, "--netns", netns, "--layer", layer, within_s=HELPER_S, late=late,
         failed=NetfilterFailed, told=stdin,
     )  # fmt: skip
     answer: dict[str, object] = msgspec.json.decode(said)

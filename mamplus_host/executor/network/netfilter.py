@@ -51,6 +51,6 @@ def _run(command: str, netns: str, *more: str) -> dict[str, Any]:
     """Run the helper; NetfilterFailed with its own words when it does not succeed."""
     late = f"iptables in namespace {netns!r} took more than {HELPER_S:g} s; see who holds its lock"
     words = (command, "--netns", netns, *more)
-    said = helper.run("netfilter_helper", *words, within_s=HELPER_S, late=late, failed=NetfilterFailed)
+    said = helper.run("network.netfilter_helper", *words, within_s=HELPER_S, late=late, failed=NetfilterFailed)
     answer: dict[str, Any] = msgspec.json.decode(said or b"{}")
     return answer

@@ -7,7 +7,7 @@ Chains of our own, MAMPLUS-REFUSE-IN, -OUT and -FWD, in the filter tables of ipt
 right after the list's (netfilter_helper.py). Where the kernel has no such tables: the table `inet mamplus` of
 nftables. Both are changed in one commit, and what is other people's is not touched.
 
-    python -m mamplus_host.executor.netrules_helper ensure|remove --netns NAME|- [--layer best|iptables|nftables]
+    python -m mamplus_host.executor.network.netrules_helper ensure|remove --netns NAME|- [--layer best|iptables|nftables]
 
 `ensure` reads netrules.Rules as JSON from stdin, and prints {"layer": ..., "changed": ...}.
 """
@@ -22,8 +22,8 @@ from typing import Any
 import msgspec
 
 from mamplus_host.errors import MamplusError, NetfilterFailed
-from mamplus_host.executor import netns
-from mamplus_host.executor.netrules import DIRECTIONS, Direction, Rule, Rules
+from mamplus_host.executor.network import netns
+from mamplus_host.executor.network.netrules import DIRECTIONS, Direction, Rule, Rules
 
 CHAINS: dict[Direction, str] = {"in": "MAMPLUS-REFUSE-IN", "out": "MAMPLUS-REFUSE-OUT", "forward": "MAMPLUS-REFUSE-FWD"}
 _HOOKS: dict[Direction, str] = {"in": "INPUT", "out": "OUTPUT", "forward": "FORWARD"}
@@ -39,8 +39,8 @@ class Legacy:
 
     def __init__(self) -> None:
         try:
-            from mamplus_host.executor import netfilter_helper as tables
-            from mamplus_host.executor.iptables import iptc
+            from mamplus_host.executor.network import netfilter_helper as tables
+            from mamplus_host.executor.network.iptables import iptc
         except (ImportError, OSError) as error:
             raise NetfilterFailed(f"python-iptables does not load: {error}") from None
         self._iptc, self._tables = iptc, tables
