@@ -14,8 +14,8 @@ from mamplus_host.cli.state import CLI, OUT, print_json, safe
 from mamplus_host.cli.table import print_table
 from mamplus_host.clock import SystemClock
 from mamplus_host.executor.actions.quarantine import Quarantine
-from mamplus_host.executor.boxes import Boxes
 from mamplus_host.executor.guardset import GuardSet
+from mamplus_host.executor.storage.boxes import Boxes
 
 app = typer.Typer(no_args_is_help=True, help="Look at files in quarantine, bring them back, or carry them on.")
 Id = Annotated[str, typer.Argument(metavar="ID", help="As `mamplus quarantine list` shows it.")]

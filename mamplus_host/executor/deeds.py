@@ -29,12 +29,12 @@ from mamplus_host.executor.actions.refuse import Refuse
 from mamplus_host.executor.actions.restore import Restore
 from mamplus_host.executor.actions.usb import Usb
 from mamplus_host.executor.actions.wipe import Wipe
-from mamplus_host.executor.boxes import Boxes
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.network.refusals import Network
 from mamplus_host.executor.process import Processes
 from mamplus_host.executor.receipts import Receipts, signature_of
 from mamplus_host.executor.shape import Deed
+from mamplus_host.executor.storage.boxes import Boxes
 from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.maintenance.order import Orders
 from mamplus_host.verdicts import ActionKind

@@ -21,8 +21,8 @@ from typing import Any
 import msgspec
 
 from mamplus_host.collector.sockets import inet_sockets
-from mamplus_host.executor import names
 from mamplus_host.executor.evidence import ancestry, file_facts
+from mamplus_host.executor.storage import names
 from mamplus_host.executor.tasks import descendants, task
 
 # /proc/kcore counts as a regular file. /dev/shm is no device's: whoever wants to leave no trace keeps files there.

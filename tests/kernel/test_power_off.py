@@ -20,18 +20,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from mamplus_host.config import Container
-from mamplus_host.executor import wipe_helper
 from mamplus_host.executor.actions.evidence import Evidence
 from mamplus_host.executor.actions.isolate import Isolate
 from mamplus_host.executor.actions.quarantine import Quarantine
 from mamplus_host.executor.actions.refuse import Refuse
 from mamplus_host.executor.actions.restore import Restore
 from mamplus_host.executor.actions.wipe import Wipe
-from mamplus_host.executor.boxes import Boxes
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.network.refusals import Network
 from mamplus_host.executor.receipts import Receipts
 from mamplus_host.executor.shape import Deed
+from mamplus_host.executor.storage import wipe_helper
+from mamplus_host.executor.storage.boxes import Boxes
 from mamplus_host.kernel import refusals
 from mamplus_host.kernel.refusals import Wanted
 from mamplus_host.maintenance import order as orders

@@ -12,9 +12,9 @@ from mamplus_host.clock import SystemClock
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor.actions import quarantine
 from mamplus_host.executor.actions.quarantine import Quarantine
-from mamplus_host.executor.boxes import Boxes
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.shape import State
+from mamplus_host.executor.storage.boxes import Boxes
 from tests.kernel.cut import each_cut
 
 pytestmark = pytest.mark.kernel

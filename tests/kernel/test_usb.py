@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import mounts
 from mamplus_host.executor.actions.usb import Usb
 from mamplus_host.executor.network import roads
 from mamplus_host.executor.shape import State
+from mamplus_host.executor.storage import mounts
 from tests.kernel.buses import wait_for
 from tests.kernel.cut import each_cut
 

@@ -19,13 +19,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mamplus_host.clock import SystemClock
 from mamplus_host.config import Container, parse
 from mamplus_host.errors import ActionFailed, CodeUsed, ConfigInvalid
-from mamplus_host.executor import fscrypt, luks
 from mamplus_host.executor.actions.container_lock import ContainerLock, refuse_system
 from mamplus_host.executor.actions.wipe import Wipe
-from mamplus_host.executor.mount_helper import CLONE_NEWNS
-from mamplus_host.executor.mounts import INIT
 from mamplus_host.executor.receipts import Receipts
 from mamplus_host.executor.shape import State
+from mamplus_host.executor.storage import fscrypt, luks
+from mamplus_host.executor.storage.mount_helper import CLONE_NEWNS
+from mamplus_host.executor.storage.mounts import INIT
 from mamplus_host.maintenance import order as orders
 from mamplus_host.maintenance.order import Order, Orders
 from tests.kernel.cut import each_cut

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import box
-from mamplus_host.executor.boxes import HEADER_BYTES, PIECE_BYTES, TAG_BYTES, boxed_bytes
+from mamplus_host.executor.storage import box
+from mamplus_host.executor.storage.boxes import HEADER_BYTES, PIECE_BYTES, TAG_BYTES, boxed_bytes
 
 KEY, ID = bytes(range(32)), "01JD0000000000000000000000"
 SIZES = (0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES)

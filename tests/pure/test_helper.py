@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from mamplus_host.errors import ActionFailed, NetfilterFailed
-from mamplus_host.executor import helper, luks
+from mamplus_host.executor import helper
+from mamplus_host.executor.storage import luks
 
 MEGABYTE = bytes(1 << 20)  # more than a pipe holds
 Become = Callable[[str], None]

@@ -28,8 +28,8 @@ from mamplus_host.events import (
     MassRewrite,
     Packet,
 )
-from mamplus_host.executor import mounts
 from mamplus_host.executor.plan import Action, plan, target_of
+from mamplus_host.executor.storage import mounts
 from mamplus_host.verdicts import ActionKind, Decision, Finding, Verdict
 
 HERE = IPv4Address("127.0.0.1")

@@ -15,10 +15,10 @@ from typing import Any
 
 from mamplus_host.config import Container
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import fscrypt, luks, mounts
-from mamplus_host.executor.mounts import INIT
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
+from mamplus_host.executor.storage import fscrypt, luks, mounts
+from mamplus_host.executor.storage.mounts import INIT
 from mamplus_host.verdicts import ActionKind
 
 OF_SYSTEM = ("/", "/boot", "/etc", "/usr", "/var", "/var/lib")  # where the device's own file systems are mounted

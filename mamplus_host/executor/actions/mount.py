@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import mounts
-from mamplus_host.executor.mounts import FLAGS, INIT, Mount
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
+from mamplus_host.executor.storage import mounts
+from mamplus_host.executor.storage.mounts import FLAGS, INIT, Mount
 from mamplus_host.verdicts import ActionKind
 
 WAYS = {"read-only": FLAGS["ro"], "noexec": FLAGS["noexec"], "unmount": 0}

@@ -27,11 +27,11 @@ import msgspec
 
 from mamplus_host.clock import Clock
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import names
-from mamplus_host.executor.boxes import Boxes, Page
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
+from mamplus_host.executor.storage import names
+from mamplus_host.executor.storage.boxes import Boxes, Page
 from mamplus_host.executor.vault.files import dress, facts_of
 from mamplus_host.executor.vault.store import Facts as FileFacts
 from mamplus_host.verdicts import ActionKind

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import mounts
 from mamplus_host.executor.network import roads
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
+from mamplus_host.executor.storage import mounts
 from mamplus_host.verdicts import ActionKind
 
 _NAME = re.compile(r"\d{1,3}-\d{1,3}(\.\d{1,3}){0,6}")  # 1-2.3: bus, port, port of the hub there

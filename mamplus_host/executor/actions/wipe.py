@@ -20,12 +20,13 @@ from typing import Any
 from mamplus_host.clock import Clock
 from mamplus_host.config import Container
 from mamplus_host.errors import ActionFailed, CodeRejected
-from mamplus_host.executor import fscrypt, helper, luks
+from mamplus_host.executor import helper
 from mamplus_host.executor.actions.container_lock import gone, look, shut
-from mamplus_host.executor.mounts import INIT
 from mamplus_host.executor.receipts import Receipts
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
+from mamplus_host.executor.storage import fscrypt, luks
+from mamplus_host.executor.storage.mounts import INIT
 from mamplus_host.maintenance import order as orders
 from mamplus_host.maintenance.order import Orders
 from mamplus_host.verdicts import ActionKind
@@ -146,7 +147,7 @@ class Wipe:
     def _help(self, command: str, path: str) -> dict[str, Any]:
         late = f"{path!r} was not wiped within {HELPER_S:g} s; the next try goes on"
         said = helper.run(
-            "wipe_helper", str(self._process / "ns/mnt"), command, path, within_s=HELPER_S, late=late,
+            "storage.wipe_helper", str(self._process / "ns/mnt"), command, path, within_s=HELPER_S, late=late,
             what="cannot wipe ", alive=self._alive,
         )  # fmt: skip
         answer: dict[str, Any] = json.loads(said)

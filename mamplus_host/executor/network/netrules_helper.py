@@ -7,9 +7,9 @@ Chains of our own, MAMPLUS-REFUSE-IN, -OUT and -FWD, in the filter tables of ipt
 right after the list's (netfilter_helper.py). Where the kernel has no such tables: the table `inet mamplus` of
 nftables. Both are changed in one commit, and what is other people's is not touched.
 
-    python -m mamplus_host.executor.network.netrules_helper ensure|remove --netns NAME|- [--layer best|iptables|nftables]
+    python -m mamplus_host.executor.network.netrules_helper COMMAND --netns NAME|- [--layer best|iptables|nftables]
 
-`ensure` reads netrules.Rules as JSON from stdin, and prints {"layer": ..., "changed": ...}.
+COMMAND `ensure` reads netrules.Rules as JSON from stdin, and prints {"layer": ..., "changed": ...}; or `remove`.
 """
 
 import argparse

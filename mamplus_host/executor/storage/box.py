@@ -21,7 +21,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor.boxes import HEADER_BYTES, MAGIC, PIECE_BYTES, TAG_BYTES
+from mamplus_host.executor.storage.boxes import HEADER_BYTES, MAGIC, PIECE_BYTES, TAG_BYTES
 
 _HEADER = struct.Struct("<8s32s7sx")
 _NONCE = struct.Struct(">7sIB")

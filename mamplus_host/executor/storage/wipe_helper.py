@@ -3,10 +3,11 @@
 
 Journey: wipe -> [wipe_helper] -> file system.
 
-    python -m mamplus_host.executor.wipe_helper NAMESPACE tree PATH     all below PATH, on its file system; PATH stays
-    python -m mamplus_host.executor.wipe_helper NAMESPACE file PATH     one file: zeros over it, a hole, unlink
-    python -m mamplus_host.executor.wipe_helper NAMESPACE device PATH   all blocks of a device or image are given back
-    python -m mamplus_host.executor.wipe_helper NAMESPACE trim PATH     free blocks of its file system are given back
+    python -m mamplus_host.executor.storage.wipe_helper NAMESPACE HOW PATH
+        tree    all below PATH, on its file system; PATH stays
+        file    one file: zeros over it, a hole, unlink
+        device  all blocks of a device or image are given back
+        trim    free blocks of its file system are given back
 
 NAMESPACE is the mount namespace of process 1: in the agent's own (ProtectSystem=strict) most folders are read-only.
 Where process 1 lets nobody in, the agent's own has to do.
@@ -24,8 +25,8 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 
-from mamplus_host.executor.mount_helper import enter
-from mamplus_host.executor.names import DIRECTORY, above
+from mamplus_host.executor.storage.mount_helper import enter
+from mamplus_host.executor.storage.names import DIRECTORY, above
 
 PUNCH = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 FITRIM, BLKDISCARD, BLKGETSIZE64 = 0xC0185879, 0x1277, 0x80081272

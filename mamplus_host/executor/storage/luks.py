@@ -12,7 +12,8 @@ import subprocess
 from pathlib import Path
 
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import helper, mounts
+from mamplus_host.executor import helper
+from mamplus_host.executor.storage import mounts
 
 TOOL_S = 60.0
 _MAX_MAPPINGS = 256

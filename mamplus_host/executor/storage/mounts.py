@@ -98,12 +98,14 @@ def mount_again(mount: Mount, process: Path = INIT) -> None:
 
 def within(process: Path) -> list[str]:
     """Return what a command line begins with that is to run in the mount namespace of `process`."""
-    return helper.line("mount_helper", str(process / "ns/mnt"), "run")
+    return helper.line("storage.mount_helper", str(process / "ns/mnt"), "run")
 
 
 def _run(process: Path, what: str, *words: str) -> None:
     late = f"cannot {what}: the kernel did not answer within {HELPER_S:g} s"
-    helper.run("mount_helper", str(process / "ns/mnt"), *words, within_s=HELPER_S, late=late, what=f"cannot {what}: ")
+    helper.run(
+        "storage.mount_helper", str(process / "ns/mnt"), *words, within_s=HELPER_S, late=late, what=f"cannot {what}: "
+    )
 
 
 def _parse(line: str) -> Mount:

@@ -3,10 +3,10 @@
 
 Journey: mount, wipe -> [mount_helper] -> mount(2), umount2(2).
 
-    python -m mamplus_host.executor.mount_helper NAMESPACE flags POINT NUMBER       of this mount alone
-    python -m mamplus_host.executor.mount_helper NAMESPACE unmount POINT [lazy]
-    python -m mamplus_host.executor.mount_helper NAMESPACE mount SOURCE POINT TYPE NUMBER OPTIONS
-    python -m mamplus_host.executor.mount_helper NAMESPACE run COMMAND...    becomes that command, there if it may
+    python -m mamplus_host.executor.storage.mount_helper NAMESPACE flags POINT NUMBER   of this mount alone
+    python -m mamplus_host.executor.storage.mount_helper NAMESPACE unmount POINT [lazy]
+    python -m mamplus_host.executor.storage.mount_helper NAMESPACE mount SOURCE POINT TYPE NUMBER OPTIONS
+    python -m mamplus_host.executor.storage.mount_helper NAMESPACE run COMMAND...   becomes that, there if it may
 """
 
 import contextlib

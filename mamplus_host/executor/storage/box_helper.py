@@ -3,7 +3,7 @@
 
 Journey: quarantine -> [box_helper] -> box.
 
-    python -m mamplus_host.executor.box_helper pack|unpack ID SOURCE TARGET KEY
+    python -m mamplus_host.executor.storage.box_helper pack|unpack ID SOURCE TARGET KEY
 
 SOURCE, TARGET and KEY are inherited descriptors.
 
@@ -15,7 +15,7 @@ import os
 import sys
 
 from mamplus_host.errors import MamplusError
-from mamplus_host.executor import box
+from mamplus_host.executor.storage import box
 
 
 def main() -> int:

@@ -140,7 +140,7 @@ class Boxes:
             numbers, within_s = (source, target, key), HELPER_MIN_S + size / _BYTES_PER_S
             answer = json.loads(
                 helper.run(
-                    "box_helper", command, action_id, *map(str, numbers), within_s=within_s, keeps=numbers,
+                    "storage.box_helper", command, action_id, *map(str, numbers), within_s=within_s, keeps=numbers,
                     late=f"the file was not encrypted within {within_s:.0f} s; is the disk broken?", alive=self._alive,
                 )
             )  # fmt: skip
