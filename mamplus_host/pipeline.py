@@ -48,7 +48,7 @@ from mamplus_host.events import (
     Tamper,
 )
 from mamplus_host.executor.alertlog import AlertLog
-from mamplus_host.executor.evidence import collect
+from mamplus_host.executor.evidence.picture import collect
 from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.plan import plan
 from mamplus_host.ids import new_id

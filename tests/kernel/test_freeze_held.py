@@ -19,7 +19,7 @@ from mamplus_host.config import Agent as AgentConfig
 from mamplus_host.config import Config, Limits, SuspicionPolicy
 from mamplus_host.errors import ActionFailed
 from mamplus_host.events import Exec, File, Head
-from mamplus_host.executor.evidence import collect
+from mamplus_host.executor.evidence.picture import collect
 from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.inforce import InForceStore

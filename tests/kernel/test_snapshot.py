@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from mamplus_host.clock import SystemClock
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import snapshot
 from mamplus_host.executor.actions.evidence import Evidence
+from mamplus_host.executor.evidence import snapshot
+from mamplus_host.executor.evidence.snapshot import Limits
 from mamplus_host.executor.shape import State
-from mamplus_host.executor.snapshot import Limits
 from mamplus_host.sealed import unseal
 from tests.kernel.cut import each_cut
 

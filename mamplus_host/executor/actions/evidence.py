@@ -18,7 +18,8 @@ import msgspec
 
 from mamplus_host.clock import Clock
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import helper, snapshot
+from mamplus_host.executor import helper
+from mamplus_host.executor.evidence import snapshot
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
 from mamplus_host.executor.tasks import task
@@ -128,6 +129,6 @@ def seal_into(target: int, content: bytes, key: bytes) -> None:
     """Write `content`, sealed for `key`, to descriptor `target`; ActionFailed when that does not go."""
     late = f"nothing was sealed within {HELPER_S:g} s; is the disk broken?"
     helper.run(
-        "seal_helper", key.hex(), str(target), within_s=HELPER_S, late=late, what="cannot seal: ", told=content,
-        keeps=(target,),
+        "evidence.seal_helper", key.hex(), str(target), within_s=HELPER_S, late=late, what="cannot seal: ",
+        told=content, keeps=(target,),
     )  # fmt: skip

@@ -3,7 +3,7 @@
 
 Journey: actions/evidence, control -> [seal_helper] -> sealed.
 
-    python -m mamplus_host.executor.seal_helper KEY TARGET      the public key in hex, an inherited descriptor
+    python -m mamplus_host.executor.evidence.seal_helper KEY TARGET      the public key in hex, an inherited descriptor
 """
 
 import os

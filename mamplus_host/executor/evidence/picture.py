@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A bounded picture of who and what an escalation is about, for the administrator.
 
-Journey: execute -> [evidence] -> outbox.
+Journey: execute -> [picture] -> outbox.
 
 Plain JSON values. Text that programs choose (names, command lines, paths) is untrusted and
 kept as it is; bytes that are no UTF-8 are shown escaped. What has ended already is missing

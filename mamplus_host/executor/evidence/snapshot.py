@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A closer look than `evidence`: the processes around one, what they map, hold open and talk to, and samples of files.
+"""A closer look than `picture`: the processes around one, what they map, hold open and talk to, and samples of files.
 
 Journey: actions/evidence -> [snapshot] -> /proc, file system.
 
@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from mamplus_host.collector.sockets import inet_sockets
-from mamplus_host.executor.evidence import ancestry, file_facts
+from mamplus_host.executor.evidence.picture import ancestry, file_facts
 from mamplus_host.executor.storage import names
 from mamplus_host.executor.tasks import descendants, task
 
