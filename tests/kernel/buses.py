@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mamplus_host.executor import bus
-from mamplus_host.executor.bus import Call
+from mamplus_host.executor.session import bus
+from mamplus_host.executor.session.bus import Call
 from tests.kernel.conftest import SLOWNESS
 
 DEADLINE_S = 20.0 * SLOWNESS

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import bus
 from mamplus_host.executor.actions.radio import Radio
 from mamplus_host.executor.network import roads
+from mamplus_host.executor.session import bus
 from mamplus_host.executor.shape import State
 from tests.kernel.buses import Bus, wait_for
 from tests.kernel.cut import each_cut

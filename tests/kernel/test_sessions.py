@@ -16,10 +16,10 @@ import pytest
 
 from mamplus_host.clock import SystemClock
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import bus, sessions
 from mamplus_host.executor.actions import notify
 from mamplus_host.executor.actions.lock import Lock
 from mamplus_host.executor.actions.notify import DESKTOP, Notify
+from mamplus_host.executor.session import bus, sessions
 from mamplus_host.executor.shape import State
 from tests.kernel.buses import Bus, Login
 from tests.kernel.cut import each_cut

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import bus
-from mamplus_host.executor.sessions import LOGIN, MANAGER, Session, sessions
+from mamplus_host.executor.session import bus
+from mamplus_host.executor.session.sessions import LOGIN, MANAGER, Session, sessions
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
 from mamplus_host.verdicts import ActionKind

@@ -19,8 +19,8 @@ from typing import Any
 
 from mamplus_host.clock import Clock
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import bus
-from mamplus_host.executor.sessions import Session, say, sessions, terminals
+from mamplus_host.executor.session import bus
+from mamplus_host.executor.session.sessions import Session, say, sessions, terminals
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
 from mamplus_host.files import write_whole

@@ -17,7 +17,7 @@ import msgspec
 from jeepney import DBusAddress, HeaderFields, MessageType, new_method_call
 from jeepney.io.blocking import DBusConnection, open_dbus_connection
 
-from mamplus_host.executor.bus import ANSWER_S, MAX_ANSWER_BYTES, Answer, Asked, Call
+from mamplus_host.executor.session.bus import ANSWER_S, MAX_ANSWER_BYTES, Answer, Asked, Call
 
 MAX_HEAP_BYTES = 256 << 20  # a user's program may answer with anything
 MAX_TEXT = 300

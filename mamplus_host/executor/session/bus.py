@@ -51,7 +51,7 @@ def ask(calls: list[Call], *, address: str = SYSTEM, uid: int = 0, timeout_s: fl
     """Make `calls` in order, and return an answer for each; ActionFailed when there is no such bus, or it hangs."""
     told = msgspec.json.encode(Asked(address, calls[:MAX_CALLS], uid))
     late = f"D-Bus ({address}) did not answer within {timeout_s:g} s"
-    said = helper.run("bus_helper", within_s=timeout_s, late=late, told=told)
+    said = helper.run("session.bus_helper", within_s=timeout_s, late=late, told=told)
     return msgspec.json.decode(said[:MAX_ANSWER_BYTES], type=list[Answer])
 
 

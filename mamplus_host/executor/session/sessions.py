@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import bus
+from mamplus_host.executor.session import bus
 
 LOGIN, MANAGER, SESSION = "org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Session"
 GRAPHICAL = ("x11", "wayland", "mir")
