@@ -22,9 +22,9 @@ from mamplus_host.executor.dpkg_list import DpkgList
 from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.package_managers import PackageManagers
-from mamplus_host.executor.process import Processes
-from mamplus_host.executor.stopping import Stopper
-from mamplus_host.executor.tasks import family_above
+from mamplus_host.executor.processes.process import Processes
+from mamplus_host.executor.processes.stopping import Stopper
+from mamplus_host.executor.processes.tasks import family_above
 from mamplus_host.generations import Generations
 from mamplus_host.guarding import Guarding
 from mamplus_host.ids import new_id

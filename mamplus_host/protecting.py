@@ -31,7 +31,7 @@ from mamplus_host.errors import ActionFailed, NotPossible
 from mamplus_host.events import FileChange, MassRewrite
 from mamplus_host.executor.brake import Brake
 from mamplus_host.executor.package_managers import PackageManagers
-from mamplus_host.executor.stopping import Stopper
+from mamplus_host.executor.processes.stopping import Stopper
 from mamplus_host.executor.vault import files as vault_files
 from mamplus_host.executor.vault.paths import is_at_or_below, is_kept
 from mamplus_host.executor.vault.store import DIRECTORY

@@ -8,7 +8,7 @@ from mamplus_host.clock import SystemClock
 from mamplus_host.doctor.place import Place
 from mamplus_host.doctor.trial import Found
 from mamplus_host.executor.guardset import GuardSet
-from mamplus_host.executor.process import Processes
+from mamplus_host.executor.processes.process import Processes
 
 
 def freezer(place: Place) -> Found:

@@ -31,7 +31,7 @@ from mamplus_host.executor.actions.usb import Usb
 from mamplus_host.executor.actions.wipe import Wipe
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.network.refusals import Network
-from mamplus_host.executor.process import Processes
+from mamplus_host.executor.processes.process import Processes
 from mamplus_host.executor.receipts import Receipts, signature_of
 from mamplus_host.executor.shape import Deed
 from mamplus_host.executor.storage.boxes import Boxes

@@ -22,7 +22,6 @@ from mamplus_host.clock import ListClock
 from mamplus_host.config import Config
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor import deeds as registry
-from mamplus_host.executor import tasks
 from mamplus_host.executor.beside import Aim, Beside, aim_of
 from mamplus_host.executor.courses import Ends, Line, at_once
 from mamplus_host.executor.disarm import Disarmed
@@ -32,7 +31,8 @@ from mamplus_host.executor.journal import Journal
 from mamplus_host.executor.known import Known, Seen
 from mamplus_host.executor.olderstate import adopt_held
 from mamplus_host.executor.plan import Action, target_of
-from mamplus_host.executor.process import Hold
+from mamplus_host.executor.processes import tasks
+from mamplus_host.executor.processes.process import Hold
 from mamplus_host.executor.recovery import TIME_OVER, Recovery
 from mamplus_host.executor.runner import Runner, Work
 from mamplus_host.executor.shape import Deed, Facts

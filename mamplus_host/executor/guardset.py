@@ -23,7 +23,7 @@ from mamplus_host.ble.guard import EVERY_PORT, Guard
 from mamplus_host.ble.paths import seen_bytes
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor.plan import NEVER
-from mamplus_host.executor.tasks import cgroup_of
+from mamplus_host.executor.processes.tasks import cgroup_of
 
 _DELETED = " (deleted)"
 _SYSTEM = "/system.slice/"

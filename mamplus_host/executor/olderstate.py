@@ -12,7 +12,7 @@ import msgspec
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor.inforce import InForce, InForceStore
 from mamplus_host.executor.journal import Record
-from mamplus_host.executor.process import Hold
+from mamplus_host.executor.processes.process import Hold
 from mamplus_host.executor.runner import Work
 from mamplus_host.verdicts import ActionKind, Indicator
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
-from mamplus_host.executor.tasks import task
+from mamplus_host.executor.processes.tasks import task
 
 PROGRAMS = (
     "/usr/bin/dpkg", "/usr/bin/apt", "/usr/bin/apt-get", "/usr/bin/aptitude", "/usr/bin/rpm", "/usr/bin/dnf",

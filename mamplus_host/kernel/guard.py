@@ -13,7 +13,7 @@ from typing import Any
 
 from mamplus_host.config import CGROUP2_MOUNTS, Config
 from mamplus_host.errors import KernelRefused, NotPossible
-from mamplus_host.executor.tasks import cgroup_of, task
+from mamplus_host.executor.processes.tasks import cgroup_of, task
 from mamplus_host.kernel import layout, pins
 from mamplus_host.kernel._native import ffi, lib
 from mamplus_host.kernel.bpf import Fd, Map, checked, map_id

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mamplus_host.config import CGROUP2_MOUNTS
-from mamplus_host.executor.tasks import cgroup_of
+from mamplus_host.executor.processes.tasks import cgroup_of
 from mamplus_host.tamper.noticed import Noticed
 
 

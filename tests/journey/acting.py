@@ -15,13 +15,13 @@ from mamplus_host.actionrules import ActionRules
 from mamplus_host.clock import SystemClock
 from mamplus_host.config import Config, Limits, Paths
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import tasks
 from mamplus_host.executor.actions.restore import Restore
 from mamplus_host.executor.disarm import Disarmed
 from mamplus_host.executor.execute import Executor, Planned
 from mamplus_host.executor.inforce import InForceStore
 from mamplus_host.executor.journal import Journal, verify
 from mamplus_host.executor.plan import Action
+from mamplus_host.executor.processes import tasks
 from mamplus_host.executor.shape import Deed, Facts, State
 from mamplus_host.executor.steps import hooked, step
 from mamplus_host.executor.vault.vault import Vault

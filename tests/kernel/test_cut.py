@@ -18,7 +18,7 @@ from mamplus_host.config import Config, Scope
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor.actions.cut import Cut
 from mamplus_host.executor.guardset import GuardSet
-from mamplus_host.executor.process import Processes
+from mamplus_host.executor.processes.process import Processes
 from mamplus_host.executor.shape import State
 
 from . import acts, networld

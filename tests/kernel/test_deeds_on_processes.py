@@ -18,11 +18,11 @@ from mamplus_host.clock import SystemClock
 from mamplus_host.config import Limits
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor import deeds as registry
-from mamplus_host.executor import process
 from mamplus_host.executor.guardset import GuardSet, program_role
 from mamplus_host.executor.journal import verify
 from mamplus_host.executor.plan import Action
-from mamplus_host.executor.process import HOLD_PREFIX, members
+from mamplus_host.executor.processes import process
+from mamplus_host.executor.processes.process import HOLD_PREFIX, members
 from mamplus_host.executor.shape import Deed, State
 from mamplus_host.executor.steps import hooked
 from mamplus_host.executor.vault.vault import Vault

@@ -10,8 +10,8 @@ import pytest
 
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor.guardset import GuardSet
-from mamplus_host.executor.process import HOLD_PREFIX, Processes, members
-from mamplus_host.executor.tasks import task
+from mamplus_host.executor.processes.process import HOLD_PREFIX, Processes, members
+from mamplus_host.executor.processes.tasks import task
 from tests.kernel import acts
 
 pytestmark = pytest.mark.kernel

@@ -25,8 +25,8 @@ from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.inforce import InForceStore
 from mamplus_host.executor.journal import Journal, verify
 from mamplus_host.executor.plan import plan
-from mamplus_host.executor.process import HOLD_PREFIX
-from mamplus_host.executor.tasks import boot_id as boot
+from mamplus_host.executor.processes.process import HOLD_PREFIX
+from mamplus_host.executor.processes.tasks import boot_id as boot
 from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.verdicts import ActionKind, Decision, Finding, Indicator, Verdict
 from tests.journey.acting import carry_out

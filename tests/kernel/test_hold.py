@@ -12,8 +12,8 @@ from mamplus_host.kernel._native import ffi, lib
 
 from mamplus_host.clock import SystemClock
 from mamplus_host.executor.guardset import GuardSet
-from mamplus_host.executor.process import Processes
-from mamplus_host.executor.stopping import Stopper
+from mamplus_host.executor.processes.process import Processes
+from mamplus_host.executor.processes.stopping import Stopper
 from mamplus_host.kernel import layout, pins, responder
 from mamplus_host.kernel.bpf import Fd
 from mamplus_host.kernel.features import probe

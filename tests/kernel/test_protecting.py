@@ -24,9 +24,9 @@ from mamplus_host.executor.actions.restore import MAX_RESTORES, Restore
 from mamplus_host.executor.brake import Brake, Spared
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.package_managers import PackageManagers
-from mamplus_host.executor.process import Processes
-from mamplus_host.executor.stopping import Stopper
-from mamplus_host.executor.tasks import task
+from mamplus_host.executor.processes.process import Processes
+from mamplus_host.executor.processes.stopping import Stopper
+from mamplus_host.executor.processes.tasks import task
 from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.executor.vault.window import BY_MANAGER, BY_PERSON
 from mamplus_host.protecting import MAX_NOT_TAKEN, Protecting

@@ -17,7 +17,7 @@ from mamplus_host.executor.actions.isolate import Isolate
 from mamplus_host.executor.actions.refuse import Refuse
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.network.refusals import Network
-from mamplus_host.executor.process import Processes
+from mamplus_host.executor.processes.process import Processes
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.kernel import layout, refusals
 from mamplus_host.kernel.refusals import Wanted

@@ -22,7 +22,7 @@ from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.network.netrules_helper import CHAINS
 from mamplus_host.executor.network.refusals import Network, Refusal
 from mamplus_host.executor.network.secondlayer import SecondLayer, _Waiter
-from mamplus_host.executor.process import Processes
+from mamplus_host.executor.processes.process import Processes
 
 from . import acts, firewalls, networld
 from .conftest import Agent

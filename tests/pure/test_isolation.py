@@ -10,7 +10,7 @@ from mamplus_host.errors import ActionFailed, ConfigInvalid
 from mamplus_host.executor.actions.refuse import Refuse, refusal_of
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.network.refusals import Network, Refusal
-from mamplus_host.executor.process import Processes
+from mamplus_host.executor.processes.process import Processes
 from mamplus_host.isolation import GRACE_S, Lifeline
 from mamplus_host.isolationrules import Isolation
 from mamplus_host.policy import Policy, check, encode, parse

@@ -20,9 +20,9 @@ from mamplus_host.clock import Clock
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor import helper
 from mamplus_host.executor.evidence import snapshot
+from mamplus_host.executor.processes.tasks import task
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
-from mamplus_host.executor.tasks import task
 from mamplus_host.files import put_in_place, sync_directory
 from mamplus_host.verdicts import ActionKind
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Has a program stand still with all that it started, and lets it go on: `executor/process.py` says where.
+"""Has a program stand still with all that it started, and lets it go on: `executor/processes/process.py` says where.
 
 A restart of the device ends what is held, so after one there is nothing to let go.
 """
@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import tasks
 from mamplus_host.executor.actions.of_this_boot import same_boot
-from mamplus_host.executor.process import Hold, Processes
+from mamplus_host.executor.processes import tasks
+from mamplus_host.executor.processes.process import Hold, Processes
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.verdicts import ActionKind
 

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import tasks
 from mamplus_host.executor.actions.of_this_boot import same_boot
-from mamplus_host.executor.process import Hold, Processes, Victim, is_alive
+from mamplus_host.executor.processes import tasks
+from mamplus_host.executor.processes.process import Hold, Processes, Victim, is_alive
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.verdicts import ActionKind
 

@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor import tasks
 from mamplus_host.executor.actions.kill import NO_INVERSE
 from mamplus_host.executor.actions.of_this_boot import same_boot
-from mamplus_host.executor.process import Processes, Victim, is_alive
+from mamplus_host.executor.processes import tasks
+from mamplus_host.executor.processes.process import Processes, Victim, is_alive
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.verdicts import ActionKind
 

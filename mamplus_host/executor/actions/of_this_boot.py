@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all deeds on processes share: process ids and cgroups mean nothing after a restart of the device."""
 
-from mamplus_host.executor import tasks
+from mamplus_host.executor.processes import tasks
 from mamplus_host.executor.shape import Facts
 
 

@@ -16,7 +16,7 @@ from mamplus_host.ble.entry import unmapped
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.network.refusals import Network, Refusal, words
-from mamplus_host.executor.process import Processes
+from mamplus_host.executor.processes.process import Processes
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
 from mamplus_host.verdicts import ActionKind

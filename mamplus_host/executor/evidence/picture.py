@@ -18,7 +18,7 @@ import msgspec
 
 from mamplus_host.collector.sockets import inet_sockets
 from mamplus_host.events import DnsQuery, Exec, FileAccess, FileChange, FileEvent, MassRewrite, Packet
-from mamplus_host.executor.tasks import cgroup_of, task
+from mamplus_host.executor.processes.tasks import cgroup_of, task
 from mamplus_host.verdicts import Decision
 
 MAX_ANCESTORS = 16

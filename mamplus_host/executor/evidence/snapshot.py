@@ -22,8 +22,8 @@ import msgspec
 
 from mamplus_host.collector.sockets import inet_sockets
 from mamplus_host.executor.evidence.picture import ancestry, file_facts
+from mamplus_host.executor.processes.tasks import descendants, task
 from mamplus_host.executor.storage import names
-from mamplus_host.executor.tasks import descendants, task
 
 # /proc/kcore counts as a regular file. /dev/shm is no device's: whoever wants to leave no trace keeps files there.
 _KERNELS = ("/proc/", "/sys/", "/dev/")

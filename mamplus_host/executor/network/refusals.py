@@ -22,7 +22,7 @@ from mamplus_host.config import Config
 from mamplus_host.errors import ActionFailed, NotPossible
 from mamplus_host.executor.network.netrules import rules
 from mamplus_host.executor.network.secondlayer import SecondLayer
-from mamplus_host.executor.tasks import boot_id
+from mamplus_host.executor.processes.tasks import boot_id
 from mamplus_host.files import write_whole
 from mamplus_host.kernel import pins, refusals
 from mamplus_host.kernel.refusals import Endpoint, Wanted

@@ -18,8 +18,8 @@ from pathlib import Path
 import msgspec
 
 from mamplus_host.errors import ActionFailed
-from mamplus_host.executor.process import Processes
-from mamplus_host.executor.tasks import boot_id, descendants, task
+from mamplus_host.executor.processes.process import Processes
+from mamplus_host.executor.processes.tasks import boot_id, descendants, task
 
 _PASSES = 4  # over a family that may grow until all of it stands still
 

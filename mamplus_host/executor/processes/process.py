@@ -26,8 +26,8 @@ import msgspec
 from mamplus_host.config import CGROUP2_MOUNTS, Config, cgroup_dir
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor.guardset import GuardSet
+from mamplus_host.executor.processes.tasks import cgroup_of, descendants, task
 from mamplus_host.executor.steps import step
-from mamplus_host.executor.tasks import cgroup_of, descendants, task
 
 HOLD_PREFIX = "mamplus-hold-"
 WAIT_S = 2.0  # for a cgroup to freeze or empty, for a killed process to end
