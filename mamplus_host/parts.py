@@ -14,14 +14,11 @@ from mamplus_host.collector.lineage import Task
 from mamplus_host.config import cgroup_path
 from mamplus_host.enterprise import load_enterprise
 from mamplus_host.events import FileChange, Tamper
-from mamplus_host.executor import brake
 from mamplus_host.executor.beside import OVERDUE_S
 from mamplus_host.executor.deeds import deeds
 from mamplus_host.executor.disarm import Disarmed
-from mamplus_host.executor.dpkg_list import DpkgList
 from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.guardset import GuardSet
-from mamplus_host.executor.package_managers import PackageManagers
 from mamplus_host.executor.processes.process import Processes
 from mamplus_host.executor.processes.stopping import Stopper
 from mamplus_host.executor.processes.tasks import family_above
@@ -34,7 +31,10 @@ from mamplus_host.maintenance.keeper import Keeper
 from mamplus_host.maintenance.order import Orders
 from mamplus_host.ordering import Ordering
 from mamplus_host.pipeline import Pipeline
-from mamplus_host.protecting import Protecting
+from mamplus_host.protected import brake
+from mamplus_host.protected.dpkg_list import DpkgList
+from mamplus_host.protected.package_managers import PackageManagers
+from mamplus_host.protected.protecting import Protecting
 from mamplus_host.sweep import Asks, Sweep
 from mamplus_host.tamper.noticed import is_from_init, is_own_claim, is_shutting_down
 from mamplus_host.tamper.pins import Pins

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Whom the brake leaves alone: who is outside of the scope, part of the guard set, or the package manager with what it
- * started. The rules are executor/guardset.py's and executor/package_managers.py's,
+ * started. The rules are executor/guardset.py's and protected/package_managers.py's,
  * said more broadly where that is simpler here: what is spared by mistake is judged by the agent all the same, later.
  */
 #include <fcntl.h>

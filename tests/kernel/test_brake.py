@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from mamplus_host.config import cgroup_path
-from mamplus_host.executor.brake import Brake, Spared
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.processes.process import Processes
 from mamplus_host.executor.processes.stopping import Stopper
+from mamplus_host.protected.brake import Brake, Spared
 from tests.kernel import acts
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(120)]

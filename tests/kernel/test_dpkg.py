@@ -18,9 +18,9 @@ import pytest
 
 from mamplus_host.config import load
 from mamplus_host.control import client
-from mamplus_host.executor.dpkg_list import DpkgList
 from mamplus_host.kernel import responder
 from mamplus_host.kernel.objects import Kernel
+from mamplus_host.protected.dpkg_list import DpkgList
 from story.stage import BIN, wait_for
 from tests.kernel import acts
 

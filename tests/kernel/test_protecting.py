@@ -21,15 +21,15 @@ from mamplus_host.config import Agent, Config, VaultPolicy, cgroup_path
 from mamplus_host.errors import ActionFailed, NotPossible
 from mamplus_host.events import FileChange, MassRewrite
 from mamplus_host.executor.actions.restore import MAX_RESTORES, Restore
-from mamplus_host.executor.brake import Brake, Spared
 from mamplus_host.executor.guardset import GuardSet
-from mamplus_host.executor.package_managers import PackageManagers
 from mamplus_host.executor.processes.process import Processes
 from mamplus_host.executor.processes.stopping import Stopper
 from mamplus_host.executor.processes.tasks import task
 from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.executor.vault.window import BY_MANAGER, BY_PERSON
-from mamplus_host.protecting import MAX_NOT_TAKEN, Protecting
+from mamplus_host.protected.brake import Brake, Spared
+from mamplus_host.protected.package_managers import PackageManagers
+from mamplus_host.protected.protecting import MAX_NOT_TAKEN, Protecting
 from story.stage import wait_for
 from tests.kernel import acts
 

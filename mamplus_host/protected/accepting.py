@@ -17,9 +17,9 @@ from mamplus_host.analyzer.mass import REWRITING
 from mamplus_host.clock import Clock
 from mamplus_host.collector.files import OVERFLOW
 from mamplus_host.events import FileChange
-from mamplus_host.executor.package_managers import PackageManagers
 from mamplus_host.executor.vault.vault import FAILURES, Vault
 from mamplus_host.executor.vault.window import VaultWindow
+from mamplus_host.protected.package_managers import PackageManagers
 
 _THE_POLICYS = "a program that the policy names"
 _DOUBT_NS = 2_000_000_000  # a write is seen in the file before its event is in the queue: by the time of a preemption

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import msgspec
 
-from mamplus_host.accepting import Accepting
 from mamplus_host.analyzer.mass import MassRewrites, Suspect
 from mamplus_host.analyzer.scrambled import LOOKED_AT_BYTES, looks_scrambled
 from mamplus_host.clock import Clock
@@ -29,8 +28,6 @@ from mamplus_host.collector.files import FileWatch, Touch
 from mamplus_host.config import Config
 from mamplus_host.errors import ActionFailed, NotPossible
 from mamplus_host.events import FileChange, MassRewrite
-from mamplus_host.executor.brake import Brake
-from mamplus_host.executor.package_managers import PackageManagers
 from mamplus_host.executor.processes.stopping import Stopper
 from mamplus_host.executor.vault import files as vault_files
 from mamplus_host.executor.vault.paths import is_at_or_below, is_kept
@@ -38,7 +35,10 @@ from mamplus_host.executor.vault.store import DIRECTORY
 from mamplus_host.executor.vault.tree import Step
 from mamplus_host.executor.vault.vault import FAILURES, Vault
 from mamplus_host.executor.vault.window import BY_MANAGER
-from mamplus_host.overlooked import Overlooked
+from mamplus_host.protected.accepting import Accepting
+from mamplus_host.protected.brake import Brake
+from mamplus_host.protected.overlooked import Overlooked
+from mamplus_host.protected.package_managers import PackageManagers
 
 LOG = logging.getLogger("mamplus")
 MAX_PENDING = 4096  # new files that wait until nobody touches them
