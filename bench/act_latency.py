@@ -27,7 +27,6 @@ from typing import Any
 from bench import report
 from bench.rig import own_cgroup
 from mamplus_host import memory
-from mamplus_host.actionrules import ActionRules, Disarm
 from mamplus_host.clock import DeviceClock
 from mamplus_host.config import Config, Limits, Paths, Scope
 from mamplus_host.events import Exec, File, Head
@@ -39,6 +38,7 @@ from mamplus_host.executor.journal import Journal
 from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.outbox.store import Outbox
 from mamplus_host.pipeline import Pipeline
+from mamplus_host.policy.actions import ActionRules, Disarm
 from mamplus_host.verdicts import Outcome, Verdict
 
 OURS, PEER = "mamplus", "bare kill"

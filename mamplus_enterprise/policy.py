@@ -12,10 +12,10 @@ import msgspec
 
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.storage.store import Store, note
-from mamplus_host import policy
 from mamplus_host.errors import ConfigInvalid
 from mamplus_host.files import write_whole
-from mamplus_host.policy import Policy
+from mamplus_host.policy import policy
+from mamplus_host.policy.policy import Policy
 
 
 def read(path: Path) -> Policy:

@@ -12,7 +12,7 @@ from enum import IntEnum
 import msgspec
 
 from mamplus_host.config import ExecPolicy
-from mamplus_host.policy import AgeLadder, Effect
+from mamplus_host.policy.policy import AgeLadder, Effect
 
 REPORT: Effect = "report"
 SUSPECT_AS_BLOCK: Effect = "suspect-as-block"

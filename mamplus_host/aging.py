@@ -13,8 +13,8 @@ from mamplus_host.clock import DeviceClock
 from mamplus_host.config import Config, ExecPolicy
 from mamplus_host.kernel.tables import Tables
 from mamplus_host.ledger import Ledger
-from mamplus_host.policy import AgeLadder
-from mamplus_host.standing_rules import Standing
+from mamplus_host.policy.policy import AgeLadder
+from mamplus_host.policy.standing import Standing
 from mamplus_host.verdicts import Severity
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from mamplus_host import age, policy
+from mamplus_host import age
 from mamplus_host.aging import Aging
 from mamplus_host.analyzer.matcher import in_user_space, places
 from mamplus_host.ble import guard, standing
@@ -30,7 +30,8 @@ from mamplus_host.deadman import DeadMan, Reach
 from mamplus_host.enterprise import Enterprise, load_enterprise
 from mamplus_host.kernel.tables import Tables
 from mamplus_host.ledger import Ledger
-from mamplus_host.policy import Policy
+from mamplus_host.policy import policy
+from mamplus_host.policy.policy import Policy
 from mamplus_host.recent import Recent
 from mamplus_host.trying import Situation, try_out
 from mamplus_host.verdicts import Severity

@@ -24,11 +24,11 @@ from mamplus_host.config import Config
 from mamplus_host.errors import VaultError
 from mamplus_host.events import File, FileChange
 from mamplus_host.executor.vault.vault import FAILURES, Vault
-from mamplus_host.filerules import FileRules, is_below, is_of_the_system
 from mamplus_host.files import write_whole
 from mamplus_host.kernel import responder
 from mamplus_host.kernel.fileguards import FileGuards, State
 from mamplus_host.kernel.filewatch import FileWatcher, records
+from mamplus_host.policy.files import FileRules, is_below, is_of_the_system
 
 LOG = logging.getLogger("mamplus")
 _TICKS_PER_WALK = 12  # a minute

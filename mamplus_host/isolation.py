@@ -23,7 +23,7 @@ import msgspec
 from mamplus_host.clock import Clock
 from mamplus_host.executor.network.refusals import Network
 from mamplus_host.files import write_whole
-from mamplus_host.isolationrules import Isolation
+from mamplus_host.policy.isolation import Isolation
 
 _NS = 1_000_000_000
 MOST_S = 86_400

@@ -19,7 +19,6 @@ from typing import Any
 
 import msgspec
 
-from mamplus_host.actionrules import ActionRules
 from mamplus_host.analyzer.accounts import Accounts
 from mamplus_host.analyzer.decide import Facts, asks_for_parent, asks_here, decide
 from mamplus_host.analyzer.matcher import Matcher
@@ -54,6 +53,7 @@ from mamplus_host.executor.plan import plan
 from mamplus_host.ids import new_id
 from mamplus_host.outbox.spool import Spool
 from mamplus_host.outbox.store import Outbox
+from mamplus_host.policy.actions import ActionRules
 from mamplus_host.recent import Recent
 from mamplus_host.telling import Begun, end_of, views
 from mamplus_host.verdicts import ActionKind, Decision, Escalation, Finding, Indicator, Outcome, Verdict

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from mamplus_host import __version__, memory, parts, systemd
-from mamplus_host.actionrules import ActionRules
 from mamplus_host.appeals import Appeals
 from mamplus_host.ble.stack import Stack
 from mamplus_host.ble.store import BleStore
@@ -43,6 +42,7 @@ from mamplus_host.kernel.objects import Kernel
 from mamplus_host.loop import Loop
 from mamplus_host.outbox.identity import Identity
 from mamplus_host.outbox.store import Outbox
+from mamplus_host.policy.actions import ActionRules
 from mamplus_host.statelock import StateLock
 from mamplus_host.updating import Updater
 from mamplus_host.uplink import Uplink

@@ -25,7 +25,7 @@ from mamplus_host.enterprise import Enterprise
 from mamplus_host.errors import ConfigInvalid
 from mamplus_host.kernel import pins
 from mamplus_host.kernel.tables import Tables, file_of
-from mamplus_host.policy import NeverBlock, Policy
+from mamplus_host.policy.policy import NeverBlock, Policy
 
 LOG = logging.getLogger("mamplus")
 RESOLVERS = Path("/etc/resolv.conf")

@@ -16,7 +16,7 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="JSON, as `policy sho
 def show(context: typer.Context) -> None:
     """Print the policy with every field: a beginning for the next one."""
     from mamplus_enterprise.policy import current
-    from mamplus_host.policy import encode
+    from mamplus_host.policy.policy import encode
 
     print(encode(current(home_of(context))).decode(), end="")
 

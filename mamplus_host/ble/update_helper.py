@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from mamplus_host import errors, policy
+from mamplus_host import errors
 from mamplus_host.ble.apply import DeltaMisfit
 from mamplus_host.ble.carrier import Missing, Source, open_local
 from mamplus_host.ble.layer import Layer
@@ -36,6 +36,7 @@ from mamplus_host.enterprise import Enterprise, load_enterprise
 from mamplus_host.errors import ConfigInvalid, EnrollRefused, MamplusError, NotPossible, UplinkFailed
 from mamplus_host.files import no_room
 from mamplus_host.pinned import Endpoint, stranger
+from mamplus_host.policy import policy
 
 LOCK_WAIT_S = 60.0  # for another update to end
 CONNECT_TIMEOUT_S = 5.0

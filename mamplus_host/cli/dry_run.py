@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 
-from mamplus_host import policy
 from mamplus_host.ble import standing, update
 from mamplus_host.ble.shadow import Shadow
 from mamplus_host.ble.store import BleStore
@@ -16,6 +15,7 @@ from mamplus_host.config import cgroup_dir
 from mamplus_host.control import client
 from mamplus_host.enterprise import load_enterprise
 from mamplus_host.errors import AgentUnreachable, ConfigInvalid
+from mamplus_host.policy import policy
 from mamplus_host.trying import Situation, try_out
 
 

@@ -10,10 +10,10 @@ from mamplus_host.config import Limits
 from mamplus_host.doctor.place import EACCES, EPERM, KILLED, Place
 from mamplus_host.doctor.trial import Found, NotEnforced
 from mamplus_host.executor.vault.vault import Vault
-from mamplus_host.filerules import DataFolder, FileRules, Guarded, Program
 from mamplus_host.kernel import responder
 from mamplus_host.kernel.fileguards import FileGuards
 from mamplus_host.kernel.filewatch import FileWatcher, records
+from mamplus_host.policy.files import DataFolder, FileRules, Guarded, Program
 
 _NOTICED_S = 2.0
 _IN_FORCE_S = 3.0

@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from mamplus_host.actionrules import TELLING
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor import helper
 from mamplus_host.executor.courses import STOP_S, Course, Line, at_once
 from mamplus_host.executor.runner import Runner, Work
+from mamplus_host.policy.actions import TELLING
 from mamplus_host.verdicts import ActionKind, Outcome
 
 Aim = tuple[str, ...]

@@ -18,7 +18,6 @@ from typing import Any
 
 import msgspec
 
-from mamplus_host.actionrules import STOPPING, ActionRules
 from mamplus_host.analyzer.decide import RULE_BLE
 from mamplus_host.clock import Clock
 from mamplus_host.errors import ActionFailed, MamplusError
@@ -26,6 +25,7 @@ from mamplus_host.events import Exec, FileAccess, Packet
 from mamplus_host.executor.plan import Action
 from mamplus_host.files import write_whole
 from mamplus_host.ids import new_id
+from mamplus_host.policy.actions import STOPPING, ActionRules
 from mamplus_host.telling import Telling
 from mamplus_host.verdicts import ActionKind, Decision, Severity
 

@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 
 from mamplus_host import systemd
-from mamplus_host.actionrules import KILLS
 from mamplus_host.clock import ListClock
 from mamplus_host.config import Config
 from mamplus_host.errors import ActionFailed
@@ -39,6 +38,7 @@ from mamplus_host.executor.shape import Deed, Facts
 from mamplus_host.executor.steps import step
 from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.ids import new_id
+from mamplus_host.policy.actions import KILLS
 from mamplus_host.verdicts import ActionKind, Decision, Indicator, Outcome, Verdict
 
 MAX_BATCH = 256  # actions that share one sync of the journal

@@ -16,7 +16,6 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
-from mamplus_host.actionrules import Spared
 from mamplus_host.ble import guarded
 from mamplus_host.ble.entry import unmapped
 from mamplus_host.ble.guard import EVERY_PORT, Guard
@@ -24,6 +23,7 @@ from mamplus_host.ble.paths import seen_bytes
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor.plan import NEVER
 from mamplus_host.executor.processes.tasks import cgroup_of
+from mamplus_host.policy.actions import Spared
 
 _DELETED = " (deleted)"
 _SYSTEM = "/system.slice/"

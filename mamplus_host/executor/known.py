@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from mamplus_host.actionrules import KILLS
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor.actions.freeze import hold_of
 from mamplus_host.executor.actions.kill import NO_INVERSE
@@ -18,6 +17,7 @@ from mamplus_host.executor.journal import Journal, Record
 from mamplus_host.executor.network.refusals import words
 from mamplus_host.executor.runner import FAILURES, Runner, Work
 from mamplus_host.executor.shape import Facts
+from mamplus_host.policy.actions import KILLS
 from mamplus_host.verdicts import ActionKind
 
 

@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from mamplus_host.actionrules import OF_FILES, STOPPING, TELLING, About, ActionRules
 from mamplus_host.config import Config
 from mamplus_host.events import (
     Connect,
@@ -33,6 +32,7 @@ from mamplus_host.events import (
     MassRewrite,
     Packet,
 )
+from mamplus_host.policy.actions import OF_FILES, STOPPING, TELLING, About, ActionRules
 from mamplus_host.verdicts import ActionKind, Decision, Finding
 
 NEVER = frozenset({0, 1})  # "nobody", and the process whose end is the device's end

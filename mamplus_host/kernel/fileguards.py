@@ -23,13 +23,13 @@ from mamplus_host.config import Config
 from mamplus_host.errors import KernelRefused, MamplusError, NotPossible
 from mamplus_host.events import OPERATIONS as EVENT_OPERATIONS
 from mamplus_host.events import File
-from mamplus_host.filerules import FileRules, Guarded, Program, is_below, is_of_the_system
 from mamplus_host.files import write_whole
 from mamplus_host.kernel import layout, pins
 from mamplus_host.kernel.bpf import Fd, Map
 from mamplus_host.kernel.filemarks import Identify, Identity, Marks, Resolver, device_bit, filter_bit
 from mamplus_host.kernel.fileprograms import Programs
 from mamplus_host.kernel.tables import file_of
+from mamplus_host.policy.files import FileRules, Guarded, Program, is_below, is_of_the_system
 
 OWN = "own state"
 _NUMBERS = "file_rules.json"

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mamplus_host.events import File
-from mamplus_host.filerules import Program, is_interpreter
 from mamplus_host.kernel.tables import file_of
+from mamplus_host.policy.files import Program, is_interpreter
 
 GRACE_S = 3600.0
 MAX_PROGRAMS = 1024  # of one package

@@ -40,7 +40,7 @@ from mamplus_host.kernel.filling import (
     room,
 )
 from mamplus_host.kernel.sides import Sides
-from mamplus_host.standing_rules import UNSAID, Standing
+from mamplus_host.policy.standing import UNSAID, Standing
 
 ENTRIES_A_SECOND = 20_000  # of building anew because entries end: a thousandth of a core
 RESPONDER_STALE_MS = 3000  # three heartbeats

@@ -20,11 +20,11 @@ from typing import Any
 
 from mamplus_host.ble.entry import Kind
 from mamplus_host.config import Config, cgroup_dir, parse
-from mamplus_host.filerules import FileRules, Guarded
 from mamplus_host.kernel import layout, pins, responder
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.kernel.tables import file_of
-from mamplus_host.policy import INTERPRETERS, Policy
+from mamplus_host.policy.files import FileRules, Guarded
+from mamplus_host.policy.policy import INTERPRETERS, Policy
 from mamplus_host.verdicts import Verdict
 from tests.attacks.attack import Missing
 from tests.attacks.attacker import Attacker, Deed, become

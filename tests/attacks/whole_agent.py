@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mamplus_host import policy
 from mamplus_host.config import Config, parse
 from mamplus_host.control import client
 from mamplus_host.errors import AgentUnreachable, MamplusError
 from mamplus_host.kernel import guard, pins, responder
-from mamplus_host.policy import Policy
+from mamplus_host.policy import policy
+from mamplus_host.policy.policy import Policy
 from tests.attacks.disks import mounted
 from tests.attacks.outcome import Told
 

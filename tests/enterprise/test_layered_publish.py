@@ -16,12 +16,12 @@ from mamplus_enterprise.ble.publish import Request, publish
 from mamplus_enterprise.ble.roles import CARRIER, ONLINE, SIGNING
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.storage.store import Store
-from mamplus_host import policy
 from mamplus_host.ble.entry import Kind
 from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.update_helper import update_here
 from mamplus_host.clock import DeviceClock
 from mamplus_host.errors import BleInvalid, BleWrongDevice
+from mamplus_host.policy import policy
 from mamplus_host.verdicts import Verdict
 from tests.enterprise.company import Company, FakeDevice, opened
 from tests.journey.repository import DEVICE_ID, Repository

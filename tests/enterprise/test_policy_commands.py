@@ -7,7 +7,7 @@ from typing import Any
 
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.policy import target
-from mamplus_host.policy import Policy, parse
+from mamplus_host.policy.policy import Policy, parse
 from tests.enterprise.company import Company
 
 

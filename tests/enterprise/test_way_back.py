@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mamplus_host import policy
 from mamplus_host.clock import DeviceClock
 from mamplus_host.outbox.store import Outbox
+from mamplus_host.policy import policy
 from mamplus_host.verdicts import Escalation, Finding, Severity
 from tests.enterprise.company import Company
 

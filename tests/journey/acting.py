@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mamplus_host.actionrules import ActionRules
 from mamplus_host.clock import SystemClock
 from mamplus_host.config import Config, Limits, Paths
 from mamplus_host.errors import ActionFailed
@@ -26,6 +25,7 @@ from mamplus_host.executor.shape import Deed, Facts, State
 from mamplus_host.executor.steps import hooked, step
 from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.files import sync_directory, sync_file
+from mamplus_host.policy.actions import ActionRules
 from mamplus_host.verdicts import ActionKind, Decision, Outcome
 
 

@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import msgspec
 
-from mamplus_host import policy
 from mamplus_host.ble.encode import encode, encode_delta
 from mamplus_host.ble.entry import Entry, Kind, canonical
 from mamplus_host.ble.format import Generation
@@ -24,9 +23,10 @@ from mamplus_host.executor.alertlog import AlertLog
 from mamplus_host.generations import Generations
 from mamplus_host.kernel.tables import LoadReport, Tables
 from mamplus_host.ledger import Ledger
-from mamplus_host.policy import Policy
+from mamplus_host.policy import policy
+from mamplus_host.policy.policy import Policy
+from mamplus_host.policy.standing import UNSAID, Standing
 from mamplus_host.recent import Recent
-from mamplus_host.standing_rules import UNSAID, Standing
 from mamplus_host.verdicts import Escalation, Verdict
 from tests.journey.offers import chain, whole
 

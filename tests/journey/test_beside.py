@@ -14,12 +14,12 @@ import msgspec
 import pytest
 
 from mamplus_host import systemd
-from mamplus_host.actionrules import ActionRules, Disarm, Name
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor import beside, courses
 from mamplus_host.executor.alertlog import AlertLog
 from mamplus_host.executor.courses import Course, Job, Line
 from mamplus_host.executor.shape import Deed, Facts, State
+from mamplus_host.policy.actions import ActionRules, Disarm, Name
 from mamplus_host.service import Service
 from mamplus_host.verdicts import ActionKind, Outcome, Verdict
 

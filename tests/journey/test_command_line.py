@@ -23,7 +23,7 @@ from mamplus_host.doctor.trial import Trial
 from mamplus_host.errors import NotPossible
 from mamplus_host.executor.network import netfilter
 from mamplus_host.kernel import pins
-from mamplus_host.policy import Policy
+from mamplus_host.policy.policy import Policy
 from tests.journey.device import Device
 
 MAMPLUS = Path(sys.executable).parent / "mamplus"

@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mamplus_host.actionrules import ActionRules, Disarm
 from mamplus_host.errors import ActionFailed
 from mamplus_host.events import Connect, Head
 from mamplus_host.executor.plan import Action
+from mamplus_host.policy.actions import ActionRules, Disarm
 from mamplus_host.telling import Telling
 from mamplus_host.verdicts import ActionKind, Decision, Finding, Verdict
 

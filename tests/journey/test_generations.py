@@ -12,8 +12,8 @@ from mamplus_host.ble import standing
 from mamplus_host.ble.entry import Kind
 from mamplus_host.ble.shadow import Use
 from mamplus_host.errors import KernelRefused, NotPossible
-from mamplus_host.policy import AgeLadder, NeverBlock, Policy
-from mamplus_host.standing_rules import ExecStanding, Standing
+from mamplus_host.policy.policy import AgeLadder, NeverBlock, Policy
+from mamplus_host.policy.standing import ExecStanding, Standing
 from mamplus_host.verdicts import Finding
 from tests.journey.device import Device, PowerCut
 

@@ -9,7 +9,7 @@ from mamplus_host.analyzer.verify import verify
 from mamplus_host.ble.entry import Kind
 from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.shadow import Use
-from mamplus_host.policy import Policy
+from mamplus_host.policy.policy import Policy
 from mamplus_host.verdicts import Verdict
 from tests.journey.device import Device
 

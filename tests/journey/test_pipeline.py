@@ -10,7 +10,6 @@ import msgspec
 import pytest
 
 from mamplus_host import pipeline as stages
-from mamplus_host.actionrules import ActionRules, Disarm
 from mamplus_host.events import Exec, File, Head
 from mamplus_host.executor import courses
 from mamplus_host.executor.alertlog import AlertLog
@@ -18,6 +17,7 @@ from mamplus_host.executor.shape import Deed, Facts
 from mamplus_host.executor.steps import hooked
 from mamplus_host.outbox.store import Outbox
 from mamplus_host.pipeline import Pipeline
+from mamplus_host.policy.actions import ActionRules, Disarm
 from mamplus_host.verdicts import ActionKind, Escalation, Verdict
 
 from .acting import Device, Emptying

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mamplus_host.actionrules import ActionRules, Disarm
 from mamplus_host.errors import ActionFailed
 from mamplus_host.events import Exec, File, FileChange, Head
 from mamplus_host.executor.inforce import InForceStore
 from mamplus_host.executor.plan import Action
+from mamplus_host.policy.actions import ActionRules, Disarm
 from mamplus_host.verdicts import ActionKind, Decision, Finding, Indicator, Verdict
 
 from .acting import Device, carry_out, carry_out_all

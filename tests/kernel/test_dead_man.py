@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from mamplus_host import policy
 from mamplus_host.control import client
-from mamplus_host.policy import Policy
+from mamplus_host.policy import policy
+from mamplus_host.policy.policy import Policy
 from story.stage import Stage, wait_for
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300)]

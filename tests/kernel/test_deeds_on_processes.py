@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from mamplus_host.actionrules import Spared
 from mamplus_host.clock import SystemClock
 from mamplus_host.config import Limits
 from mamplus_host.errors import ActionFailed
@@ -26,6 +25,7 @@ from mamplus_host.executor.processes.process import HOLD_PREFIX, members
 from mamplus_host.executor.shape import Deed, State
 from mamplus_host.executor.steps import hooked
 from mamplus_host.executor.vault.vault import Vault
+from mamplus_host.policy.actions import Spared
 from mamplus_host.verdicts import ActionKind, Decision, Finding
 from tests.journey.acting import carry_out
 from tests.kernel import acts

@@ -16,11 +16,11 @@ import pytest
 
 from mamplus_host.config import CGROUP2_MOUNTS, parse
 from mamplus_host.config import Agent as ConfiguredAgent
-from mamplus_host.filerules import OPERATIONS, DataFolder, FileRules, Guarded, Program
 from mamplus_host.kernel import features, layout, responder
 from mamplus_host.kernel.fileguards import FileGuards
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.kernel.tables import file_of
+from mamplus_host.policy.files import OPERATIONS, DataFolder, FileRules, Guarded, Program
 from tests.kernel.conftest import DEADLINE_S, Agent, sha256
 
 SETUP_FAILED = 120  # of filetry: nothing was tried

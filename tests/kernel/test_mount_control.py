@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from mamplus_host.actionrules import ActionRules
 from mamplus_host.config import Config
 from mamplus_host.errors import ActionFailed
 from mamplus_host.events import Exec, File, Head
@@ -16,6 +15,7 @@ from mamplus_host.executor.actions.mount import MountControl
 from mamplus_host.executor.plan import plan, target_of
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.storage import mounts
+from mamplus_host.policy.actions import ActionRules
 from mamplus_host.verdicts import Decision, Finding, Verdict
 from tests.kernel.conftest import Agent
 from tests.kernel.cut import each_cut

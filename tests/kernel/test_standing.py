@@ -11,7 +11,7 @@ import pytest
 from mamplus_host.ble.entry import Kind
 from mamplus_host.kernel import layout
 from mamplus_host.kernel.bpf import Map
-from mamplus_host.standing_rules import ConnectStanding, ExecStanding, Standing
+from mamplus_host.policy.standing import ConnectStanding, ExecStanding, Standing
 from mamplus_host.verdicts import Verdict
 
 from .conftest import REFUSED, Agent

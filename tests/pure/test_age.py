@@ -10,7 +10,7 @@ from mamplus_host.age import Aged, Step, aged, in_words, refresh_after_s
 from mamplus_host.clock import SystemClock
 from mamplus_host.config import ExecPolicy
 from mamplus_host.errors import UplinkFailed
-from mamplus_host.policy import AgeLadder
+from mamplus_host.policy.policy import AgeLadder
 from mamplus_host.updating import PROOF_EVERY_S, Updater
 
 LADDER = AgeLadder(stale_s=4000, old_s=5000, very_old_s=6000, old=("refuse-unknown",), very_old=("suspect-as-block",))

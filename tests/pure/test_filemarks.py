@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from mamplus_host.events import File
-from mamplus_host.filerules import DataFolder, FileRules, Guarded, Program
 from mamplus_host.kernel.fileguards import OWN, numbered, rules_of
 from mamplus_host.kernel.filemarks import Identity, Marks, Resolver, device_bit, filter_bit, hash_of
 from mamplus_host.kernel.fileprograms import Programs
 from mamplus_host.kernel.filewatch import records
+from mamplus_host.policy.files import DataFolder, FileRules, Guarded, Program
 
 INCLUDE = Path(__file__).resolve().parents[2] / "kernel_probes" / "include"
 RULE = 4

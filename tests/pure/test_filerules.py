@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from mamplus_host import policy
 from mamplus_host.errors import ConfigInvalid
-from mamplus_host.filerules import OPERATIONS, is_interpreter, is_of_the_system
-from mamplus_host.policy import Policy, parse
+from mamplus_host.policy import policy
+from mamplus_host.policy.files import OPERATIONS, is_interpreter, is_of_the_system
+from mamplus_host.policy.policy import Policy, parse
 
 HASH = "ab" * 32
 

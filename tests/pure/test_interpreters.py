@@ -8,7 +8,7 @@ import pytest
 from mamplus_host.errors import ConfigInvalid
 from mamplus_host.kernel import layout
 from mamplus_host.kernel.interpreters import found
-from mamplus_host.policy import INTERPRETERS, MAX_INTERPRETERS, MAX_PATTERN_BYTES, Policy, check
+from mamplus_host.policy.policy import INTERPRETERS, MAX_INTERPRETERS, MAX_PATTERN_BYTES, Policy, check
 
 
 @pytest.fixture

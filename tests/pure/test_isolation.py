@@ -12,8 +12,8 @@ from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.network.refusals import Network, Refusal
 from mamplus_host.executor.processes.process import Processes
 from mamplus_host.isolation import GRACE_S, Lifeline
-from mamplus_host.isolationrules import Isolation
-from mamplus_host.policy import Policy, check, encode, parse
+from mamplus_host.policy.isolation import Isolation
+from mamplus_host.policy.policy import Policy, check, encode, parse
 
 _NS = 1_000_000_000
 TRIAL = Isolation(dead_man_s=600, trial_s=120)

@@ -10,8 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mamplus_host import policy
-from mamplus_host.actionrules import ActionRules
 from mamplus_host.config import Agent, Config, SuspicionPolicy
 from mamplus_host.errors import ConfigInvalid
 from mamplus_host.events import (
@@ -30,6 +28,8 @@ from mamplus_host.events import (
 )
 from mamplus_host.executor.plan import Action, plan, target_of
 from mamplus_host.executor.storage import mounts
+from mamplus_host.policy import policy
+from mamplus_host.policy.actions import ActionRules
 from mamplus_host.verdicts import ActionKind, Decision, Finding, Verdict
 
 HERE = IPv4Address("127.0.0.1")

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mamplus_host import policy
 from mamplus_host.errors import ConfigInvalid
-from mamplus_host.policy import NeverBlock, Policy, parse
+from mamplus_host.policy import policy
+from mamplus_host.policy.policy import NeverBlock, Policy, parse
 
 
 def data(**fields: Any) -> bytes:

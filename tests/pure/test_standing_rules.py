@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from mamplus_host import policy
 from mamplus_host.config import ExecPolicy
 from mamplus_host.errors import ConfigInvalid
-from mamplus_host.standing_rules import ExecStanding, Standing
+from mamplus_host.policy import policy
+from mamplus_host.policy.standing import ExecStanding, Standing
 
 
 def parsed(**standing: object) -> Standing:

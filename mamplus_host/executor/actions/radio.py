@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_args
 
-from mamplus_host.actionrules import RadioName
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor.network import roads
 from mamplus_host.executor.session import bus
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
+from mamplus_host.policy.actions import RadioName
 from mamplus_host.verdicts import ActionKind
 
 ALL: tuple[str, ...] = get_args(RadioName)

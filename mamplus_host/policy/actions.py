@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the signed policy says of actions: which answer what, for how long, and when a rule disarms itself.
 
-Journey: enterprise -> policy -> [actionrules] -> plan, executor, guard set. docs/policy.md, field `actions`.
+Journey: enterprise -> policy -> [policy/actions] -> plan, executor, guard set. docs/policy.md, field `actions`.
 
 What a policy leaves out is as it is built in. `check` refuses what no device should follow.
 """

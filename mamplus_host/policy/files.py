@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the signed policy says of files: guarded paths, and data folders that only named programs read.
 
-Journey: enterprise -> policy -> [filerules] -> kernel/fileguards (LSM), responder (fanotify), vault.
+Journey: enterprise -> policy -> [policy/files] -> kernel/fileguards (LSM), responder (fanotify), vault.
 
 `check` refuses what would brick a device: a rule over the trees that the package manager and
 init write must name programs that still may, and no data folder may hide what programs are

@@ -16,14 +16,16 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from mamplus_host import actionrules, filerules, isolationrules
-from mamplus_host.actionrules import ActionRules
 from mamplus_host.ble.entry import Kind, canonical, unmapped
 from mamplus_host.errors import ConfigInvalid
-from mamplus_host.filerules import FileRules
 from mamplus_host.files import write_whole
-from mamplus_host.isolationrules import Isolation
-from mamplus_host.standing_rules import Standing
+from mamplus_host.policy import actions as actionrules
+from mamplus_host.policy import files as filerules
+from mamplus_host.policy import isolation as isolationrules
+from mamplus_host.policy.actions import ActionRules
+from mamplus_host.policy.files import FileRules
+from mamplus_host.policy.isolation import Isolation
+from mamplus_host.policy.standing import Standing
 
 MAX_BYTES = 64 << 10
 MAX_ADDRESSES = 48  # of the 64 that the kernel guards: the others are the enterprise's own

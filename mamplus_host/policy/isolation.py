@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the signed policy says of isolation: which devices, what lifeline, and what ends it. docs/policy.md.
 
-Journey: policy -> [isolation rules] -> service, isolation.
+Journey: policy -> [policy/isolation] -> service, isolation.
 """
 
 from typing import Annotated, Literal

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds, per control, when somebody is not there: the agent, the responder, a hash in time. In the signed policy.
 
-Journey: policy -> [standing rules] -> the kernel's posture.
+Journey: policy -> [policy/standing] -> the kernel's posture.
 
 The kernel and the responder carry it out, by the heartbeat that the agent leaves in a map; so it holds while the agent
 is dead. Where the policy says nothing the device's configuration holds (`[exec]`), and what is enforced stands.
