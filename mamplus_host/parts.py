@@ -25,7 +25,7 @@ from mamplus_host.executor.processes.tasks import family_above
 from mamplus_host.generations import Generations
 from mamplus_host.guarding import Guarding
 from mamplus_host.ids import new_id
-from mamplus_host.isolating import Isolating
+from mamplus_host.isolation.isolating import Isolating
 from mamplus_host.ledger import Ledger
 from mamplus_host.maintenance.keeper import Keeper
 from mamplus_host.maintenance.order import Orders

@@ -11,7 +11,7 @@ from mamplus_host.clock import DeviceClock
 from mamplus_host.executor.actions.isolate import Isolate
 from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.network.refusals import POLICY, Network, Refusal
-from mamplus_host.isolating import Isolating
+from mamplus_host.isolation.isolating import Isolating
 from mamplus_host.policy.isolation import Isolation
 from mamplus_host.policy.policy import Policy
 from mamplus_host.verdicts import ActionKind

@@ -11,7 +11,7 @@ from mamplus_host.executor.actions.refuse import Refuse, refusal_of
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.network.refusals import Network, Refusal
 from mamplus_host.executor.processes.process import Processes
-from mamplus_host.isolation import GRACE_S, Lifeline
+from mamplus_host.isolation.lifeline import GRACE_S, Lifeline
 from mamplus_host.policy.isolation import Isolation
 from mamplus_host.policy.policy import Policy, check, encode, parse
 

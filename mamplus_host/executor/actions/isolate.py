@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes the device off the network but for a lifeline, and puts it back: mamplus_host/isolation.py has the timer.
+"""Takes the device off the network but for a lifeline, and puts it back: isolation/lifeline.py has the timer.
 
 What stays: loopback, the enterprise and what else is guarded, and to the system's own programs (users below 1000)
 DNS, DHCP and NTP, as the policy declares. In both directions, for connections that stand, too.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The dead-man timer of isolation: when the lifeline does not reach the enterprise, isolation gives way as declared.
 
-Journey: uplink -> [isolation] -> executor/network/refusals.
+Journey: uplink -> [lifeline] -> executor/network/refusals.
 
 Isolated, the uplink makes its connections anew, so that an answer proves the lifeline. Silence for `dead_man_s`
 loosens the isolation:

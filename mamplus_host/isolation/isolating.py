@@ -16,7 +16,7 @@ from mamplus_host.errors import ActionFailed, NotPossible
 from mamplus_host.executor.execute import Executor
 from mamplus_host.executor.network.refusals import POLICY, Network, words
 from mamplus_host.ids import new_id
-from mamplus_host.isolation import Lifeline, Reach
+from mamplus_host.isolation.lifeline import Lifeline, Reach
 from mamplus_host.policy.policy import Policy
 from mamplus_host.verdicts import ActionKind, Escalation, Finding, Outcome, Severity
 
