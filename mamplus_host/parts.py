@@ -22,11 +22,12 @@ from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.processes.process import Processes
 from mamplus_host.executor.processes.stopping import Stopper
 from mamplus_host.executor.processes.tasks import family_above
-from mamplus_host.generations import Generations
+from mamplus_host.generations.generations import Generations
+from mamplus_host.generations.ledger import Ledger
+from mamplus_host.generations.usage import Usage
 from mamplus_host.guarding import Guarding
 from mamplus_host.ids import new_id
 from mamplus_host.isolation.isolating import Isolating
-from mamplus_host.ledger import Ledger
 from mamplus_host.maintenance.keeper import Keeper
 from mamplus_host.maintenance.order import Orders
 from mamplus_host.ordering import Ordering
@@ -40,7 +41,6 @@ from mamplus_host.tamper.noticed import is_from_init, is_own_claim, is_shutting_
 from mamplus_host.tamper.pins import Pins
 from mamplus_host.tamper.rules import Rules
 from mamplus_host.tamper.watch import Watch
-from mamplus_host.usage import Usage
 from mamplus_host.verdicts import Escalation, Finding, Severity
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from mamplus_host.age import in_words
 from mamplus_host.cli.alerts import when
 from mamplus_host.cli.state import CLI, OUT, print_json, safe
+from mamplus_host.generations.age import in_words
 
 app = typer.Typer(invoke_without_command=True, help="Look at the actions in force, and whether the device shows them.")
 rules_app = typer.Typer(invoke_without_command=True, help="Look at rules that disarmed themselves, and arm them again.")

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from mamplus_host.age import in_words
 from mamplus_host.ble import update
 from mamplus_host.ble.entry import Entry
 from mamplus_host.ble.layer import Layer
@@ -19,6 +18,7 @@ from mamplus_host.cli.table import print_table
 from mamplus_host.clock import DeviceClock
 from mamplus_host.control import client
 from mamplus_host.errors import AgentUnreachable, MamplusError
+from mamplus_host.generations.age import in_words
 
 _LOAD_HELP = """Load a generation from SRC: a carrier file, a directory (USB stick), or the enterprise's URL.
 

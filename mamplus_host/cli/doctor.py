@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from mamplus_host.age import in_words
 from mamplus_host.ble.store import BleStore
 from mamplus_host.cli import standing
 from mamplus_host.cli.alerts import when
@@ -17,6 +16,7 @@ from mamplus_host.config import Config
 from mamplus_host.doctor import asking, kept
 from mamplus_host.doctor.trial import STATES, Trial
 from mamplus_host.errors import ConfigInvalid, MamplusError, NotPossible
+from mamplus_host.generations.age import in_words
 from mamplus_host.jsonlines import to_builtins
 
 COLOURS = dict(zip(STATES, ("green", "yellow", "red"), strict=True))

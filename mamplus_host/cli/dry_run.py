@@ -15,8 +15,8 @@ from mamplus_host.config import cgroup_dir
 from mamplus_host.control import client
 from mamplus_host.enterprise import load_enterprise
 from mamplus_host.errors import AgentUnreachable, ConfigInvalid
+from mamplus_host.generations.trying import Situation, try_out
 from mamplus_host.policy import policy
-from mamplus_host.trying import Situation, try_out
 
 
 def run(source: str | None, *, as_json: bool) -> None:
@@ -62,7 +62,7 @@ def _situation() -> Situation:
 
 
 def _without_agent() -> Situation:
-    from mamplus_host.usage import Usage  # the native extension: other commands do without
+    from mamplus_host.generations.usage import Usage  # the native extension: other commands do without
 
     config = CLI.config
     chosen, _fault = policy.load(config.state)

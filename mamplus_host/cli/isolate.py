@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mamplus_host.age import in_words
 from mamplus_host.cli.acts import seconds
 from mamplus_host.cli.state import CLI, OUT, print_json, safe
 from mamplus_host.errors import ConfigInvalid
+from mamplus_host.generations.age import in_words
 
 
 def run(

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from mamplus_host.age import in_words
 from mamplus_host.cli.state import CLI, OUT
 from mamplus_host.clock import DeviceClock
 from mamplus_host.errors import AgentUnreachable
 from mamplus_host.executor.journal import Journal
+from mamplus_host.generations.age import in_words
 from mamplus_host.maintenance.keeper import Keeper
 from mamplus_host.outbox.store import Outbox
 from mamplus_host.statelock import StateLock

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from mamplus_host import age
 from mamplus_host.ble import standing
 from mamplus_host.ble.stack import Stack
 from mamplus_host.ble.store import BleStore
@@ -15,6 +14,7 @@ from mamplus_host.cli.state import CLI, ERR, OUT
 from mamplus_host.clock import DeviceClock
 from mamplus_host.control import client
 from mamplus_host.errors import AgentUnreachable
+from mamplus_host.generations import age
 from mamplus_host.policy import policy
 
 

@@ -10,10 +10,10 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from mamplus_host.age import in_words
 from mamplus_host.cli.state import CLI, ERR, OUT, print_json, safe
 from mamplus_host.errors import ConfigInvalid, VaultError
 from mamplus_host.executor.vault.window import BY_MANAGER, BY_PERSON
+from mamplus_host.generations.age import in_words
 
 app = typer.Typer(no_args_is_help=True, help="Look at the golden copies of protected files, and put them back.")
 window = typer.Typer(no_args_is_help=True, help="Have changes to protected files kept for a while, not undone.")

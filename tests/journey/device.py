@@ -20,9 +20,9 @@ from mamplus_host.config import Config, Paths
 from mamplus_host.enterprise import Enterprise
 from mamplus_host.errors import KernelRefused
 from mamplus_host.executor.alertlog import AlertLog
-from mamplus_host.generations import Generations
+from mamplus_host.generations.generations import Generations
+from mamplus_host.generations.ledger import Ledger
 from mamplus_host.kernel.tables import LoadReport, Tables
-from mamplus_host.ledger import Ledger
 from mamplus_host.policy import policy
 from mamplus_host.policy.policy import Policy
 from mamplus_host.policy.standing import UNSAID, Standing

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from mamplus_host.age import Step
 from mamplus_host.ble import standing
 from mamplus_host.ble.entry import Kind
 from mamplus_host.ble.shadow import Use
 from mamplus_host.errors import KernelRefused, NotPossible
+from mamplus_host.generations.age import Step
 from mamplus_host.policy.policy import AgeLadder, NeverBlock, Policy
 from mamplus_host.policy.standing import ExecStanding, Standing
 from mamplus_host.verdicts import Finding

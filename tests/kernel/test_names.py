@@ -12,10 +12,10 @@ from mamplus_host.ble.format import Generation
 from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.shadow import Use
 from mamplus_host.ble.stack import LayerFiles, Stack
+from mamplus_host.generations.trying import Situation, try_out
+from mamplus_host.generations.usage import Usage
 from mamplus_host.kernel import layout
 from mamplus_host.recent import Recent
-from mamplus_host.trying import Situation, try_out
-from mamplus_host.usage import Usage
 from mamplus_host.verdicts import Verdict
 
 from .conftest import Agent

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mamplus_host.age import Aged, Step, aged, in_words, refresh_after_s
 from mamplus_host.clock import SystemClock
 from mamplus_host.config import ExecPolicy
 from mamplus_host.errors import UplinkFailed
+from mamplus_host.generations.age import Aged, Step, aged, in_words, refresh_after_s
 from mamplus_host.policy.policy import AgeLadder
 from mamplus_host.updating import PROOF_EVERY_S, Updater
 

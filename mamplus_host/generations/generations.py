@@ -15,8 +15,6 @@ from typing import Any, Protocol
 
 import msgspec
 
-from mamplus_host import age
-from mamplus_host.aging import Aging
 from mamplus_host.analyzer.matcher import in_user_space, places
 from mamplus_host.ble import guard, standing
 from mamplus_host.ble.record import NETWORK
@@ -26,14 +24,16 @@ from mamplus_host.ble.standing import Held, Known, Standing
 from mamplus_host.ble.store import BleStore
 from mamplus_host.clock import DeviceClock
 from mamplus_host.config import Config
-from mamplus_host.deadman import DeadMan, Reach
 from mamplus_host.enterprise import Enterprise, load_enterprise
+from mamplus_host.generations import age
+from mamplus_host.generations.aging import Aging
+from mamplus_host.generations.deadman import DeadMan, Reach
+from mamplus_host.generations.ledger import Ledger
+from mamplus_host.generations.trying import Situation, try_out
 from mamplus_host.kernel.tables import Tables
-from mamplus_host.ledger import Ledger
 from mamplus_host.policy import policy
 from mamplus_host.policy.policy import Policy
 from mamplus_host.recent import Recent
-from mamplus_host.trying import Situation, try_out
 from mamplus_host.verdicts import Severity
 
 LOG = logging.getLogger("mamplus")

@@ -6,13 +6,13 @@ Journey: clock, policy -> [aging] -> kernel posture, ledger.
 
 import msgspec
 
-from mamplus_host import age
-from mamplus_host.age import Aged
 from mamplus_host.ble import standing
 from mamplus_host.clock import DeviceClock
 from mamplus_host.config import Config, ExecPolicy
+from mamplus_host.generations import age
+from mamplus_host.generations.age import Aged
+from mamplus_host.generations.ledger import Ledger
 from mamplus_host.kernel.tables import Tables
-from mamplus_host.ledger import Ledger
 from mamplus_host.policy.policy import AgeLadder
 from mamplus_host.policy.standing import Standing
 from mamplus_host.verdicts import Severity

@@ -16,7 +16,7 @@ from typing import Protocol
 from mamplus_host.ble import standing
 from mamplus_host.ble.standing import Known, Watch
 from mamplus_host.clock import DeviceClock
-from mamplus_host.ledger import Ledger
+from mamplus_host.generations.ledger import Ledger
 from mamplus_host.verdicts import Severity
 
 GRACE_S = 30.0  # for the uplink to try again, after a suspend or a start, before the timer may act
