@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times for people. Some come from devices, whose clocks may say anything."""
+"""Times as people read and write them. Some come from devices, whose clocks may say anything."""
 
 from datetime import UTC, datetime
 
@@ -12,3 +12,14 @@ def clock(seconds: float | None) -> str:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (ValueError, OverflowError, OSError):
         return f"{seconds} s after 1970"
+
+
+def seconds(text: str) -> int:
+    """Return the end of the day `text`, or its very time (UTC when it names no zone), in seconds since the epoch.
+
+    ValueError when it is neither.
+    """
+    text = text.strip()
+    moment = datetime.fromisoformat(text)
+    day_s = 86_400 if len(text) <= len("2031-12-31") else 0
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()) + day_s

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that are whole or not there, whenever the power goes.
 
+Only a file, or nothing, is replaced: who names a device as a place to write to wants it to be written to.
+
 A file is written beside its place, synced, renamed over it, and the directory is synced:
 a reader meets the old content or the new one. A full disk is NotPossible and leaves the old.
 """
@@ -21,8 +23,10 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 def replacing(path: Path, *, mode: int) -> Iterator[BinaryIO]:
     """Yield a file that takes the place of `path` when the block ends, for good; when it fails, the old one stays.
 
-    `mode` as for open(2): the umask takes from it.
+    `mode` as for open(2): the umask takes from it. FileExistsError where something else than a file is.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise FileExistsError(errno.EEXIST, "it is a device or a pipe, which a file would replace", str(path))
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)

@@ -11,7 +11,6 @@ change but for their removal, so every earlier state can still be read.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, literal_column, or_, select
@@ -21,6 +20,7 @@ from mamplus_enterprise.ble.rules import check_rule
 from mamplus_enterprise.errors import Unknown
 from mamplus_enterprise.storage.schema import EntryRow, GenerationRow
 from mamplus_enterprise.storage.store import note
+from mamplus_enterprise.times import seconds
 from mamplus_host.ble import guarded
 from mamplus_host.ble.encode import leaves_a_gap
 from mamplus_host.ble.entry import MAX_TEXT_BYTES, Entry, Kind
@@ -106,26 +106,14 @@ def parse_layer(text: str) -> Layer:
 def parse_until(text: str, now_s: float) -> int:
     """Return the end of the day `text` (or its very time, UTC when it names no zone) in seconds since the epoch."""
     try:
-        moment = datetime.fromisoformat(text.strip())
+        end_s = seconds(text)
     except ValueError:
         raise ConfigInvalid(f"{text!r} is no date; want one like 2031-12-31 or 2031-12-31T18:00:00+01:00") from None
-    if len(text.strip()) == len("2031-12-31"):
-        moment += timedelta(days=1)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    if moment.timestamp() <= now_s:
+    if end_s <= now_s:
         raise ConfigInvalid(f"{text!r} is past; want a date to come")
-    if moment.timestamp() > MAX_END:
+    if end_s > MAX_END:
         raise ConfigInvalid(f"{text!r} is later than the list can say, want one before 2106; or none: no end")
-    return int(moment.timestamp())
-
-
-def check_layer(draft: Draft) -> None:
-    """Raise ConfigInvalid when the layer of `draft` may not say what it says; devices would refuse the whole list."""
-    if draft.layer is not Layer.ENTERPRISE and draft.verdict is Verdict.ALLOW:
-        raise ConfigInvalid(f"layer {draft.layer.name.lower()} blocks and suspects only; say --layer enterprise")
-    if draft.layer is Layer.FEEDS and not draft.valid_until:
-        raise ConfigInvalid("an entry of layer feeds has an end; say --until DATE, at most 90 days ahead")
+    return end_s
 
 
 def add(session: Session, draft: Draft, *, who: str) -> tuple[EntryRow, EntryRow | None]:

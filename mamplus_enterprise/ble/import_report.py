@@ -13,8 +13,8 @@ MAX_SHOWN = 1000  # dropped values kept with their reason; beyond, they are only
 EXAMPLES = 3  # a reason
 # What an administrator should see first: mistakes in the file or in the feed, then what is expected of every feed.
 _BY_INTEREST = (
-    "never", "decided", "suffix", "known", "shared", "wide", "private", "bogon", "layer", "malformed", "pattern",
-    "unsupported", "hash", "url", "excepted", "to_ids", "revoked", "benign", "expired", "duplicate", "score",
+    "page", "never", "decided", "suffix", "known", "shared", "wide", "private", "bogon", "layer", "malformed",
+    "pattern", "unsupported", "hash", "url", "excepted", "to_ids", "revoked", "benign", "expired", "duplicate", "score",
 )  # fmt: skip
 _UNDERSTOOD = frozenset({"decided", "excepted"})  # the value is on the list, or was never meant to be
 
@@ -73,9 +73,10 @@ class Report:
             self.file.write(msgspec.json.encode(one) + b"\n")
 
     def is_nothing(self) -> bool:
-        """Whether all that the file holds was dropped: mostly it is another format than was said."""
+        """Whether the file holds nothing, or all of it was dropped: a download that failed, or another format."""
         taken = self.added + self.renewed + self.unchanged
-        return not taken and self.dropped_count > 0 and _UNDERSTOOD.isdisjoint(self.reasons)
+        is_dropped = self.dropped_count > 0 and _UNDERSTOOD.isdisjoint(self.reasons)
+        return not taken and (is_dropped or not self.lines)
 
     def is_change(self) -> bool:
         return bool(self.added + self.renewed + self.withdrawn + self.kept)

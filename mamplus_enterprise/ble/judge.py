@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from mamplus_enterprise.ble.author import check_text
+from mamplus_enterprise.ble.author import Draft, check_text
 from mamplus_enterprise.ble.feeds.formats import Format
 from mamplus_enterprise.ble.feeds.found import Context, Dropped, Found
 from mamplus_enterprise.ble.feeds.values import canonical_values
@@ -16,7 +16,7 @@ from mamplus_enterprise.ble.gate import Gate
 from mamplus_enterprise.ble.reading import MAX_LINE_CHARS, Line
 from mamplus_enterprise.ble.rules import check_rule
 from mamplus_host.ble.endpoint import split
-from mamplus_host.ble.entry import Kind
+from mamplus_host.ble.entry import Entry, Kind
 from mamplus_host.ble.format import MAX_END
 from mamplus_host.ble.guard import is_system
 from mamplus_host.ble.layer import Layer
@@ -26,7 +26,9 @@ from mamplus_host.verdicts import Severity, Verdict
 
 FEED_KINDS = frozenset({Kind.SHA256, Kind.IP, Kind.CIDR, Kind.DOMAIN})  # all that the key of ble-feeds may sign
 FEED_LIFE_S = FEED_DAYS * 86_400  # the longest; devices refuse more
+_SLACK_S = 60  # an end that was said as so many days, a moment ago
 _MAX_REASON_CHARS = 1000
+_NO_UTF8 = "\ufffd"  # what reading makes of it: a path that holds it would match no file
 # line, kind, value, verdict, severity, confidence, valid_until, whether the feed or a person said that end,
 # reason, message, link, whether it is an exception
 Row = tuple[int, int, str, int, int, int, int, bool, str, str, str, bool]
@@ -107,6 +109,8 @@ class Judge:
                 _drop(judged, number, text, error)
 
     def _take(self, judged: Judged, number: int, one: Found) -> None:
+        if _NO_UTF8 in one.text:
+            raise Dropped("malformed", "the value is not in UTF-8; convert the file, as by iconv -t UTF-8")
         if one.is_exception and self._wish.exceptions:
             one = one._replace(is_exception=False, verdict=Verdict.ALLOW)
         verdict = Verdict.ALLOW if one.is_exception else one.verdict or self._wish.verdict
@@ -147,7 +151,7 @@ class Judge:
             raise Dropped("layer", f"layer {self._wish.layer.name.lower()} allows nothing; say --layer enterprise")
         if self._wish.layer is Layer.FEEDS and kind not in FEED_KINDS:
             raise Dropped("layer", f"layer feeds holds no {kind.name.lower()}; say --layer enterprise")
-        if self._wish.layer is Layer.FEEDS and kind is Kind.CIDR and is_too_wide_for_feeds(value):
+        if self._wish.layer is Layer.FEEDS and kind is Kind.CIDR and _is_too_wide_for_feeds(value):
             raise Dropped("wide", f"layer feeds holds no network as wide as {value}; say --layer enterprise")
 
     def _pass(self, judged: Judged, kind: Kind, value: str, is_host: bool) -> None:
@@ -171,8 +175,23 @@ def _check_meaning(kind: Kind, value: str, verdict: Verdict) -> None:
         )
 
 
-def is_too_wide_for_feeds(value: str) -> bool:
-    """Whether the key of layer feeds may not sign for a canonical network of this width."""
+def beyond_key(entry: Entry | Draft, layer: Layer, now_s: float) -> str:
+    """Return why the key of `layer` may not sign for `entry`, "" when it may; devices would refuse the whole list."""
+    name = layer.name.lower()
+    if layer is not Layer.ENTERPRISE and entry.verdict is Verdict.ALLOW:
+        return f"layer {name} blocks and suspects only; say --layer enterprise"
+    if layer is not Layer.FEEDS:
+        return ""
+    if entry.kind not in FEED_KINDS:
+        return f"layer {name} holds no {entry.kind.name.lower()}; say --layer enterprise"
+    if entry.kind is Kind.CIDR and _is_too_wide_for_feeds(entry.value):
+        return f"layer {name} holds no network as wide as {entry.value}; say --layer enterprise"
+    if 0 < entry.valid_until <= now_s + FEED_LIFE_S + _SLACK_S:
+        return ""
+    return f"an entry of layer {name} has an end, at most {FEED_DAYS} days ahead; say --until DATE"
+
+
+def _is_too_wide_for_feeds(value: str) -> bool:
     where, limits = split(value)[0], LIMITS[Layer.FEEDS]
     return int(where.partition("/")[2]) < (limits.prefix6 if ":" in where else limits.prefix4)
 

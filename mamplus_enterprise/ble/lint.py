@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 
 from mamplus_enterprise.ble import author
 from mamplus_enterprise.ble.gate import Gate
-from mamplus_enterprise.ble.judge import FEED_KINDS, FEED_LIFE_S, is_too_wide_for_feeds
+from mamplus_enterprise.ble.judge import beyond_key
 from mamplus_enterprise.ble.ranges import Ranges, span
 from mamplus_enterprise.storage.schema import Audit, EntryRow
 from mamplus_host.ble.entry import Entry, Kind
@@ -136,7 +136,7 @@ def _about(
 ) -> Iterator[tuple[str, str]]:
     if entry.verdict is not Verdict.ALLOW and (refusal := gate.ask(entry.kind, entry.value).refusal):
         yield "overruled" if entry.value in seen.overruled and refusal.code != "never" else "gate", refusal.reason
-    if why := _beyond_key(entry, layer, now_s):
+    if why := beyond_key(entry, layer, now_s):
         yield "key", why
     known = seen.values[entry.kind, entry.value]
     if known.entry_id != entry.id:
@@ -155,18 +155,6 @@ def _allowed_around(entry: Entry, seen: _Seen, wider: dict[Verdict, Ranges]) -> 
     if entry.kind is not Kind.IP or entry.verdict is Verdict.ALLOW or not _is_every_port(entry):
         return 0
     return _around(entry, Verdict.ALLOW, seen, wider)
-
-
-def _beyond_key(entry: Entry, layer: Layer, now_s: float) -> str:
-    if layer is not Layer.ENTERPRISE and entry.verdict is Verdict.ALLOW:
-        return "only layer enterprise may allow"
-    if layer is not Layer.FEEDS:
-        return ""
-    if entry.kind not in FEED_KINDS:
-        return f"layer feeds may not hold a {entry.kind.name.lower()}"
-    if entry.kind is Kind.CIDR and is_too_wide_for_feeds(entry.value):
-        return "layer feeds may not hold a network so wide"
-    return "" if 0 < entry.valid_until <= now_s + FEED_LIFE_S + 60 else "an entry of layer feeds ends within 90 days"
 
 
 def _shadow(entry: Entry, seen: _Seen, wider: dict[Verdict, Ranges]) -> str:

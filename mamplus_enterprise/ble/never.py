@@ -105,7 +105,11 @@ def _of_policy(home: Home) -> Iterator[tuple[str, str]]:
 def _of_file(path: Path) -> Iterator[tuple[str, str]]:
     if not path.exists():
         return
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ConfigInvalid(f"{str(path)!r} is not in UTF-8; convert it, as by iconv -t UTF-8") from None
+    for number, line in enumerate(lines, 1):
         if text := line.partition("#")[0].strip():
             yield text, f"line {number} of {path.name}"
 

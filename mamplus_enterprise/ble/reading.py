@@ -39,6 +39,7 @@ def opened(path: Path) -> Iterator[tuple[Any, IO[bytes]]]:
                 yield file, file
     except _UNREADABLE as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        why = "it is a pipe, and is read twice" if isinstance(error, io.UnsupportedOperation) else why
         raise ConfigInvalid(f"cannot read {str(path)!r}: {why}; want a text file, or one in gzip or zip") from None
 
 

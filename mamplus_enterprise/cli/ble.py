@@ -11,6 +11,7 @@ from mamplus_enterprise.cli import ble_import, ble_look, ble_states
 from mamplus_enterprise.cli.kinds import brief, kinds, text_of
 from mamplus_enterprise.cli.shared import home_of, keys_of, opened, passphrase_of, remark, who
 from mamplus_host.ble.entry import EXAMPLES, KIND_NAMES
+from mamplus_host.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     pass
@@ -39,6 +40,7 @@ def add(
     from mamplus_enterprise.ble import author
     from mamplus_enterprise.ble.feeds.values import settled
     from mamplus_enterprise.ble.gate import Gate
+    from mamplus_enterprise.ble.judge import beyond_key
     from mamplus_enterprise.ble.never import never
     from mamplus_host.ble.entry import canonical, parse_kind
     from mamplus_host.verdicts import Verdict
@@ -50,7 +52,8 @@ def add(
         valid_until=author.parse_until(until, time.time()) if until else 0, source=who(), reason=reason,
         message=message, confidence=confidence, link=link, layer=author.parse_layer(layer),
     )  # fmt: skip
-    author.check_layer(draft)
+    if why := beyond_key(draft, draft.layer, time.time()):
+        raise ConfigInvalid(why)
     with opened(context) as (home, store), store.writing() as session:
         row, replaced = author.add(session, draft, who=who())
     if draft.verdict is not Verdict.ALLOW and (refusal := Gate(never(home), None).ask(parsed, stored).refusal):

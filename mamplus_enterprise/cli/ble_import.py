@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mamplus_enterprise.cli.shared import bar, opened, print_json, print_table, remark, who
+from mamplus_enterprise.cli.shared import bar, opened, print_json, print_table, printable, remark, who
 from mamplus_enterprise.times import clock
 from mamplus_host.errors import ConfigInvalid
 
@@ -66,7 +66,7 @@ def import_(
 
     Every value passes one gate: never-block set, special-use addresses, wide networks, MISP's warninglists. The same
     feed imported again renews what it still names. An entry that a person made stays as it is. Exit 1: everything
-    was dropped.
+    was dropped, or the file is empty.
     """
     from mamplus_enterprise.ble import author, imports
     from mamplus_enterprise.ble.gate import Widest
@@ -148,6 +148,8 @@ def _run(context: typer.Context, order: "Order", done: "Report", whole: Path | N
     from mamplus_enterprise.ble import imports
 
     size = order.path.stat().st_size if order.path.is_file() else 0  # the import says what is wrong with it
+    if whole is not None and whole.exists() and order.path.exists() and whole.samefile(order.path):
+        raise ConfigInvalid(f"--report is {str(whole)!r}, the file that is imported; want another one")
     with (
         opened(context) as (home, store),
         whole.open("wb") if whole else nullcontext() as done.file,
@@ -175,7 +177,7 @@ def _print(done: "Report", *, as_json: bool) -> None:
     for code, count in done.by_interest():
         remark(f"{count} dropped: {code}")
         for one in done.examples[code]:
-            remark(f"  line {one.line}: {one.text[:80]!r}: {one.reason}")
+            remark(f"  line {one.line}: {one.text[:80]!r}: {printable(one.reason)}")
     for title, count in done.notes.most_common(5):
         remark(f"{count} taken, though known to: {title}")
     if done.kept:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from mamplus_enterprise.cli.shared import bar, opened, print_json, print_table, remark
+from mamplus_enterprise.cli.shared import bar, opened, print_json, print_table, printable, remark
 from mamplus_enterprise.times import clock
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for machines.")]
@@ -129,7 +129,7 @@ def _sentence(answer: dict[str, Any]) -> str:
     entry = answer["entry"]
     if entry is None:
         return "nothing"
-    about = ", ".join(filter(None, (entry["source"], entry["reason"])))
+    about = printable(", ".join(filter(None, (entry["source"], entry["reason"]))))
     return f"{answer['verdict']} by entry {entry['id']}: {entry['kind']} {entry['value']}" + (
         f" ({about})" if about else ""
     )

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mamplus_enterprise.cli.shared import keys_of, opened, passphrase_of, print_json, print_table, remark, who
+from mamplus_enterprise.cli.shared import (
+    keys_of,
+    opened,
+    passphrase_of,
+    print_json,
+    print_table,
+    printable,
+    remark,
+    who,
+)
 from mamplus_enterprise.times import clock
 from mamplus_host.errors import ConfigInvalid
 
@@ -141,16 +150,12 @@ def _shown(entry: "Entry") -> dict[str, Any]:
 
 
 def _said(entry: "Entry") -> str:
-    return f"{entry.kind.name.lower()} {_printable(entry.value)} {_opinion(entry)}"
+    return f"{entry.kind.name.lower()} {printable(entry.value)} {_opinion(entry)}"
 
 
 def _opinion(entry: "Entry") -> str:
     until = f" until {clock(entry.valid_until)}" if entry.valid_until else ""
-    return f"{entry.verdict.name.lower()}{until} (entry {entry.id}, {_printable(entry.source)})"
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+    return f"{entry.verdict.name.lower()}{until} (entry {entry.id}, {printable(entry.source)})"
 
 
 def revert(
@@ -271,7 +276,7 @@ def _candidate(found: "Candidate") -> None:
         ],
     )  # fmt: skip
     for hit in found.hits:
-        print(f"would block {hit.kind} {_printable(hit.value)} ({hit.what}): {_printable(hit.why)}")
+        print(f"would block {hit.kind} {printable(hit.value)} ({hit.what}): {printable(hit.why)}")
     if found.hit_count > len(found.hits):
         remark(f"... and {found.hit_count - len(found.hits)} more")
     if found.policy:

@@ -115,9 +115,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*(Text(_printable(str(cell)), overflow="fold") for cell in row))
+        table.add_row(*(Text(printable(str(cell)), overflow="fold") for cell in row))
     Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Return untrusted text so that it can stand in a terminal."""
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)

@@ -11,7 +11,7 @@ from mamplus_host.analyzer.verify import Answer, verify, verify_text
 from mamplus_host.ble.entry import EXAMPLES, KIND_NAMES, Kind, canonical, parse_kind
 from mamplus_host.ble.stack import Stack
 from mamplus_host.cli import standing
-from mamplus_host.cli.state import CLI, print_json
+from mamplus_host.cli.state import CLI, print_json, printable
 from mamplus_host.clock import DeviceClock
 from mamplus_host.jsonlines import to_builtins
 from mamplus_host.verdicts import Verdict
@@ -42,7 +42,7 @@ def run(
         entry = answer.entry
         print(
             f"  entry {entry.id}: {entry.kind.name.lower()} {entry.value}"
-            + (f" ({entry.reason})" if entry.reason else "")
+            + (f" ({printable(entry.reason)})" if entry.reason else "")
         )
     if kept_out and kept_out["verdict"] != answer.verdict.name.lower():
         print(f"  generation {kept_out['generation']}, {kept_out['because']}, would {_WOULD[kept_out['verdict']]}")

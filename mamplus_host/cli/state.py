@@ -71,7 +71,11 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=True) + "\n")
 
 
+def printable(text: object) -> str:
+    """Return untrusted text so that it can stand in a terminal: control characters shown."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def safe(text: object) -> str:
-    """Return untrusted text so that it can stand in a terminal: control characters shown, markup inert."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-    return shown.replace("[", r"\[")
+    """Return untrusted text for a console of rich, where markup is inert, too."""
+    return printable(text).replace("[", r"\[")

@@ -2,7 +2,9 @@
 """The administrator's command line: what scripts may rely on."""
 
 import json
+import os
 import stat
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -37,12 +39,66 @@ def test_the_token_is_the_last_line_and_plain_http_needs_dev_and_no_fingerprint(
 
 
 @pytest.mark.parametrize(
+    ("kind", "value", "until"),
+    [("tls", "ab" * 32, "+30"), ("cidr", "44.0.0.0/7", "+30"), ("domain", "bad.example", "+91"), ("port", "53", "")],
+    ids=["kind", "width", "end", "no end"],
+)
+def test_what_a_layers_key_may_not_sign_is_not_written_into_it(
+    quiet: Company, kind: str, value: str, until: str
+) -> None:
+    """A single such entry would keep all layers from being published."""
+    day = f"{datetime.now(UTC) + timedelta(days=int(until)):%Y-%m-%d}" if until else ""
+    end = ["--until", day] if day else []
+
+    done = quiet.attempt("ble", "add", kind, value, "--verdict", "block", "--layer", "feeds", *end)
+
+    assert (done.returncode, "layer feeds" in done.stderr) == (2, True), done.stderr
+    assert quiet.json("ble", "list")["entries"] == []
+
+
+def test_a_day_ends_with_its_last_second_however_it_is_written(quiet: Company) -> None:
+    for number, day in enumerate(("2040-12-31", "20401231")):
+        quiet.run("ble", "add", "domain", f"{number}.example", "--verdict", "block", "--until", day)
+
+    assert {entry["valid_until"] for entry in quiet.json("ble", "list")["entries"]} == {2240611200}
+
+
+def test_what_a_feed_wrote_moves_no_cursor(quiet: Company) -> None:
+    quiet.run("ble", "add", "domain", "bad.example", "--verdict", "block", "--reason", "\x1b[31mred\x07")
+
+    assert "\\x1b[31mred\\x07" in quiet.attempt("ble", "check", "domain", "bad.example").stdout
+
+
+def test_a_never_block_file_that_cannot_be_read_is_named(quiet: Company) -> None:
+    (quiet.dir / "never-block.txt").write_bytes("b\xfccher.example\n".encode("latin-1"))
+
+    done = quiet.attempt("ble", "check", "domain", "bad.example")
+
+    assert (done.returncode, "never-block.txt' is not in UTF-8" in done.stderr) == (2, True), done.stderr
+
+
+def test_an_export_to_a_pipe_is_refused_and_the_pipe_stays(quiet: Company, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    done = quiet.attempt("ble", "export", pipe, "--format", "hosts")
+    carrier = quiet.attempt("ble", "export", pipe)
+
+    assert (done.returncode, carrier.returncode) == (1, 1)
+    assert "it is a device or a pipe" in done.stderr
+    assert pipe.is_fifo()
+    assert quiet.run("ble", "export", "/dev/stdout", "--format", "hosts").startswith("# MAM+ list")
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ("ble", "add", "nonsense", "x", "--verdict", "block"),
         ("ble", "add", "domain", "no dots", "--verdict", "block"),
         ("ble", "add", "domain", "bad.example", "--verdict", "maybe"),
         ("ble", "add", "domain", "bad.example", "--verdict", "block", "--until", "2001-01-01"),
+        ("ble", "add", "domain", "bad.example", "--verdict", "block", "--until", "9999-12-31"),
+        ("ble", "add", "domain", "bad.example", "--verdict", "block", "--until", "soon"),
         ("ble", "add", "domain", "bad.example", "--verdict", "block", "--message", "x" * 5000),
         ("ble", "add", "domain"),
         ("alerts", "--state", "unheard"),

@@ -246,6 +246,40 @@ def test_our_own_csv_goes_to_the_layer_of_administrators_without_an_end(take: Im
     assert kept["45.66.7.1"].valid_until == until
 
 
+def test_a_csv_is_read_by_the_names_of_its_columns_wherever_and_however_they_stand(take: Import, store: Store) -> None:
+    lines = ["# ours", '"Valid_Until", "value", "kind"', "2040-12-31, bad.example, domain"]
+
+    take(lines, "csv")
+
+    (entry,) = entries(store, Layer.ENTERPRISE).values()
+    assert (entry.value, entry.valid_until) == ("bad.example", 2240611200)  # the end of that day, as --until says it
+
+
+def test_a_csv_whose_end_is_not_understood_makes_no_entry_for_ever(take: Import, store: Store) -> None:
+    lines = ["kind,value,verdict,valid_until,confidence"]
+    lines += [f"domain,{n}.example,allow,{end}" for n, end in enumerate(["31.12.2040,", "2040-13-01,", ",300", ",x"])]
+
+    report = take(lines, "csv")
+    with pytest.raises(ConfigInvalid, match=r"names a column 'until'; want some of: kind, value, .*valid_until"):
+        take(["kind,value,verdict,until", "domain,bad.example,allow,2040-12-31"], "csv")
+
+    assert report.reasons == {"malformed": 4}
+    assert entries(store, Layer.ENTERPRISE) == {}
+
+
+def test_a_value_that_is_no_utf8_is_dropped_and_not_stored_as_another(take: Import, store: Store) -> None:
+    report = take("kind,value,verdict,reason\npath,/opt/b\xe4r,,\npath,/opt/bar,,gr\xfcn\n".encode("latin-1"), "csv")
+
+    assert report.reasons == {"malformed": 1}
+    assert set(entries(store, Layer.ENTERPRISE)) == {"/opt/bar"}
+
+
+def test_wildcards_of_lists_of_names_are_names_with_their_sub_domains(take: Import, store: Store) -> None:
+    take(["*.bad.example", ".worse.example"])
+
+    assert set(entries(store)) == {"bad.example", "worse.example"}
+
+
 def test_what_ble_add_refuses_an_import_drops(take: Import, store: Store) -> None:
     report = take(["kind,value", "user,root", "user,mallory", "sigma,no rule", "path,/opt/bad/**"], "csv")
 
@@ -319,6 +353,28 @@ def test_an_import_that_took_nothing_is_exit_1_and_says_what_the_file_looks_like
     assert (first.returncode, "not published yet" in first.stderr) == (0, True)
     assert (again.returncode, "nothing was changed" in again.stderr) == (0, True)
     assert "not published yet" not in wrong.stderr + again.stderr
+
+
+def test_an_import_of_nothing_is_exit_1(quiet: Company, tmp_path: Path) -> None:
+    """A download that failed leaves an empty file, and a cron job has to hear of it."""
+    empty, bundle = tmp_path / "empty", tmp_path / "bundle.json"
+    empty.touch()
+    bundle.write_text('{"type": "bundle", "objects": [{"type": "indicator"}]}')
+
+    assert quiet.attempt("ble", "import", "auto", empty).returncode == 1
+    other = quiet.attempt("ble", "import", "misp", bundle)
+
+    assert (other.returncode, "looks like stix" in other.stderr) == (1, True)
+
+
+def test_a_report_does_not_overwrite_what_is_imported(quiet: Company, tmp_path: Path) -> None:
+    feed, link = tmp_path / "feed.txt", tmp_path / "link"
+    feed.write_text("bad.example\n")
+    link.symlink_to(feed)
+
+    done = quiet.attempt("ble", "import", "plain", feed, "--report", link)
+
+    assert (done.returncode, feed.read_text()) == (2, "bad.example\n")
 
 
 def test_the_command_line_says_what_it_dropped_and_who_overruled_the_gate(quiet: Company, tmp_path: Path) -> None:

@@ -61,6 +61,11 @@ def values(text: str, kind: Kind | None = None) -> list[tuple[str, str]]:
         ("bücher.example", [("domain", "xn--bcher-kva.example")]),
         (HASH.upper(), [("sha256", HASH)]),
         ("hxxp://nothing", []),
+        ("hxxps://Evil[.]example/x", [("domain", "evil.example")]),
+        ("hxxp[:]//45[.]66[.]7(.)8/x", [("ip", "45.66.7.8:80/tcp")]),
+        ("45[.]66[.]7[.]1:443", [("ip", "45.66.7.1:443")]),
+        ("evil[dot]example", [("domain", "evil.example")]),
+        ("evil.example:8443", [("domain", "evil.example")]),
         ("https://User@Evil.example:8443/x?y", [("domain", "evil.example")]),
         ("http://45.66.7.8/bin", [("ip", "45.66.7.8:80/tcp")]),
         ("http://[2a00::1]:81/", [("ip", "[2a00::1]:81/tcp")]),
@@ -187,6 +192,8 @@ def test_a_pattern_of_one_observable_or_alternatives_is_read(pattern: str, wante
         "[domain-name:value LIKE '%.example']",
         "[file:hashes.MD5 = 'aa']",
         "[file:name = 'x']",
+        "[EXISTS domain-name:value]",
+        f"[EXISTS file:parent_directory_ref AND file:hashes.'SHA-256' = '{HASH}']",
         "no pattern",
     ],
 )
@@ -225,6 +232,37 @@ def test_a_stix_bundle_gives_indicators_with_what_they_say() -> None:
     assert parts[1] == [Found("a.example", Kind.DOMAIN, None, 80, 2208988800, "X C2", "https://x")]
     codes = [one.code for part in parts[2:] for one in part or () if isinstance(one, Dropped)]
     assert codes == ["revoked", "pattern", "benign"]
+
+
+@pytest.mark.parametrize("shape", [{"objects": [stix()]}, [stix()]], ids=["page of a server", "list"])
+def test_stix_objects_are_taken_without_a_bundle_around_them(shape: object) -> None:
+    document = FORMATS["stix"].document
+    assert document is not None
+
+    (part,) = [part for _, _, part in document(json.dumps(shape).encode())]
+
+    assert part == [Found("a.example", Kind.DOMAIN)]
+
+
+def test_a_page_that_others_follow_says_so() -> None:
+    document = FORMATS["stix"].document
+    assert document is not None
+
+    parts = [
+        one for _, _, part in document(json.dumps({"more": True, "objects": [stix()]}).encode()) for one in part or ()
+    ]
+
+    assert [one.code for one in parts if isinstance(one, Dropped)] == ["page"]
+    assert len(parts) == 2
+
+
+def test_an_end_that_cannot_be_read_is_not_none() -> None:
+    document = FORMATS["stix"].document
+    assert document is not None
+
+    (part,) = [part for _, _, part in document(json.dumps([stix(valid_until="soon")]).encode())]
+
+    assert [one.code for one in part or () if isinstance(one, Dropped)] == ["malformed"]
 
 
 def attribute(type_: str, value: str, **fields: object) -> dict[str, object]:
@@ -300,7 +338,8 @@ def test_a_broken_document_is_refused_and_not_a_fault(name: str, data: bytes) ->
     [
         (URLHAUS, "urlhaus"), (THREATFOX, "threatfox"), (BAZAAR, "bazaar"), (FEODO, "feodo"), (DROP, "drop"),
         (NETSET, "netset"), (HOSTS, "hosts"), (ADBLOCK, "adblock"), (HSB, "clamav"), (SCORES, "scores"),
-        ("kind,value\nip,45.66.7.1\n", "csv"), ("# x\nbad.example\n", "plain"), ("", "plain"),
+        ("kind,value\nip,45.66.7.1\n", "csv"), ('# x\n"Value", "kind"\n', "csv"),
+        ('\n{"cidr": "45.66.8.0/22"}', "drop"), ("# x\nbad.example\n", "plain"), ("", "plain"),
         ('{"type": "bundle", "id": "bundle--1"}', "stix"), ('{"Event": {"info": ""}}', "misp"),
     ],
     ids=lambda value: value if isinstance(value, str) and value in FORMATS else "",

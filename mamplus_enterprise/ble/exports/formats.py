@@ -63,7 +63,7 @@ def about(home: Home, session: Session) -> About:
 
 def write(out: Path, lines: Iterable[str]) -> int:
     """Write `lines` to `out`, whole or not at all, or to stdout for `-`; return how many there are."""
-    if str(out) == "-":
+    if str(out) in ("-", "/dev/stdout"):
         return _written(sys.stdout.write, lines)
     try:
         with replacing(out, mode=0o666) as file:

@@ -4,6 +4,7 @@
 import re
 from collections.abc import Sequence
 
+from mamplus_enterprise.ble.feeds import table
 from mamplus_enterprise.ble.feeds.text import without_comment
 from mamplus_enterprise.ble.feeds.values import is_address, looks_like_address
 from mamplus_host.errors import ConfigInvalid
@@ -37,8 +38,8 @@ def guess(head: Sequence[str]) -> str:
 def _by_header(head: Sequence[str], text: str) -> str:
     first = next((line for line in head if line), "")
     if first.startswith(("{", "[")) and '"' in text:
-        return _json(head, text)
-    if first.lower().startswith("kind,value"):
+        return _json(first, text)
+    if table.header(head):
         return "csv"
     for line in head:
         for name, marks in _CSV_MARKS:
@@ -47,8 +48,8 @@ def _by_header(head: Sequence[str], text: str) -> str:
     return ""
 
 
-def _json(head: Sequence[str], text: str) -> str:
-    if '"cidr"' in head[0]:
+def _json(first: str, text: str) -> str:
+    if '"cidr"' in first:
         return "drop"
     if re.search(r'"type"\s*:\s*"bundle"', text) or '"spec_version"' in text:
         return "stix"

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from mamplus_enterprise.ble.feeds.found import Dropped, Found
-from mamplus_enterprise.ble.feeds.text import seconds
+from mamplus_enterprise.ble.feeds.text import end_of
 from mamplus_host.ble.entry import Kind
 from mamplus_host.errors import ConfigInvalid
 from mamplus_host.verdicts import Verdict
@@ -53,18 +53,19 @@ class Indicator(msgspec.Struct):
 
 
 class _Bundle(msgspec.Struct):
-    type: str
+    type: str = ""  # a page that a TAXII server answers with has none
     objects: list[msgspec.Raw] = []
+    more: bool = False  # it has more pages
 
 
 def document(data: bytes) -> Iterator[tuple[int, str, list[Found | Dropped] | None]]:
-    """Yield (number, name, what became of it) for each object; None: it is no indicator. ConfigInvalid: no bundle."""
-    try:
-        bundle = msgspec.json.decode(data, type=_Bundle)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise ConfigInvalid(f"the file is no STIX bundle: {error}") from None
-    if bundle.type != "bundle":
-        raise ConfigInvalid(f"the file holds a STIX {bundle.type!r}, want a bundle")
+    """Yield (number, name, what became of it) for each object; None: it is no indicator. ConfigInvalid: no bundle.
+
+    Taken as well: a page of a TAXII server, and objects alone, in a list.
+    """
+    bundle = _read(data)
+    if bundle.more:
+        yield 0, "more", [Dropped("page", "the server has more pages: import them, too, without --replace")]
     for number, raw in enumerate(bundle.objects, 1):
         try:
             one = msgspec.json.decode(raw, type=Indicator)
@@ -80,6 +81,17 @@ def document(data: bytes) -> Iterator[tuple[int, str, list[Found | Dropped] | No
             yield number, one.pattern, [why]
 
 
+def _read(data: bytes) -> _Bundle:
+    try:
+        read = msgspec.json.decode(data, type=_Bundle | list[msgspec.Raw])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ConfigInvalid(f"the file is no STIX bundle: {error}") from None
+    bundle = _Bundle(objects=read) if isinstance(read, list) else read
+    if bundle.type != "bundle" and (bundle.type or not bundle.objects):
+        raise ConfigInvalid(f"the file holds a STIX {bundle.type!r}, want a bundle")
+    return bundle
+
+
 def indicator(one: Indicator) -> list[Found | Dropped]:
     """Return the values of an indicator, and what of it no entry can say; Dropped says why it has none at all."""
     if one.revoked:
@@ -89,7 +101,7 @@ def indicator(one: Indicator) -> list[Found | Dropped]:
     if one.pattern_type != "stix":
         raise Dropped("pattern", f"the pattern is in {one.pattern_type!r}, want stix")
     link = next((reference.url for reference in one.external_references if reference.url), "")
-    until = seconds(one.valid_until) if one.valid_until else 0
+    until = end_of(one.valid_until)
     verdict = Verdict.SUSPECT if one.indicator_types == ["anomalous-activity"] else None
     confidence = one.confidence if 0 <= one.confidence <= 100 else -1
     reason = one.name or one.description[:200]
@@ -120,11 +132,13 @@ def _parsed(pattern: str) -> list[Observable | Dropped]:
     if needed := inspected.observation_ops - {"OR"}:
         raise Dropped("pattern", f"the pattern needs {min(needed)}: several things at once")
     comparisons = [
-        (name, ".".join(map(str, path)), operator, operand)
+        (name, ".".join(str(step) if isinstance(step, str | int) else "*" for step in path), operator, operand)
         for name, group in inspected.comparisons.items()
         for path, operator, operand in group
     ]
-    words = set(re.findall(r"\b(?:AND|OR)\b", re.sub(r"'(?:[^'\\]|\\.)*'", "''", pattern)))
+    words = set(re.findall(r"\b(?:AND|OR|EXISTS)\b", re.sub(r"'(?:[^'\\]|\\.)*'", "''", pattern)))
+    if "EXISTS" in words:  # what the inspector does not tell of
+        raise Dropped("pattern", "the pattern asks whether something EXISTS: an entry cannot say it")
     if "AND" in words:
         return [_conjunction(comparisons, mixed="OR" in words)]
     return [part for comparison in comparisons for part in _alternatives(*comparison)]

@@ -3,9 +3,9 @@
 
 import csv
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from mamplus_enterprise.ble.feeds.found import Dropped
+from mamplus_enterprise.times import seconds
 
 
 def without_comment(text: str, marks: str = "#;") -> str:
@@ -45,15 +45,21 @@ def column(fields: Sequence[str], columns: dict[str, int], name: str) -> str:
     return "" if value in ("None", "n/a", "-") else value
 
 
-def seconds(text: str) -> int:
-    """Return a time as feeds write it in seconds since the epoch, UTC where no zone is named; 0 when it is none."""
+def end_of(text: str) -> int:
+    """Return the end that a feed gives a value, in seconds since the epoch; 0 for ""; Dropped when it is no date.
+
+    An end that cannot be read is not none: what was to end would stay for ever.
+    """
     try:
-        moment = datetime.fromisoformat(text.strip().removesuffix(" UTC"))
+        return seconds(text.removesuffix(" UTC")) if text else 0
     except ValueError:
-        return 0
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+        raise Dropped("malformed", f"the end {text[:40]!r} is no date; want one like 2031-12-31") from None
 
 
 def percent(text: str) -> int:
-    """Return a confidence of 0 to 100; -1 when `text` is none."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= 100 else -1
+    """Return a confidence of 0 to 100; -1 for ""; Dropped when it is none."""
+    if not text:
+        return -1
+    if not (text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= 100):
+        raise Dropped("malformed", f"the confidence is {text[:40]!r}, want 0 to 100")
+    return int(text)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a value as a feed wrote it to canonical values: kinds are seen, ranges split, URLs reduced to hosts."""
+"""From a value as a feed wrote it to canonical values: kinds are seen, ranges split, URLs reduced to hosts.
+
+Reports write addresses so that nobody follows them by a click (hxxp://bad[.]example): they are read as meant.
+"""
 
 import re
 import socket
@@ -14,6 +17,9 @@ from mamplus_host.ble.entry import Kind, canonical
 MAX_NETWORKS = 64  # that one range may fall into; an odd range of 2^31 addresses makes 62
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _HEX = re.compile(r"[0-9a-fA-F]+")
+_DOT, _COLON = re.compile(r"\[\.\]|\(\.\)|\{\.\}|\[dot\]|\(dot\)", re.IGNORECASE), re.compile(r"\[(:|://)\]")
+_HOST_PORT = re.compile(r"[^:/\[\]]+:\d{1,5}")
+_CLICKED = (None, Kind.IP, Kind.CIDR, Kind.DOMAIN)  # kinds that people take the click out of
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ftp": 21}
 Pair = tuple[Kind, str]
 
@@ -38,7 +44,13 @@ def kind_of(text: str) -> Kind | None:
         return Kind.CIDR
     if _range_ends(text):
         return Kind.CIDR
-    return None if slash and rest else Kind.DOMAIN
+    return None if (slash and rest) or _HOST_PORT.fullmatch(text) else Kind.DOMAIN
+
+
+def _meant(text: str) -> str:
+    """Return an address as it was before somebody took the click out of it."""
+    text = _COLON.sub(r"\1", _DOT.sub(".", text))
+    return f"http{text[4:]}" if text[:4].lower() == "hxxp" else text
 
 
 def _is_ipv4(text: str) -> bool:
@@ -65,6 +77,8 @@ def canonical_values(text: str, kind: Kind | None) -> Iterator[tuple[Kind, str, 
     if kind in (None, Kind.IP) and _is_ipv4(text):  # the commonest by far, and canonical when it is one
         yield Kind.IP, text, False
         return
+    if kind in _CLICKED:
+        text = _meant(text)
     seen = kind or kind_of(text)
     if kind is None and seen is Kind.DOMAIN and len(text) in (32, 40, 128) and _HEX.fullmatch(text):
         raise Dropped("hash", f"a hash of {len(text)} hex digits names no program here; want SHA-256")
