@@ -7,6 +7,7 @@ with it; cgroup and folder are removed at its end, and what a process left that 
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import json
 import os
@@ -31,8 +32,7 @@ from mamplus_host.ble.format import Generation
 from mamplus_host.config import CGROUP2_MOUNTS, Agent, Config, Paths, Scope
 from mamplus_host.doctor import acts
 from mamplus_host.errors import MamplusError, NotPossible
-from mamplus_host.kernel import pins, responder
-from mamplus_host.kernel.features import YES, probe
+from mamplus_host.kernel import features, pins, responder
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.kernel.tables import Tables, file_of
 from mamplus_host.verdicts import Verdict
@@ -76,7 +76,6 @@ class Place:
         self.kernel: Kernel | None = None
         self._stack = stack
         self._watched: Path | Literal[False] | None = None  # False: it cannot be marked
-        self.lsm = "no: not looked at"
         self.named: tuple[str, ...] = ()  # file systems that an agent which runs here has marked
         self._lines: list[tuple[Kind, str]] = []
         self._others: list[Tables] = []
@@ -96,7 +95,6 @@ class Place:
         stack.callback(responder.stop, self.config)
         self.kernel = Kernel.attach(self.config, self.cgroup)
         stack.callback(self.kernel.close)
-        self.lsm = _lsm()
         if self.has_hook("open"):
             self.kernel.interpreters.use(SHELLS)
         self.vouch_for_python()
@@ -196,20 +194,18 @@ class Place:
 
     def better(self) -> str:
         """Return the way to a better tier than the one that acted here."""
-        if self.lsm == YES:
+        if self._lsm == features.YES:
             return "nothing in this release does it on this kernel; update mamplus"
-        return way_to_lsm(self.lsm)
+        return way_to_lsm(self._lsm)
+
+    @functools.cached_property
+    def _lsm(self) -> str:
+        return features.lsm()
 
     def has_hook(self, name: str) -> bool:
         """Whether the probes of the trials have that hook, by the name of its program."""
         assert self.kernel is not None
         return name in self.kernel.hooks()
-
-
-def _lsm() -> str:
-    """Return whether this kernel calls LSM programs: "yes", or "no: " and what is in the way."""
-    found = probe()
-    return str(getattr(found, "lsm", "") or getattr(found, "lsm_exec", "no"))
 
 
 def way_to_lsm(answer: str) -> str:

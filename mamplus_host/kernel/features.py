@@ -16,6 +16,7 @@ from mamplus_host.kernel import pins
 
 YES = "yes"
 _PROBE_TIMEOUT_S = 60
+_UNASKED = "no: the loader did not answer"
 
 
 class Features(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,16 +44,20 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
 _PROBED = Features.__struct_fields__[4:-1]  # what the loader answers
 
 
+def lsm() -> str:
+    """Return `Features.lsm` alone, without trying whole objects."""
+    return _ask_loader("--probe").get("lsm", _UNASKED)
+
+
 def probe() -> Features:
-    """Try everything; takes some ten milliseconds. Without root most answers are "no"."""
+    """Try everything; the whole objects of `optional` take a slow device seconds. Without root most answers are "no"."""
     bpf = _ask_loader("--probe")
-    unasked = "no: the loader did not answer"
     return Features(
         root=_said(os.geteuid() == 0, "the process runs as another user"),
         btf=_said(pins.has_btf(), f"{pins.BTF} is missing"),
         cgroup2=_said(any(Path(m, "cgroup.controllers").exists() for m in CGROUP2_MOUNTS), "no cgroup v2 is mounted"),
         bpffs=_said("\tbpf\n" in Path("/proc/filesystems").read_text(), "the kernel has no bpffs"),
-        **{name: bpf.get(name, unasked) for name in _PROBED},
+        **{name: bpf.get(name, _UNASKED) for name in _PROBED},
         optional=_ask_loader("--try", *map(str, (*pins.OPTIONAL_OBJECTS, pins.FILES_OBJECT))),
     )
 

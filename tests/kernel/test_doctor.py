@@ -23,7 +23,7 @@ from mamplus_host.doctor.place import PREFIX, Place, remove_left
 from mamplus_host.doctor.trial import Trial
 from mamplus_host.kernel import pins
 from mamplus_host.kernel.bpf import Fd, checked
-from mamplus_host.kernel.features import YES, probe
+from mamplus_host.kernel.features import YES, lsm
 from mamplus_host.verdicts import Verdict
 from story.stage import wait_for
 from tests.journey.offers import whole
@@ -94,8 +94,8 @@ def not_by_lsm(found: dict[str, Trial]) -> dict[str, Trial]:
 
 
 def test_with_bpf_lsm_each_control_that_it_can_enforce_is_enforced_by_it(found: dict[str, Trial]) -> None:
-    if probe().lsm != YES:
-        pytest.skip(f"BPF LSM: {probe().lsm}")
+    if (answer := lsm()) != YES:
+        pytest.skip(f"BPF LSM: {answer}")
 
     assert not_by_lsm(found) == {}
 

@@ -18,7 +18,7 @@ from mamplus_host.doctor import kept
 from mamplus_host.doctor.asking import TOTAL_S
 from mamplus_host.doctor.running import LINKS
 from mamplus_host.doctor.trial import Trial
-from mamplus_host.kernel.features import YES, probe
+from mamplus_host.kernel.features import YES, lsm
 from mamplus_host.kernel.objects import Kernel
 from story.stage import BIN, Stage, wait_for
 
@@ -48,8 +48,8 @@ class Said(NamedTuple):
 
 @pytest.fixture(scope="module")
 def said() -> Iterator[Said]:
-    if probe().lsm != YES:
-        pytest.skip(f"BPF LSM: {probe().lsm}")
+    if (answer := lsm()) != YES:
+        pytest.skip(f"BPF LSM: {answer}")
     with contextlib.ExitStack() as stack:
         file = _configuration(Stage(stack))
         config = load(file)

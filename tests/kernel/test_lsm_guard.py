@@ -23,7 +23,7 @@ from mamplus_host.config import CGROUP2_MOUNTS, Config, parse
 from mamplus_host.errors import KernelRefused
 from mamplus_host.kernel import guard, layout, pins, responder
 from mamplus_host.kernel.bpf import Fd, Map
-from mamplus_host.kernel.features import YES, probe
+from mamplus_host.kernel.features import YES, lsm
 from mamplus_host.kernel.objects import Kernel
 
 from .conftest import Started, decode
@@ -143,7 +143,7 @@ class Guarded:
 @pytest.fixture(scope="module")
 def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     """One agent for all: a virtual machine takes its time to attach it."""
-    if probe().lsm != YES:
+    if lsm() != YES:
         pytest.skip("this kernel takes no BPF LSM program")
     mount = next(Path(one) for one in CGROUP2_MOUNTS if Path(one, "cgroup.controllers").exists())
     tag, run = secrets.token_hex(4), tmp_path_factory.mktemp("guarded")
