@@ -8,7 +8,7 @@ import sys
 import msgspec
 
 from mamplus_host.config import Scope
-from mamplus_host.doctor.place import CANARY4, CANARY6, CANARY_NAME, EPERM, OPEN4, Place
+from mamplus_host.doctor.place import CANARY4, CANARY6, CANARY_NAME, EPERM, OPEN4, RUN_S, Place
 from mamplus_host.doctor.trial import Found, NotEnforced
 from mamplus_host.executor.network import netfilter
 
@@ -58,13 +58,10 @@ def packets(place: Place) -> Found:
     try:
         subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True, capture_output=True)
         netfilter.apply(config, place.kernel.packet_program_path("in"), place.kernel.packet_program_path("out"))
-        try:
-            say = ["ip", "netns", "exec", name, sys.executable, "-I", "-S", "-c", _SAY, OPEN4, CANARY4]
-            said = subprocess.run(say, capture_output=True, text=True, timeout=20, check=True).stdout.split()
-        finally:
-            netfilter.remove(config)
+        say = ["ip", "netns", "exec", name, sys.executable, "-I", "-S", "-c", _SAY, OPEN4, CANARY4]
+        said = subprocess.run(say, capture_output=True, text=True, timeout=RUN_S, check=True).stdout.split()
     finally:
-        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)  # with the rules in it
     if said != ["open", "dropped"]:
         raise NotEnforced(f"packets to an open and to a listed address were {said}, want ['open', 'dropped']")
     return Found("iptables", "a packet to a listed address was dropped, another went through")

@@ -49,7 +49,7 @@ OPEN4 = "127.53.53.1"  # nobody lists it
 EPERM, EACCES = 1, 13
 REFUSED = EPERM  # what `run` returns when exec itself was refused
 KILLED = -signal.SIGKILL
-_RUN_S = 30  # a program of the trials, on a slow and busy device: an interpreter starts
+RUN_S = 60  # a program of the trials, on a slow and busy device: an interpreter starts
 _CLONE_NEWNS = 0x00020000
 
 
@@ -239,7 +239,7 @@ def run_in(cgroup: Path, *words: object, feed: Path | None = None) -> int:
         try:
             return subprocess.run(
                 [str(word) for word in words], preexec_fn=_entering(cgroup), stdin=stdin, capture_output=True,
-                timeout=_RUN_S, check=False,
+                timeout=RUN_S, check=False,
             ).returncode  # fmt: skip
         except PermissionError:
             return REFUSED
@@ -261,7 +261,7 @@ def new_program(folder: Path) -> Path:
 def act_in(cgroup: Path, *todo: Sequence[str]) -> list[int]:
     """Run `acts` in `cgroup`; see `Place.act`."""
     with _acting(cgroup, _command(todo)) as process:
-        out, remarks = process.communicate(timeout=_RUN_S)
+        out, remarks = process.communicate(timeout=RUN_S)
     met = [int(line) for line in out.split()]
     if len(met) < len(todo) and process.returncode >= 0:
         raise NotPossible(f"the program that tries ended with {process.returncode}: {remarks.strip()[-200:]!r}")
@@ -278,7 +278,7 @@ def act_outside(cgroup: Path, *todo: Sequence[str], meanwhile: Callable[[], obje
 def _read_all(process: "subprocess.Popen[str]", meanwhile: Callable[[], object]) -> bytes:
     """Return what comes until the last who holds the pipe has ended."""
     assert process.stdout is not None
-    said, end = b"", time.monotonic() + _RUN_S
+    said, end = b"", time.monotonic() + RUN_S
     while time.monotonic() < end:
         meanwhile()
         if select.select([process.stdout], [], [], 0.02)[0]:
@@ -286,7 +286,7 @@ def _read_all(process: "subprocess.Popen[str]", meanwhile: Callable[[], object])
             if not chunk:
                 return said
             said += chunk
-    raise NotPossible(f"the program that tries did not end within {_RUN_S} s")
+    raise NotPossible(f"the program that tries did not end within {RUN_S} s")
 
 
 def _command(todo: Sequence[Sequence[str]]) -> list[str]:

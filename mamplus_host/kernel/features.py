@@ -50,7 +50,7 @@ def lsm() -> str:
 
 
 def probe() -> Features:
-    """Try everything; the whole objects of `optional` take a slow device seconds. Without root most answers are "no"."""
+    """Try everything, whole objects too: seconds on a slow device. Without root most answers are "no"."""
     bpf = _ask_loader("--probe")
     return Features(
         root=_said(os.geteuid() == 0, "the process runs as another user"),
