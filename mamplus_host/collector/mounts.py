@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which mount a path lies on: what covers a protected tree shows through no file event.
 
-Journey: /proc/self/mountinfo -> [mounts] -> protecting.
+Journey: mountinfo -> [mounts] -> overlooked.
 """
 
 import os
 from pathlib import Path
 
-_MOUNTINFO = Path("/proc/self/mountinfo")
+from mamplus_host.mountinfo import SELF, parsed
 
 
 class Mounts:
     """The mounts of this process's namespace, as they were when last looked at."""
 
-    def __init__(self, source: Path = _MOUNTINFO) -> None:
+    def __init__(self, source: Path = SELF / "mountinfo") -> None:
         self._source = source
         self._text = b""
         self._points: dict[str, str] = {}
@@ -25,7 +25,7 @@ class Mounts:
         if text == self._text:
             return False
         self._text = text
-        self._points = dict(_points(text))  # of two at one place the later one is on top
+        self._points = {one.point: f"{one.device} {one.root}" for one in parsed(text)}  # of two the later one is on top
         return True
 
     def points(self) -> list[str]:
@@ -37,16 +37,3 @@ class Mounts:
         while path not in self._points and path != "/":
             path = os.path.dirname(path)
         return f"{self._points.get(path, '?')} {path}"
-
-
-def _points(text: bytes) -> list[tuple[str, str]]:
-    """Return (place, device and root) of each line, in the order in which they were mounted."""
-    fields = [line.split(b" ") for line in text.splitlines()]
-    return [(os.fsdecode(_unescaped(one[4])), os.fsdecode(one[2] + b" " + one[3])) for one in fields]
-
-
-def _unescaped(raw: bytes) -> bytes:
-    """Undo the kernel's octal escapes of space, tab, newline and backslash."""
-    for escape, byte in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
-        raw = raw.replace(escape, byte)
-    return raw

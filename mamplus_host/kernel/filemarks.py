@@ -10,10 +10,10 @@ writer replaces or that is not there yet is guarded without a gap.
 import os
 import stat
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from mamplus_host.kernel import layout
+from mamplus_host.mountinfo import mounted
 
 MAX_LINKS = 40  # symbolic links on the way to one path, as in the kernel
 MAX_ENTRIES = 200_000  # looked at below one tree for names that are linked elsewhere too
@@ -169,16 +169,4 @@ def _files_below(path: str) -> Iterator[tuple[str, os.stat_result]]:
 
 def mounts_below(path: str) -> list[str]:
     """Return the mount points below the directory `path`: its tree goes on there in another file system."""
-    found = []
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        point = _unescaped(line.split()[4])
-        if point.startswith(path.rstrip("/") + "/"):
-            found.append(point)
-    return found
-
-
-def _unescaped(point: str) -> str:
-    """Undo mountinfo's escapes of blanks: \\040, \\011, \\012, \\134."""
-    for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        point = point.replace(code, char)
-    return point
+    return [one.point for one in mounted() if one.point.startswith(path.rstrip("/") + "/")]

@@ -19,6 +19,7 @@ from mamplus_host.config import Config
 from mamplus_host.errors import NotPossible
 from mamplus_host.kernel._native import lib
 from mamplus_host.kernel.bpf import Fd, checked
+from mamplus_host.mountinfo import mounted
 
 HERE = Path(__file__).resolve().parent
 OBJECTS = tuple(HERE / "objects" / f"{name}.bpf.o" for name in ("exec", "connect", "packet", "refuse", "watch"))
@@ -240,7 +241,4 @@ def _file_system(path: Path) -> str:
     """Return the type of the file system that `path` lies on, "" when /proc does not say."""
     device = path.stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        if line.split()[2] == wanted:
-            return line.split(" - ")[1].split()[0]
-    return ""
+    return next((one.kind for one in mounted() if one.device == wanted), "")

@@ -40,6 +40,7 @@ from mamplus_host.kernel.filling import (
     room,
 )
 from mamplus_host.kernel.sides import Sides
+from mamplus_host.mountinfo import mounted
 from mamplus_host.policy.standing import UNSAID, Standing
 
 ENTRIES_A_SECOND = 20_000  # of building anew because entries end: a thousandth of a core
@@ -109,11 +110,10 @@ def file_of(descriptor: int) -> File:
 def _device(descriptor: int) -> int:
     """Return the kernel's dev_t of the file system that an open file lies on."""
     about = dict(line.split(":", 1) for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines())
-    mount_id = about["mnt_id"].strip()
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        number, _parent, device, *_rest = line.split()
-        if number == mount_id:
-            major, minor = device.split(":")
+    mount_id = int(about["mnt_id"])
+    for one in mounted():
+        if one.id == mount_id:
+            major, minor = one.device.split(":")
             return int(major) << 20 | int(minor)
     device_number = os.fstat(descriptor).st_dev  # a mount that /proc does not show: another namespace's, or detached
     return os.major(device_number) << 20 | os.minor(device_number)

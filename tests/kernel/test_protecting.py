@@ -16,7 +16,6 @@ import msgspec
 import pytest
 
 from mamplus_host.clock import SystemClock
-from mamplus_host.collector.mounts import Mounts
 from mamplus_host.config import Agent, Config, VaultPolicy, cgroup_path
 from mamplus_host.errors import ActionFailed, NotPossible
 from mamplus_host.events import FileChange, MassRewrite
@@ -602,15 +601,6 @@ def test_what_cannot_be_put_back_is_tried_more_and_more_seldom(device: Device, t
         device.clock.ahead_s += 5
     assert found[:2] == [0, 1]
     assert 3 <= sum(found) <= 5
-
-
-def test_mounts_are_read_with_their_escapes(tmp_path: Path) -> None:
-    source = tmp_path / "mountinfo"
-    source.write_bytes(b"21 1 8:1 / / rw - ext4 /dev/sda1 rw\n22 21 8:2 /a /with\\040space rw - ext4 /dev/sda2 rw\n")
-    mounts = Mounts(source)
-    assert mounts.of("/with space/below") == "8:2 /a /with space"
-    assert mounts.of("/other") == "8:1 / /"
-    assert not mounts.look()
 
 
 def test_a_path_that_cannot_be_watched_is_named_and_looked_at_with_every_tick(

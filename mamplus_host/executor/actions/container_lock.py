@@ -19,6 +19,7 @@ from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
 from mamplus_host.executor.storage import fscrypt, luks, mounts
 from mamplus_host.executor.storage.mounts import INIT
+from mamplus_host.mountinfo import mounted
 from mamplus_host.verdicts import ActionKind
 
 OF_SYSTEM = ("/", "/boot", "/etc", "/usr", "/var", "/var/lib")  # where the device's own file systems are mounted
@@ -95,7 +96,7 @@ def refuse_system(one: dict[str, str], process: Path, sys_root: Path) -> None:
     names = set(luks.mappings(one["uuid"], sys_root))
     if not names:
         return
-    for mount in mounts.mounted(process):
+    for mount in mounted(process):
         if mount.point not in OF_SYSTEM:
             continue
         nodes = mounts.blocks_of(mount, process, sys_root)
@@ -119,7 +120,7 @@ def shut(name: str, process: Path, sys_root: Path) -> str:
     """Unmount and close a mapping, or suspend it where it is held; return words."""
     if luks.is_suspended(name, sys_root):
         return f"{name!r} is suspended"
-    for one in reversed(mounts.mounted(process)):
+    for one in reversed(mounted(process)):
         if one.source == f"/dev/mapper/{name}":
             try:
                 mounts.unmount(one.point, process)

@@ -17,7 +17,8 @@ from mamplus_host.errors import ActionFailed
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
 from mamplus_host.executor.storage import mounts
-from mamplus_host.executor.storage.mounts import FLAGS, INIT, Mount
+from mamplus_host.executor.storage.mounts import INIT
+from mamplus_host.mountinfo import FLAGS, Mount, mounted
 from mamplus_host.verdicts import ActionKind
 
 WAYS = {"read-only": FLAGS["ro"], "noexec": FLAGS["noexec"], "unmount": 0}
@@ -59,7 +60,7 @@ class MountControl:
             raise ActionFailed(f"{way!r} is no way to change a mount; want one of {', '.join(WAYS)}")
         top = self._meant(target)
         point = top.point
-        same = [one for one in mounts.mounted(self._process) if one.device == top.device]
+        same = [one for one in mounted(self._process) if one.device == top.device]
         self._spare(same, way)
         if way != "unmount" and all(one.flags & WAYS[way] for one in same):
             raise ActionFailed(f"{point!r} is {way} already")

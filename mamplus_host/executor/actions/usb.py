@@ -18,6 +18,7 @@ from mamplus_host.executor.network import roads
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.executor.steps import step
 from mamplus_host.executor.storage import mounts
+from mamplus_host.mountinfo import mounted
 from mamplus_host.verdicts import ActionKind
 
 _NAME = re.compile(r"\d{1,3}-\d{1,3}(\.\d{1,3}){0,6}")  # 1-2.3: bus, port, port of the hub there
@@ -99,7 +100,7 @@ class Usb:
         """Return where file systems of the block devices below `place` are mounted."""
         process = self._mounts.parent
         return [
-            mount.point for mount in mounts.mounted(process)
+            mount.point for mount in mounted(process)
             for node in mounts.blocks_of(mount, process, self._sys)
             if any(one.is_relative_to(place) for one in _and_below(node))
         ]  # fmt: skip

@@ -1,45 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is mounted, as mountinfo has it, and changes to it through a short-lived helper.
+"""Which mount is meant, what it lies on, and changes to it through a short-lived helper.
 
-Journey: mount, luks, wipe -> [mounts] -> /proc/PID/mountinfo, mount_helper.
+Journey: mount, usb, luks, wipe -> [mounts] -> mountinfo, mount_helper.
 """
 
 import os
-import re
 from pathlib import Path
 
-import msgspec
-
 from mamplus_host.executor import helper
+from mamplus_host.mountinfo import FLAGS, Mount, mounted
 
 INIT = Path("/proc/1")  # whose mounts are meant
 HELPER_S = 30.0
-FLAGS = {"ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024, "nodiratime": 2048, "relatime": 1 << 21}
-_ESCAPED = re.compile(r"\\([0-7]{3})")
-
-
-class Mount(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of mountinfo."""
-
-    id: int
-    device: str  # major:minor
-    root: str  # within the file system
-    point: str
-    options: tuple[str, ...]  # of this mount
-    kind: str  # ext4, vfat, ...
-    source: str  # /dev/sda1
-    super_options: str  # of the file system
-
-    @property
-    def flags(self) -> int:
-        """The options of this mount as mount(2) takes them."""
-        return sum(FLAGS.get(word, 0) for word in self.options)
-
-
-def mounted(process: Path = INIT) -> list[Mount]:
-    """Return what is mounted where `process` (its directory in /proc) lives, in the order of mounting."""
-    text = (process / "mountinfo").read_bytes().decode(errors="surrogateescape")
-    return [_parse(line) for line in text.splitlines()]
 
 
 def at(point: str, process: Path = INIT) -> Mount | None:
@@ -106,17 +78,3 @@ def _run(process: Path, what: str, *words: str) -> None:
     helper.run(
         "storage.mount_helper", str(process / "ns/mnt"), *words, within_s=HELPER_S, late=late, what=f"cannot {what}: "
     )
-
-
-def _parse(line: str) -> Mount:
-    before, _, after = line.partition(" - ")
-    fields, more = before.split(" "), after.split(" ")
-    return Mount(
-        id=int(fields[0]), device=fields[2], root=_plain(fields[3]), point=_plain(fields[4]),
-        options=tuple(fields[5].split(",")), kind=more[0], source=_plain(more[1]), super_options=more[2],
-    )  # fmt: skip
-
-
-def _plain(word: str) -> str:
-    """Return a word of mountinfo without its octal escapes."""
-    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)), word)
