@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
+import pytest
 
 from mamplus_host.ble.encode import encode, encode_delta
 from mamplus_host.ble.entry import Entry, Kind, canonical
@@ -31,6 +32,8 @@ from mamplus_host.verdicts import Escalation, Verdict
 from tests.journey.offers import chain, whole
 
 START_S = 1_800_000_000.0
+BAD = (Kind.IP, "203.0.113.99")
+PROGRAMS = [(Kind.SHA256, f"{n:064x}") for n in range(1, 20)]
 _NS = 1_000_000_000
 
 
@@ -216,3 +219,12 @@ class Device:
         if escalation.id not in {one.id for one in self.sent}:
             self.sent.append(escalation)
             self.alerts.note(escalation)
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Device:
+    """A device with generation 1 in force, that has just reached its enterprise."""
+    made = Device(tmp_path)
+    made.take(1, BAD)
+    made.answered()
+    return made

@@ -1,29 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A layer's number that a thief drove up stands in no other layer's way: generations are told apart by all layers."""
 
-from pathlib import Path
-
-import pytest
-
 from mamplus_host.analyzer.verify import verify
 from mamplus_host.ble.entry import Kind
 from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.shadow import Use
 from mamplus_host.policy.policy import Policy
 from mamplus_host.verdicts import Verdict
-from tests.journey.device import Device
+from tests.journey.device import BAD, PROGRAMS, Device, device
 
+__all__ = ["device"]  # the fixture
 HUGE = 1 << 62
-BAD, MORE, THIEFS = (Kind.IP, "203.0.113.99"), (Kind.IP, "198.51.100.7"), (Kind.IP, "203.0.113.1")
-PROGRAMS = [(Kind.SHA256, f"{n:064x}") for n in range(1, 20)]
-
-
-@pytest.fixture
-def device(tmp_path: Path) -> Device:
-    made = Device(tmp_path)
-    made.take(1, BAD)
-    made.answered()
-    return made
+MORE, THIEFS = (Kind.IP, "198.51.100.7"), (Kind.IP, "203.0.113.1")
 
 
 def says(device: Device, value: tuple[Kind, str]) -> Verdict:
