@@ -10,7 +10,9 @@ already, the version before that is what should be there again (`doubt`). For a 
 is open for writing, by whomever: else a write that is told much later could be in it.
 """
 
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from mamplus_host.analyzer.mass import REWRITING
@@ -23,6 +25,20 @@ from mamplus_host.protected.package_managers import PackageManagers
 
 _THE_POLICYS = "a program that the policy names"
 _DOUBT_NS = 2_000_000_000  # a write is seen in the file before its event is in the queue: by the time of a preemption
+
+
+@dataclass(slots=True)
+class _Path:
+    """What is remembered of a path, until nothing of it is."""
+
+    who: str = ""  # answers for what lies there, which is to be kept; "": nothing is
+    is_late: bool = False  # it could not be kept: tried again within a minute, or with others
+    is_told: bool = False  # it could not be kept twice, and was told
+    taken: tuple[int, int] = (0, 0)  # when it was kept for its writer a moment ago, and the version before
+    right: int = 0  # the version that should be there, and could not be declared so yet
+
+
+_NOTHING = _Path()
 
 
 class Accepting:
@@ -43,20 +59,16 @@ class Accepting:
         self._covers, self._allows, self._packaged = covers, allows, packaged
         self._kept, self._not_kept, self._journal, self._told = kept, not_kept, journal, told
         self.window = VaultWindow(state, clock, boot_id)
-        self._waiting: dict[str, str] = {}  # changed path -> who answers for it
-        self._later: set[str] = set()  # of them, what could not be kept: tried again within a minute, or with others
-        self._told_of: set[str] = set()  # what could not be kept twice, and was told
-        self._taken: dict[str, tuple[int, int]] = {}  # path -> when it was kept for its writer, and the version before
-        self._doubted: dict[str, int] = {}  # path -> the version that is right, and could not be declared so yet
+        self._paths = defaultdict[str, _Path](_Path)
         self.accepted = 0
 
     @property
     def is_waiting(self) -> bool:
-        return not self._later.issuperset(self._waiting)
+        return any(one.who and not one.is_late for one in self._paths.values())
 
     def waits(self, path: str) -> bool:
         """Say whether what lies at `path` is to be kept."""
-        return path in self._waiting
+        return bool(self._paths.get(path, _NOTHING).who)
 
     def who(self, tgid: int, boot_ns: int) -> str:
         """Return who answers for what a process (0: an unknown one) does to any file; "" when nobody does."""
@@ -69,18 +81,16 @@ class Accepting:
     def may(self, change: FileChange) -> bool:
         """Say whether somebody answers for a change; then what it left is kept, at once or a moment later."""
         path = change.path
-        if OVERFLOW in change.changes and path in self._waiting:
+        if OVERFLOW in change.changes and self.waits(path):
             return True  # it was looked at, and is known to be changed
         if self._allows(change):
             self._keep([path], _THE_POLICYS, is_by_writer=True)
             return True
         # dpkg may have ended before it was looked at who wrote; what it unpacked is in its lists by then.
         who = self.who(change.tgid, change.boot_ns) or self._packaged(path)
-        self._later.discard(path)
-        if who:
-            self._waiting[path] = who
-        else:
-            self._waiting.pop(path, None)
+        if who or path in self._paths:
+            known = self._paths[path]
+            known.who, known.is_late = who, False
         return bool(who)
 
     def doubt(self, change: FileChange) -> None:
@@ -89,19 +99,20 @@ class Accepting:
         Of who wrote after it was kept, the file tells by itself: it differs, and is put back. One writing is told in
         parts, the last of them when the file is back; so the first part decides.
         """
-        taken_ns, before = self._taken.get(change.path, (0, 0))
+        known = self._paths.get(change.path, _NOTHING)
+        taken_ns, before = known.taken
         if not before or not change.tgid or REWRITING.isdisjoint(change.changes):
             return
         if change.since_ns - taken_ns > _DOUBT_NS or self._allows(change) or self.who(change.tgid, change.boot_ns):
             return
-        del self._taken[change.path]
+        known.taken = _NOTHING.taken
         if self._vault.intact(change.path):
-            self._doubted[change.path] = before
-            self._declare_doubted()
+            known.right = before
+            self._declare_right()
 
     def settle(self) -> None:
         """Keep what waits to be kept; what cannot be kept now waits on, as it is."""
-        todo = dict(self._waiting)
+        todo = {path: one.who for path, one in self._paths.items() if one.who}
         for who in dict.fromkeys(todo.values()):
             paths = [path for path, one in todo.items() if one == who]
             self._keep(paths, who, is_by_writer=not self.window.is_open())
@@ -109,14 +120,16 @@ class Accepting:
     def forget(self, paths: list[str]) -> None:
         """Treat what is no longer protected as never changed."""
         for path in paths:
-            for known in (self._waiting, self._taken, self._doubted):
-                known.pop(path, None)
-            self._later.discard(path)
+            self._paths.pop(path, None)
 
     def tick(self, treated_ns: int) -> None:
         """`treated_ns`: all that happened until then was read and is treated."""
-        self._taken = {path: taken for path, taken in self._taken.items() if treated_ns - taken[0] <= _DOUBT_NS}
-        self._declare_doubted()
+        self._declare_right()
+        for known in self._paths.values():
+            if treated_ns - known.taken[0] > _DOUBT_NS:
+                known.taken = _NOTHING.taken
+        for path in [path for path, known in self._paths.items() if known == _NOTHING]:
+            del self._paths[path]
 
     # --- a person's window -------------------------------------------------------------------
 
@@ -130,7 +143,8 @@ class Accepting:
         who = self.who(0, self._clock.boot_ns())
         if who:
             differing = (path for path in self._vault.paths() if not self._vault.intact(path, quick=True))
-            self._waiting.update((path, who) for path in differing)
+            for path in differing:
+                self._paths[path].who = who
             self.settle()
         if self.window.close(by):
             self._tell(f"changes to protected files are put back again: the {by}'s window is closed")
@@ -142,15 +156,15 @@ class Accepting:
 
     # --- inside ------------------------------------------------------------------------------
 
-    def _declare_doubted(self) -> None:
+    def _declare_right(self) -> None:
         """Have the versions be right that are; on a full disk the next tick tries again."""
-        for path, before in list(self._doubted.items()):
+        for path, known in [(path, one) for path, one in self._paths.items() if one.right]:
             try:
-                self._vault.make_golden(path, before)
+                self._vault.make_golden(path, known.right)
             except FAILURES as error:
                 self._not_kept(path, str(error))
                 continue
-            del self._doubted[path]
+            known.right = 0
             self._journal({"what": "another wrote before a change was kept: what was before is right", "paths": [path]})
 
     def _tell(self, text: str) -> None:
@@ -169,22 +183,22 @@ class Accepting:
             before = self._vault.latest(path).id
             is_new = self._vault.accept(path, closed=is_by_writer)
         except FAILURES as error:
-            self._waiting[path] = who
-            self._note_failed(path, str(error))
+            self._note_failed(path, who, str(error))
             return False
-        self._waiting.pop(path, None)
-        self._doubted.pop(path, None)
-        self._later.discard(path)
-        self._told_of.discard(path)
-        if is_new and is_by_writer:
-            self._taken[path] = (self._clock.boot_ns(), before)
+        taken = self._paths.pop(path, _NOTHING).taken
+        if is_new:
+            taken = (self._clock.boot_ns(), before) if is_by_writer else _NOTHING.taken
+        if taken != _NOTHING.taken:
+            self._paths[path] = _Path(taken=taken)
         self._kept(path)
         return is_new
 
-    def _note_failed(self, path: str, why: str) -> None:
+    def _note_failed(self, path: str, who: str, why: str) -> None:
         """Tell of what cannot be kept: once, and not of what could with the second try."""
+        known = self._paths[path]
+        known.who = who
         self._not_kept(path, why)
-        if path in self._later and path not in self._told_of:
-            self._told_of.add(path)
+        if known.is_late and not known.is_told:
+            known.is_told = True
             self._told("vault-not-kept", f"a change of {path!r} cannot be kept ({why}); it stays, and is tried again")
-        self._later.add(path)
+        known.is_late = True

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from mamplus_host.events import FileChange
+from mamplus_host.executor.vault.window import BY_PERSON
 from tests.kernel.protecting import Device, device, manager, place, sh, tree
 
 __all__ = ["device", "manager", "place", "tree"]  # fixtures
@@ -146,7 +147,7 @@ def test_what_is_done_long_after_a_change_was_kept_casts_no_doubt_on_it(device: 
     device.protecting.protect(tree)
     by_the_writer(device, f"echo updated >{tree}/old")
     device.turn()
-    taken_ns, _before = device.protecting.accepting._taken[str(tree / "old")]
+    taken_ns, _before = device.protecting.accepting._paths[str(tree / "old")].taken
     late = FileChange(
         boot_ns=taken_ns + 4_000_000_000, path=str(tree / "old"), changes=("close-write",), tgid=1,
         since_ns=taken_ns + 3_000_000_000,
@@ -155,6 +156,25 @@ def test_what_is_done_long_after_a_change_was_kept_casts_no_doubt_on_it(device: 
     device.treat(late)
 
     assert device.vault.beginning(str(tree / "old"), 100) == b"updated\n"
+
+
+def test_what_a_person_had_kept_since_is_not_taken_back_with_a_writers_change_that_is_in_doubt(
+    device: Device, tree: Path
+) -> None:
+    device.protecting.protect(tree)
+    by_the_writer(device, f"echo updated >{tree}/old")
+    device.turn()
+    taken_ns, _before = device.protecting.accepting._paths[str(tree / "old")].taken
+    device.protecting.open_window(15, BY_PERSON)
+    sh(f"echo by hand >{tree}/old")
+    device.turn()
+    device.protecting.close_window(BY_PERSON)
+
+    device.treat(
+        FileChange(boot_ns=taken_ns, path=str(tree / "old"), changes=("close-write",), tgid=1, since_ns=taken_ns)
+    )
+
+    assert device.holds(tree / "old") == ("by hand\n", "by hand\n")
 
 
 def test_what_another_writes_after_the_writers_change_was_kept_is_undone(device: Device, tree: Path) -> None:
