@@ -20,8 +20,9 @@ from mamplus_host.executor import deeds as registry
 from mamplus_host.executor.guardset import GuardSet, program_role
 from mamplus_host.executor.journal import verify
 from mamplus_host.executor.plan import Action
-from mamplus_host.executor.processes import process
-from mamplus_host.executor.processes.process import HOLD_PREFIX, members
+from mamplus_host.executor.processes import cgroups
+from mamplus_host.executor.processes.cgroups import members
+from mamplus_host.executor.processes.process import HOLD_PREFIX
 from mamplus_host.executor.shape import Deed, State
 from mamplus_host.executor.steps import hooked
 from mamplus_host.executor.vault.vault import Vault
@@ -150,14 +151,14 @@ def test_an_app_ends_also_where_the_kernel_ends_no_cgroups(
     deeds: Callable[..., dict[ActionKind, Deed]], scope: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As before Linux 5.14: there is no cgroup.kill."""
-    write = process._write
+    write = cgroups.write
 
     def older(path: Path, text: str) -> None:
         if path.name == "cgroup.kill":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         write(path, text)
 
-    monkeypatch.setattr(process, "_write", older)
+    monkeypatch.setattr(cgroups, "write", older)
     app = scope / "app"
     app.mkdir()
     deed = deeds()[ActionKind.KILL_CGROUP]

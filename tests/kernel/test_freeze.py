@@ -10,7 +10,8 @@ import pytest
 
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor.guardset import GuardSet
-from mamplus_host.executor.processes.process import HOLD_PREFIX, Processes, members
+from mamplus_host.executor.processes.cgroups import members
+from mamplus_host.executor.processes.process import HOLD_PREFIX, Processes
 from mamplus_host.executor.processes.tasks import task
 from tests.kernel import acts
 

@@ -17,7 +17,8 @@ from mamplus_host.executor import helper
 from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.network.netfilter import OWN
 from mamplus_host.executor.network.sockets import Found, Order
-from mamplus_host.executor.processes.process import Processes, members
+from mamplus_host.executor.processes.cgroups import members
+from mamplus_host.executor.processes.process import Processes
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.verdicts import ActionKind
 

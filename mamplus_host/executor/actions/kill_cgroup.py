@@ -8,7 +8,8 @@ from mamplus_host.errors import ActionFailed
 from mamplus_host.executor.actions.kill import NO_INVERSE
 from mamplus_host.executor.actions.of_this_boot import same_boot
 from mamplus_host.executor.processes import tasks
-from mamplus_host.executor.processes.process import Processes, members
+from mamplus_host.executor.processes.cgroups import members
+from mamplus_host.executor.processes.process import Processes
 from mamplus_host.executor.shape import Facts, State
 from mamplus_host.verdicts import ActionKind
 

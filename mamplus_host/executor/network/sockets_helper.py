@@ -31,7 +31,7 @@ from mamplus_host.ble.entry import unmapped
 from mamplus_host.errors import ActionFailed, MamplusError
 from mamplus_host.executor.network.netfilter import OWN
 from mamplus_host.executor.network.sockets import Found, Order, Socket
-from mamplus_host.executor.processes.process import members
+from mamplus_host.executor.processes.cgroups import members
 from mamplus_host.executor.processes.tasks import task
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)

@@ -16,7 +16,6 @@ import errno
 import os
 import select
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,11 +25,11 @@ import msgspec
 from mamplus_host.config import CGROUP2_MOUNTS, Config, cgroup_dir
 from mamplus_host.errors import ActionFailed
 from mamplus_host.executor.guardset import GuardSet
+from mamplus_host.executor.processes import cgroups
 from mamplus_host.executor.processes.tasks import cgroup_of, descendants, task
 from mamplus_host.executor.steps import step
 
 HOLD_PREFIX = "mamplus-hold-"
-WAIT_S = 2.0  # for a cgroup to freeze or empty, for a killed process to end
 _PASSES = 8  # over a family that may grow while it is moved
 
 
@@ -75,12 +74,12 @@ class Processes:
         """Return where `tgid` would be held; nothing is done yet. Raises ActionFailed when it may not be."""
         with self._claimed(tgid, boot_ns) as claim:
             own = claim.cgroup
-            if own == self._scope or self._guarded.among(members(own)):
+            if own == self._scope or self._guarded.among(cgroups.members(own)):
                 return Hold(cgroup=str(own / f"{HOLD_PREFIX}{hold_id}"), origin=str(own), tgid=tgid, boot_ns=boot_ns)
             return Hold(cgroup=str(own), tgid=tgid, boot_ns=boot_ns)
 
     def freeze(self, hold: Hold) -> bool:
-        """Freeze; return whether every task stands still within WAIT_S. May be repeated. Raises ActionFailed.
+        """Freeze; return whether every task stands still within cgroups.WAIT_S. May be repeated. Raises ActionFailed.
 
         A task that waits in the kernel (for a disk, say) stands still before it runs its next instruction.
         """
@@ -89,16 +88,16 @@ class Processes:
             if not hold.origin:
                 self._refuse_guarded(cgroup)
                 step("freeze: in place")
-                _write(cgroup / "cgroup.freeze", "1")
+                cgroups.write(cgroup / "cgroup.freeze", "1")
             else:
                 step("freeze: make the hold")
                 cgroup.mkdir(exist_ok=True)
                 step("freeze: freeze the hold")
-                _write(cgroup / "cgroup.freeze", "1")
+                cgroups.write(cgroup / "cgroup.freeze", "1")
                 step("freeze: gather")
                 self._gather(hold, cgroup)
             step("freeze: frozen")
-            return _reaches(cgroup, b"frozen 1")
+            return cgroups.reaches(cgroup, b"frozen 1")
 
     def thaw(self, hold: Hold) -> None:
         """Let go on; may be repeated. A held family moves back, and the child cgroup is removed."""
@@ -110,10 +109,10 @@ class Processes:
                 step("thaw: scatter")
                 self._scatter(cgroup, Path(hold.origin))
             step("thaw: let go")
-            _write(cgroup / "cgroup.freeze", "0")
+            cgroups.write(cgroup / "cgroup.freeze", "0")
             if hold.origin:
                 step("thaw: remove the hold")
-                _remove(cgroup)
+                cgroups.remove(cgroup)
 
     def is_held(self, hold: Hold) -> bool | None:
         """Say whether what is held stands still; None: the cgroup is there and neither held nor let go."""
@@ -124,7 +123,7 @@ class Processes:
             return False
         if not hold.origin:
             return frozen
-        return True if frozen and members(cgroup) else None
+        return True if frozen and cgroups.members(cgroup) else None
 
     def kill_held(self, hold: Hold) -> None:
         """End everything in a held cgroup, guarded processes excepted, and leave no hold behind."""
@@ -132,12 +131,12 @@ class Processes:
         if not cgroup.exists():
             return
         with _failing(f"cannot end what is held with process {hold.tgid}"):
-            spared = self._guarded.among(members(cgroup))
+            spared = self._guarded.among(cgroups.members(cgroup))
             step("kill: what is held")
             if spared:
                 self._kill_each(cgroup, spared)
             else:
-                _kill_all(cgroup)
+                cgroups.kill_all(cgroup)
             self.thaw(hold)
 
     def look(self, tgid: int, boot_ns: int) -> Victim:
@@ -157,8 +156,8 @@ class Processes:
         try:
             self._cgroup(victim.tgid)
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            if not _ended(pidfd, WAIT_S):
-                raise ActionFailed(f"process {victim.tgid} got SIGKILL but has not ended after {WAIT_S:g} s")
+            if not _ended(pidfd, cgroups.WAIT_S):
+                raise ActionFailed(f"process {victim.tgid} got SIGKILL but has not ended after {cgroups.WAIT_S:g} s")
         except (ActionFailed, ProcessLookupError):
             if not _ended(pidfd, 0):  # else it ended while we looked: /proc had nothing of it any more
                 raise
@@ -247,7 +246,7 @@ class Processes:
             if inside.exists():
                 self._refuse_guarded(inside)
                 step("kill-cgroup: kill")
-                _kill_all(inside)
+                cgroups.kill_all(inside)
 
     def is_ours(self, tgid: int) -> bool:
         """Say whether a process may be acted on: it is there, in the scope, and not guarded."""
@@ -296,7 +295,7 @@ class Processes:
         return cgroup
 
     def _refuse_guarded(self, cgroup: Path) -> None:
-        inside = self._guarded.among(members(cgroup))
+        inside = self._guarded.among(cgroups.members(cgroup))
         if inside:
             raise ActionFailed(f"cgroup {str(cgroup)!r} holds guarded processes {sorted(inside)}: it is left alone")
 
@@ -304,7 +303,7 @@ class Processes:
         """Move the process and its descendants into the frozen `cgroup`; what is frozen has no more children."""
         if self._directory(hold.tgid, cgroup_of(hold.tgid)) != cgroup:
             with self._claimed(hold.tgid, hold.boot_ns) as claim:
-                _write(cgroup / "cgroup.procs", str(hold.tgid))
+                cgroups.write(cgroup / "cgroup.procs", str(hold.tgid))
                 if _ended(claim.pidfd, 0):  # its number may have been another's when it was written
                     self._scatter(cgroup, Path(hold.origin))
                     raise ActionFailed(f"process {hold.tgid} ended before it could be held")
@@ -314,7 +313,7 @@ class Processes:
                 return
             for child in outside:
                 with suppress(ProcessLookupError):
-                    _write(cgroup / "cgroup.procs", str(child))
+                    cgroups.write(cgroup / "cgroup.procs", str(child))
 
     def _may_follow(self, tgid: int, cgroup: Path) -> bool:
         name = cgroup_of(tgid)
@@ -326,37 +325,14 @@ class Processes:
     def _scatter(self, cgroup: Path, origin: Path) -> None:
         """Move everything back while it is still frozen, so that nothing is born meanwhile."""
         home = origin if origin.exists() else self._scope
-        for tgid in members(cgroup):
+        for tgid in cgroups.members(cgroup):
             with suppress(ProcessLookupError):
-                _write(self._inside(home) / "cgroup.procs", str(tgid))
+                cgroups.write(self._inside(home) / "cgroup.procs", str(tgid))
 
     def _kill_each(self, cgroup: Path, spared: frozenset[int]) -> None:
-        for tgid in members(cgroup) - spared:
+        for tgid in cgroups.members(cgroup) - spared:
             with suppress(ProcessLookupError):
                 os.kill(tgid, signal.SIGKILL)
-
-
-def members(cgroup: Path) -> frozenset[int]:
-    """Return the processes in `cgroup` and below it."""
-    found: set[int] = set()
-    for directory, _below, _files in os.walk(cgroup):
-        with suppress(OSError):  # removed meanwhile, or a threaded cgroup
-            found.update(int(line) for line in Path(directory, "cgroup.procs").read_text().split())
-    return frozenset(found)
-
-
-def _reaches(cgroup: Path, state: bytes) -> bool:
-    """Wait until cgroup.events says `state`; False when it does not within WAIT_S."""
-    deadline = time.monotonic() + WAIT_S
-    with (cgroup / "cgroup.events").open("rb", buffering=0) as events:
-        poll = select.poll()
-        poll.register(events, select.POLLPRI)
-        while state not in os.pread(events.fileno(), 256, 0).splitlines():
-            left_ms = (deadline - time.monotonic()) * 1000
-            if left_ms <= 0:
-                return False
-            poll.poll(left_ms)
-    return True
 
 
 def _ended(pidfd: int, timeout_s: float) -> bool:
@@ -384,33 +360,6 @@ def _pidfd_of(victim: Victim) -> int | None:
     return pidfd
 
 
-def _kill_all(cgroup: Path) -> None:
-    try:
-        _write(cgroup / "cgroup.kill", "1")
-    except (FileNotFoundError, PermissionError):  # before Linux 5.14: 661ee6280931 ("cgroup: introduce cgroup.kill")
-        _kill_members(cgroup)
-    if not _reaches(cgroup, b"populated 0"):
-        raise ActionFailed(f"{str(cgroup)!r} was killed, and is not empty after {WAIT_S:g} s")
-
-
-def _kill_members(cgroup: Path) -> None:
-    """End all that is in a cgroup: what is frozen has no more children, and ends all the same."""
-    before = (cgroup / "cgroup.freeze").read_text().strip()
-    _write(cgroup / "cgroup.freeze", "1")
-    try:
-        _reaches(cgroup, b"frozen 1")
-        for tgid in members(cgroup):
-            with suppress(ProcessLookupError):
-                os.kill(tgid, signal.SIGKILL)
-    finally:
-        _write(cgroup / "cgroup.freeze", before)
-
-
-def _remove(cgroup: Path) -> None:
-    with suppress(FileNotFoundError):
-        cgroup.rmdir()
-
-
 def _is_zombie(tgid: int) -> bool:
     return _state(tgid) in (b"Z", b"X", b"")
 
@@ -420,11 +369,6 @@ def _state(tgid: int) -> bytes:
     with suppress(OSError):
         return Path(f"/proc/{tgid}/stat").read_bytes().rpartition(b")")[2].split()[0]
     return b""
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
 
 
 @contextmanager
