@@ -24,6 +24,7 @@ import msgspec
 
 from mamplus_host.clock import Clock
 from mamplus_host.errors import ActionFailed
+from mamplus_host.files import sync_directory
 
 Kind = Literal["intent", "outcome", "note"]
 START = "0" * 64  # `prev` of record 1
@@ -163,7 +164,7 @@ class Journal:
     def _open(self) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         fd = os.open(self._segment, flags, 0o600)
-        _sync_directory(self._directory)
+        sync_directory(self._directory)
         return fd
 
     def _write(self, line: bytes, *, sync: bool) -> None:
@@ -284,11 +285,3 @@ def _name(first: int) -> str:
 def _segments(directory: Path) -> list[Path]:
     """Return the segments, oldest first: their names are the number of their first record."""
     return sorted(path for path in directory.glob("*.jsonl") if path.stem.isdigit())
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import mamplus_host
+from mamplus_host.files import sync_directory
 
 LEVEL = 6
 WORTH = 0.75  # of the plain size, at most
@@ -89,7 +90,7 @@ def _pack(path: Path, suffix: str) -> int:
             return plain
         os.chmod(beside, 0o400)
         beside.replace(path.with_name(path.name + suffix))
-        _sync(path.parent)
+        sync_directory(path.parent)
         path.unlink()
         return packed
     except OSError:
@@ -104,14 +105,6 @@ def _unpack(path: Path) -> None:
     with path.open("rb") as source:
         zstandard.ZstdDecompressor().copy_stream(source, sys.stdout.buffer, write_size=_CHUNK_BYTES)
         sys.stdout.buffer.flush()
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def main() -> None:
