@@ -404,5 +404,4 @@ def settled(device: Device, paths: dict[ActionKind, list[Path]]) -> None:
     states = device.says()
     assert {entry.id for entry in on.values()} <= {key for key, state in states.items() if state == "done"}
     for entry in device.executor._store.all():
-        left = device.executor._store.left_s(entry)
-        assert left is None or left > 0 or entry.ttl_s
+        assert device.executor._store.left_s(entry) != 0, f"the time of {entry.id} is over"

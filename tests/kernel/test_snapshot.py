@@ -169,17 +169,22 @@ def test_a_power_cut_at_each_step_leaves_a_whole_snapshot_or_none(
     deed = made(tmp_path / "evidence")
     facts = deed.prepare(ID, {"tgid": suspect[0]})
 
-    def ready() -> Callable[[], object]:
+    def ready_to_do() -> Callable[[], object]:
         deed.undo(facts)
         return lambda: deed.do(facts)
 
-    for at in each_cut(ready):
+    def ready_to_undo() -> Callable[[], object]:
+        deed.do(facts)
+        return lambda: deed.undo(facts)
+
+    for at in each_cut(ready_to_do):
         assert deed.verify(facts) is State.UNDONE, f"after a cut at step {at}"
         deed.do(facts)
         assert opened(deed.place(ID))["processes"]
-    for _at in each_cut(lambda: lambda: deed.undo(facts)):
-        deed.do(facts)
-        break
+    for at in each_cut(ready_to_undo):
+        assert deed.verify(facts) is State.UNDONE or opened(deed.place(ID))["processes"], f"after a cut at step {at}"
+        deed.undo(facts)
+        assert deed.verify(facts) is State.UNDONE
 
 
 def test_above_its_bound_the_oldest_snapshots_go(suspect: tuple[int, int, Path], tmp_path: Path) -> None:
