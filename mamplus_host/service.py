@@ -23,7 +23,7 @@ from mamplus_host.collector.files import OVERFLOW
 from mamplus_host.config import DEFAULT_CONFIG, Config, cgroup_dir, load, require_netns
 from mamplus_host.control.commands import Commands
 from mamplus_host.control.server import ControlServer
-from mamplus_host.control.status import describe
+from mamplus_host.control.status import describe, losses
 from mamplus_host.doctor.examiner import Examiner
 from mamplus_host.enterprise import load_enterprise
 from mamplus_host.errors import MamplusError, NotPossible
@@ -49,9 +49,7 @@ from mamplus_host.uplink import Uplink
 
 LOG = logging.getLogger("mamplus")
 TURN_S = 0.0005  # for which another thread may keep the interpreter from the loop, at each of the loop's system calls
-NETFILTER_START_S = (
-    10.0  # for our iptables rules; whoever holds their lock longer does not keep the agent from starting
-)
+NETFILTER_START_S = 10.0  # for our iptables rules; whoever holds their lock for longer does not hold up the start
 
 
 class Service:
@@ -83,6 +81,15 @@ class Service:
 
     def start(self) -> None:
         """Attach everything; what stands from an agent before is adopted. Raises MamplusError."""
+        self._open()
+        self._attach()
+        self._make_stages()
+        self._enforce()
+        self._serve()
+        self.tamper = parts.make_watch(self)  # last: from here on a silence is no start that takes its time
+
+    def _open(self) -> None:
+        """Open what is kept on the disk."""
         config = self.config
         self.vault = Vault(config.state / "vault", limits=config.limits, clock=self.clock)
         if self.vault.put_aside:
@@ -90,6 +97,10 @@ class Service:
         self.journal = Journal(config.state / "journal", max_bytes=config.limits.journal_bytes, clock=self.clock)
         self.alerts = AlertLog(config.state / "alerts.sqlite")
         self.outbox = Outbox(config.state / "outbox.sqlite", max_bytes=config.limits.outbox_bytes)
+
+    def _attach(self) -> None:
+        """Have the kernel refuse what the agent before refused, and somebody hash."""
+        config = self.config
         pins.make_room(config)
         self.pins_lock = StateLock(config.bpffs)  # two agents with other states must not share one set of pins
         self.kernel = Kernel.attach(config, self.cgroup)
@@ -101,23 +112,27 @@ class Service:
             self.examiner.attached_anew()
         self.guarding = parts.make_guarding(self)
         self._watch_responder()
+
+    def _make_stages(self) -> None:
+        """Make what decides and acts."""
         self.guard_set = parts.make_guard_set(self)
         self.executor = parts.make_executor(self)
         for fault in self.executor.faults:
             LOG.error("%s; starting all the same", fault)
-        self.receipts = Receipts(config.state / "receipts", lambda: signature_of(config.state))
+        self.receipts = Receipts(self.config.state / "receipts", lambda: signature_of(self.config.state))
         self.pipeline = parts.make_pipeline(self)
         self.loop.alone(self._tell_of_lost_vaults)
         self.sweep = parts.make_sweep(self)
         self.ordering = parts.make_ordering(self)
         self.maintenance = parts.make_keeper(self)
         self.generations = parts.make_generations(self)
+
+    def _enforce(self) -> None:
+        """Have the list in force, then finish or take back what was interrupted."""
         # Tables before anything that may take long. A list that cannot be loaded must not keep the agent from starting.
         self.loop.alone(self.generations.begin)
         self.loop.alone(self._use_policy)
-        self.loop.alone(
-            self.vault.sweep_all
-        )  # what a power cut left beside a file is kept before the file is looked at
+        self.loop.alone(self.vault.sweep_all)  # what a power cut left beside a file is kept before that is looked at
         self.loop.alone(lambda: self.executor.adopt(refuse.standing(self.network)))
         self.executor.work_beside(Line(self.loop.soon), self.pipeline.note_late, parts.make_overdue(self))
         self.loop.alone(lambda: self.pipeline.note_late(self.executor.recover(self.pipeline.note_begun)))
@@ -129,6 +144,10 @@ class Service:
         self.kernel.retire_predecessors()
         self.netfilter.apply(NETFILTER_START_S)
         self.network.second.begin(lambda: self.loop.soon(self.look_at_ourselves))
+
+    def _serve(self) -> None:
+        """Watch, answer and report."""
+        config = self.config
         self.protecting = parts.make_protecting(self)
         self.control = ControlServer(config.control_socket, self.loop.epoll, Commands(self))
         appeals = Appeals(self.clock, self.alerts.get, self.pipeline.tell)
@@ -142,7 +161,6 @@ class Service:
         self.loop.alone(self.loop.on_files)  # who changed something since the watch stands says so there
         self.pipeline.take(self._unseen())
         self._begin_uplink()
-        self.tamper = parts.make_watch(self)  # last: from here on a silence is no start that takes its time
 
     def stop(self) -> None:
         """Close what is open. Hooks, rules and responder stay: enforcement outlives the agent (`mamplus detach`)."""
@@ -203,7 +221,7 @@ class Service:
         number, state = self.generations.number, self.generations.state
         if self.uplink is not None and (self.uplink.enforced != number or self._reported != state):
             self._reported = state
-            self.uplink.installed(number, losses=self.losses(), controls=self.kernel.hooks())
+            self.uplink.installed(number, losses=losses(self), controls=self.kernel.hooks())
 
     def _begin_uplink(self) -> None:
         """Begin (or begin again) to talk to the enterprise, once this device belongs to one."""
@@ -224,26 +242,6 @@ class Service:
             self.uplink.examined(self.examiner.report())
             self.uplink.knows(self.generations.known)
             self.uplink.start()
-
-    def losses(self) -> dict[str, int]:
-        """Every loss of this agent, by counter."""
-        kernel = self.kernel.tables.counters()
-        return {
-            "lost": kernel["lost"],
-            "hold_lost": kernel["hold_lost"],
-            "malformed": self.loop.malformed,
-            "faults": self.loop.faults + self.pipeline.counts["faults"],
-            "phantoms": self.pipeline.phantoms,
-            "unresolved_paths": self.pipeline.unresolved,
-            "file_watch": self.protecting.files.lost,
-            "alert_log": self.alerts.lost,
-            "alert_log_unshown": self.alerts.unshown,
-            "actions": self.executor.counts["no_place"],
-            "escalations": self.pipeline.counts["escalations_failed"],
-            "control_clients": self.control.refused,
-            "ask_clients": self.asks.refused,
-            **self.kernel.watching.losses(),
-        }
 
     def tell_receipts(self) -> None:
         """Tell the enterprise of everything done by its order that it was not told of."""

@@ -39,7 +39,7 @@ def describe(service: "Service") -> dict[str, Any]:
         "declared": msgspec.to_builtins(service.generations.aging.declared),
         "standing": msgspec.to_builtins(service.generations.policy.standing),
         "kernel": service.kernel.tables.counters(),
-        "losses": service.losses(),
+        "losses": losses(service),
         "pipeline": {
             **service.pipeline.counts,
             "folded": service.pipeline.folded,
@@ -57,6 +57,27 @@ def describe(service: "Service") -> dict[str, Any]:
         },
         "outbox": msgspec.to_builtins(service.outbox.counters()),
         "uplink": service.uplink.status() if service.uplink else {"state": "not enrolled"},
+    }
+
+
+def losses(service: "Service") -> dict[str, int]:
+    """Every loss of this agent, by counter."""
+    kernel = service.kernel.tables.counters()
+    return {
+        "lost": kernel["lost"],
+        "hold_lost": kernel["hold_lost"],
+        "malformed": service.loop.malformed,
+        "faults": service.loop.faults + service.pipeline.counts["faults"],
+        "phantoms": service.pipeline.phantoms,
+        "unresolved_paths": service.pipeline.unresolved,
+        "file_watch": service.protecting.files.lost,
+        "alert_log": service.alerts.lost,
+        "alert_log_unshown": service.alerts.unshown,
+        "actions": service.executor.counts["no_place"],
+        "escalations": service.pipeline.counts["escalations_failed"],
+        "control_clients": service.control.refused,
+        "ask_clients": service.asks.refused,
+        **service.kernel.watching.losses(),
     }
 
 
