@@ -37,7 +37,7 @@ from mamplus_host.executor.network.refusals import Network
 from mamplus_host.executor.receipts import Receipts, signature_of, told_of
 from mamplus_host.executor.vault import lost as vault_lost
 from mamplus_host.executor.vault.vault import Vault
-from mamplus_host.kernel import fileguards, guard, pins, responder, watching
+from mamplus_host.kernel import filepage, guard, pins, responder, watching
 from mamplus_host.kernel.objects import Kernel
 from mamplus_host.loop import Loop
 from mamplus_host.outbox.identity import Identity
@@ -60,7 +60,7 @@ class Service:
         self.started_s = time.monotonic()
         with contextlib.suppress(MamplusError):  # `attach` says what is in the way
             guard.claim(config)
-        fileguards.admit(config)  # before anything touches our state: it is guarded, perhaps by an agent before us
+        filepage.admit(config)  # before anything touches our state: it is guarded, perhaps by an agent before us
         _make_directories(config)
         self.lock = StateLock(config.state)
         self.loop = Loop(self)

@@ -16,7 +16,7 @@ from mamplus_host.errors import ControlMalformed, NotPossible
 from mamplus_host.executor.vault.tree import Step
 from mamplus_host.executor.vault.window import BY_PERSON
 from mamplus_host.jsonlines import to_builtins
-from mamplus_host.kernel import fileguards
+from mamplus_host.kernel import filepage
 from mamplus_host.pipeline import event_kind
 from mamplus_host.verdicts import ActionKind, Outcome
 
@@ -38,7 +38,7 @@ class Commands:
     def __init__(self, service: "Service") -> None:
         self._service = service
         self._guests = Guests(
-            lambda pid: fileguards.admit(service.config, guest=pid), lambda: fileguards.dismiss(service.config)
+            lambda pid: filepage.admit(service.config, guest=pid), lambda: filepage.dismiss(service.config)
         )
         self._handlers: dict[str, Callable[..., Any]] = {
             "status": service.status,
