@@ -2,11 +2,11 @@
 /*
  * The table benchmark's hands: fills the kernel's own maps, and runs lookups against them or ours.
  *
- *   lookup OBJECT PINS ours|networks COUNT REPEAT
- *   lookup OBJECT PINS hash|hash_no_prealloc|trie|trie_networks COUNT REPEAT [CHANGES] [<NETWORKS]
+ *   lookup OBJECT PINS ours|networks|networks6 COUNT REPEAT
+ *   lookup OBJECT PINS hash|hash_no_prealloc|trie|trie_networks|trie_networks6 COUNT REPEAT [CHANGES] [<NETWORKS]
  *
- * PINS: directory with our maps. NETWORKS, of trie_networks: records of prefix (u32) and address (u32,
- * network order). Prints one line: name=value ..., times in nanoseconds, memory in bytes.
+ * PINS: directory with our maps. NETWORKS, of trie_networks: records of prefix (u32) and address (4 bytes,
+ * or 16 of trie_networks6; network order). Prints one line: name=value ..., times in nanoseconds, memory in bytes.
  */
 #include <arpa/inet.h>
 #include <stdarg.h>
@@ -57,7 +57,7 @@ static double memory_of(int fd)
 	return bytes;
 }
 
-/* Keys of 4 bytes (hash) or 8 (trie), values of 4. */
+/* Keys of 4 bytes (hash), 8 (trie) or 20 (of IPv6), values of 4. */
 static void update(int map_fd, const unsigned char *keys, size_t key_size, uint32_t count)
 {
 	static uint32_t values[BATCH];
@@ -89,11 +89,11 @@ static void *hosts(int is_trie, uint32_t count, uint32_t offset)
 	return plain;
 }
 
-static void *networks(uint32_t count)
+static void *networks(uint32_t count, uint32_t key_size)
 {
-	void *keys = malloc((size_t)count * 8);
+	void *keys = malloc((size_t)count * key_size);
 
-	if (!keys || fread(keys, 8, count, stdin) != count)
+	if (!keys || fread(keys, key_size, count, stdin) != count)
 		fail("networks");
 	return keys;
 }
@@ -140,14 +140,14 @@ static int quiet(enum libbpf_print_level level, const char *format, va_list argu
 struct task {
 	const char *object, *pins, *kind;
 	uint32_t count, repeat, changes;
-	int is_trie, is_peer;
+	int is_trie, is_peer, is_networks, is_six;
 };
 
 /* Create and fill the peer's map, and let the programs use it. */
 static void fill_peer(const struct task *task, struct bpf_map *map)
 {
 	uint32_t key_size = bpf_map__key_size(map), entries = task->count + task->changes;
-	void *keys = strcmp(task->kind, "trie_networks") ? hosts(task->is_trie, task->count, 0) : networks(task->count);
+	void *keys = task->is_networks ? networks(task->count, key_size) : hosts(task->is_trie, task->count, 0);
 	LIBBPF_OPTS(bpf_map_create_opts, opts, .map_flags = bpf_map__map_flags(map));
 	double begin = now_ns();
 	int fd = bpf_map_create(bpf_map__type(map), "peer", key_size, 4, entries, &opts);
@@ -169,8 +169,9 @@ static void fill_peer(const struct task *task, struct bpf_map *map)
 
 static void ask(const struct task *task, struct bpf_object *object)
 {
-	const char *program = task->is_trie ? "ask_trie" : task->is_peer ? "ask_hash" :
-			      strcmp(task->kind, "ours") ? "ask_networks" : "ask_ours";
+	const char *program = task->is_six ? (task->is_trie ? "ask_trie6" : "ask_networks6") :
+			      task->is_trie ? "ask_trie" : task->is_peer ? "ask_hash" :
+			      task->is_networks ? "ask_networks" : "ask_ours";
 	double found[3];
 
 	printf("nothing=%.2f ", cost(object, "ask_nothing", task->count, 0, task->repeat, &found[0]));
@@ -188,14 +189,16 @@ int main(int argc, char **argv)
 	if (argc < 6)
 		return 2;
 	task = (struct task){ argv[1], argv[2], argv[3], (uint32_t)atol(argv[4]), (uint32_t)atol(argv[5]),
-			      argc > 6 ? (uint32_t)atol(argv[6]) : 0, !strncmp(argv[3], "trie", 4), 0 };
+			      argc > 6 ? (uint32_t)atol(argv[6]) : 0, !strncmp(argv[3], "trie", 4), 0, 0, 0 };
+	task.is_networks = strstr(task.kind, "networks") != NULL;
+	task.is_six = strstr(task.kind, "networks6") != NULL;
 	task.is_peer = task.is_trie || !strncmp(task.kind, "hash", 4);
 	libbpf_set_print(quiet);
 	LIBBPF_OPTS(bpf_object_open_opts, opts, .pin_root_path = task.pins);
 	object = bpf_object__open_file(task.object, &opts);
 	if (!object)
 		fail("open");
-	map = bpf_object__find_map_by_name(object, task.is_trie ? "peer_trie" : "peer_hash");
+	map = bpf_object__find_map_by_name(object, task.is_six ? "peer_trie6" : task.is_trie ? "peer_trie" : "peer_hash");
 	if (!strcmp(task.kind, "hash_no_prealloc"))
 		bpf_map__set_map_flags(map, BPF_F_NO_PREALLOC);
 	if (task.is_peer)

@@ -24,4 +24,10 @@ static inline __attribute__((always_inline)) unsigned int lookup_next(struct loo
 	return (unsigned int)((lookup->state >> 32) * lookup->count >> 32);
 }
 
+/* The first half of an IPv6 address out of what the registries give out: 2400::/12, 2600::/12 and so on to 2c00::/12. */
+static inline __attribute__((always_inline)) unsigned long long lookup_high6(unsigned long long random)
+{
+	return (0x240ULL + 0x20 * ((random >> 32) * 5 >> 32)) << 52 | (random << 12 >> 12);
+}
+
 #endif

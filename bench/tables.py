@@ -80,15 +80,16 @@ class Bench:
             asked.miss_ns,
         )
 
-    def networks(self, count: int) -> dict[str, Taken]:
-        """Networks of twenty lengths, in ours (a lookup a length) and in the trie."""
-        which, path = lists.networks(count), self._directory / "networks"
-        lists.write_networks(path, which)
+    def networks(self, count: int, version: str) -> dict[str, Taken]:
+        """Networks of twenty lengths, in ours and in the trie. `version`: "" for IPv4, "6" for IPv6."""
+        path, size = self._directory / "networks", 16 if version else 4
+        which = lists.networks6(count) if version else lists.networks(count)
+        lists.write_networks(path, which, is_six=bool(version))
         with Generation.open(path) as generation:
             loaded = self._tables.load(generation, time.time())
-        ours = self._hands("networks", len(which), self._repeat)
-        given = b"".join(struct.pack("=I", prefix) + address.to_bytes(4, "big") for address, prefix in which)
-        trie = self._hands("trie_networks", len(which), self._repeat, given=given)
+        ours = self._hands(f"networks{version}", len(which), self._repeat)
+        given = b"".join(struct.pack("=I", prefix) + address.to_bytes(size, "big") for address, prefix in which)
+        trie = self._hands(f"trie_networks{version}", len(which), self._repeat, given=given)
         return {
             "ours": Taken(loaded.took_ns / 1e6, loaded.table_bytes, 0, ours.nothing_ns, ours.hit_ns, ours.miss_ns),
             "LPM trie": trie,
@@ -191,11 +192,13 @@ def whole_process(bench: Bench, directory: Path, count: int, rounds: int) -> Non
     path.unlink()
 
 
-def keep_networks(count: int, series: Series) -> None:
+def compare_networks(bench: Bench, count: int, rounds: int, version: str) -> None:
+    networks = [bench.networks(count, version) for _ in range(rounds)]
     for metric, what, unit in (("miss_ns", "a lookup among", "ns"), ("load_ms", "in force:", "ms")):
-        values = {name: [getattr(one, metric) for one in taken] for name, taken in series.items()}
-        title = f"{what} {count} networks of {len(lists.LENGTHS)} lengths"
-        report.write(f"tables_networks_{metric}_{count}", title=title, unit=unit, values=values, peer="LPM trie")
+        values = {name: [getattr(one[name], metric) for one in networks] for name in networks[0]}
+        title = f"{what} {count} IPv{version or 4} networks of {len(lists.LENGTHS)} lengths"
+        name = f"tables_networks{version}_{metric}_{count}"
+        report.write(name, title=title, unit=unit, values=values, peer="LPM trie")
 
 
 def main() -> None:
@@ -216,8 +219,8 @@ def main() -> None:
             last |= {name: (count, taken) for name, taken in series.items()}
             keep(count, series, left_out)
             if count <= NETWORKS_MAX:
-                networks = [bench.networks(count) for _ in range(arguments.rounds)]
-                keep_networks(count, {name: [one[name] for one in networks] for name in networks[0]})
+                for version in ("", "6"):
+                    compare_networks(bench, count, arguments.rounds, version)
             whole_process(bench, directory, count, min(arguments.rounds, 5))
 
 

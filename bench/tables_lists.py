@@ -19,6 +19,7 @@ from mamplus_host.ble.format import DELTA, GROUP, NET_KEY, ROOT_AT, Generation, 
 from mamplus_host.verdicts import Verdict
 
 LENGTHS = range(13, 33)  # prefix lengths of networks: as many as a typical feed has
+LENGTHS6 = (*range(28, 37), 40, 44, 46, 47, 48, 52, 56, 60, 64, 96, 112)  # as many
 TEXT_CHUNK = 100_000
 _GROUPS = GROUP.pack(Verdict.BLOCK, 3, 50, 0, 0, 0, 0)
 _STRINGS = b"\0\0"
@@ -53,9 +54,21 @@ def networks(count: int) -> list[tuple[int, int]]:
     return sorted(found)
 
 
-def write_networks(path: Path, which: list[tuple[int, int]]) -> None:
-    mapped = bytes(10) + b"\xff\xff"
-    _write(path, Section.NET, b"".join(NET_KEY.pack(mapped + a.to_bytes(4, "big"), 96 + p, 0, 0) for a, p in which))
+def networks6(count: int) -> list[tuple[int, int]]:
+    """The same of IPv6, out of what the registries give out (lookup.h)."""
+    draw = random.Random(count)
+    found = set[tuple[int, int]]()
+    for index in range(count):
+        prefix = LENGTHS6[index % len(LENGTHS6)]
+        address = (0x240 + 0x20 * draw.randrange(5)) << 116 | draw.getrandbits(116)
+        found.add((address >> 128 - prefix << 128 - prefix, prefix))
+    return sorted(found)
+
+
+def write_networks(path: Path, which: list[tuple[int, int]], *, is_six: bool = False) -> None:
+    first, length = (0, 0) if is_six else (0xFFFF << 32, 96)
+    keys = (NET_KEY.pack((first | address).to_bytes(16, "big"), length + prefix, 0, 0) for address, prefix in which)
+    _write(path, Section.NET, b"".join(keys))
 
 
 def write_delta(path: Path, base: Generation, count: int) -> None:

@@ -11,7 +11,7 @@
  *
  * IPv4 has one spelling here, ::ffff:a.b.c.d, from whichever socket it comes.
  */
-#include "ble.h"
+#include "ble_address.h"
 #include "record.h"
 #include "refused.h"
 #include "standing.h"

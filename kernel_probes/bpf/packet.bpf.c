@@ -14,7 +14,7 @@
  */
 #include <linux/udp.h>
 
-#include "ble.h"
+#include "ble_address.h"
 #include "packet.h"
 #include "record.h"
 #include "refused_packet.h"

@@ -9,7 +9,7 @@
  * Returns: 1 lets the packet go on; 0 drops it, and a send fails with EPERM.
  * Missing: what cannot be parsed is let go on, but not while the device is isolated.
  */
-#include "ble.h"
+#include "ble_address.h"
 #include "record.h"
 #include "refused_packet.h"
 

@@ -133,4 +133,35 @@ static inline __attribute__((always_inline)) unsigned int mamplus_far(unsigned l
 	return 1U << (spread >> 42 & 31) | 1U << (spread >> 16 & 31);
 }
 
+/* IPv6 networks shorter than this are in every mask, for they have too many first 32 bits. */
+#define MAMPLUS_MASK6_LEAST 24
+
+/*
+ * Which of 2^bits masks (3 to 24) are those of an IPv6 address, from a hash of its first 32 bits, for in use are few of
+ * them, which lie close. Two of one cache line: what both say holds, so that few addresses meet what others left.
+ */
+static inline __attribute__((always_inline)) unsigned long long mamplus_mask6_hash(unsigned int first)
+{
+	return first * 0x9e3779b97f4a7c15ULL;
+}
+
+static inline __attribute__((always_inline)) unsigned int mamplus_mask6_one(unsigned long long hash, unsigned int bits)
+{
+	return (unsigned int)(hash >> ((64 - bits) & 63));
+}
+
+static inline __attribute__((always_inline)) unsigned int mamplus_mask6_two(unsigned long long hash, unsigned int bits)
+{
+	return mamplus_mask6_one(hash, bits) ^ (unsigned int)(1 + ((hash >> 20 & 0xff) * 7 >> 8));
+}
+
+/*
+ * Which bit of a mask says that an IPv6 network of this length may cover an address. The lengths of IPv4 have the first 33;
+ * here those that share a bit lie 31 apart or more, and the few that are left have bits of IPv4's that nobody uses, 0 to 3.
+ */
+static inline __attribute__((always_inline)) unsigned int mamplus_mask6_bit(unsigned int prefix)
+{
+	return (33 + (prefix & 31) + (prefix >> 5)) & 63;
+}
+
 #endif

@@ -57,8 +57,9 @@ struct mamplus_known {
  * then the far ones (mamplus_far). Of a hundred misses 88 end at the near ones, which are a sixteenth
  * of the table, so that they are in a cache when the table is not; and ten at the far ones.
  *
- * In the table of networks 2^mask_bits words follow, one for each value of an IPv4 address's first bits:
- * bit n is set where a network of length n may cover such an address. Other lengths need no lookup.
+ * In the table of networks 2^mask_bits masks follow, from the next cache line on. One stands for each value of an IPv4
+ * address's first bits: bit n is set where a network of length n may cover such an address. An IPv6 address has two of
+ * them by a hash (mamplus_mask6_), and its networks other bits (mamplus_mask6_bit). What has no bit needs no lookup.
  */
 #define MAMPLUS_BUCKET_WORDS 8
 /*
@@ -72,6 +73,9 @@ struct mamplus_known {
 struct mamplus_bucket {
 	unsigned long long word[MAMPLUS_BUCKET_WORDS];
 };
+
+/* Lines of a table before its masks: buckets, stash, and the filters, which are as many words as there are buckets. */
+#define MAMPLUS_LINES_BEFORE_MASKS(buckets) ((buckets) + 1 + ((buckets) + MAMPLUS_BUCKET_WORDS - 1) / MAMPLUS_BUCKET_WORDS)
 
 /* A table of a side is element side * MAMPLUS_T_MAX + table of the map `ble`. */
 enum mamplus_table {

@@ -12,7 +12,7 @@ from cffi import FFI
 HERE = Path("kernel_probes/native")  # setup.py runs in the project's root
 SOURCES = (
     "bpf_calls.c", "brake.c", "brake_heads.c", "brake_spared.c", "ring_reader.c", "rules_about.c",
-    "table_build.c", "table_fill.c", "table_keys.c", "table_place.c", "table_settle.c",
+    "table_build.c", "table_fill.c", "table_keys.c", "table_masks.c", "table_place.c", "table_settle.c",
 )  # fmt: skip
 HEADERS = ("mamplus_native.h", "brake.h", "table_build.h")
 DECLARATIONS = "".join(

@@ -205,9 +205,8 @@ int all_hands(struct mamplus_fill *fill, bool are_few, void *(*work)(void *))
 uint64_t mamplus_build_words(uint32_t blocks, uint32_t block_buckets, uint32_t mask_bits)
 {
 	uint64_t buckets = (uint64_t)(blocks ? blocks : 1) * block_buckets;
-	uint64_t after = buckets + (mask_bits ? 1ULL << mask_bits : 0);
 
-	return (buckets + 1 + (after + BUCKET_WORDS - 1) / BUCKET_WORDS) * BUCKET_WORDS;
+	return MAMPLUS_LINES_BEFORE_MASKS(buckets) * BUCKET_WORDS + (mask_bits ? 1ULL << mask_bits : 0);
 }
 
 int mamplus_build_begin(struct mamplus_build *build)

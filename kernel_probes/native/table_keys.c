@@ -41,18 +41,6 @@ static bool is_v4(const unsigned char *addr)
 	return !memcmp(addr, mapped, sizeof(mapped));
 }
 
-/* Say in the masks that networks of this length cover these addresses; several threads may at once. */
-static void mark_network(struct mamplus_build *build, uint32_t addr, uint32_t prefix)
-{
-	uint64_t *masks = masks_of(build);
-	uint64_t bit = 1ULL << prefix, first = addr >> (32 - build->mask_bits);
-	uint64_t count = prefix < build->mask_bits ? 1ULL << (build->mask_bits - prefix) : 1;
-
-	for (uint64_t i = first; i < first + count && i >> build->mask_bits == 0; i++)
-		if (!(masks[i] & bit))
-			__atomic_fetch_or(&masks[i], bit, __ATOMIC_RELAXED);
-}
-
 struct network {
 	uint32_t prefix;
 	uint32_t protocol, port;
@@ -87,15 +75,15 @@ static uint64_t identity_net(struct mamplus_build *counted, const unsigned char 
 	if (is_network4(key, &net)) {
 		counted->probes4[pair - 96 * 4]++;
 		if (counted->mask_bits)
-			mark_network(counted, be32toh(read32(key + 12)), net.prefix - 96);
+			mark_network4(counted, be32toh(read32(key + 12)), net.prefix - 96);
 		return mamplus_identity4(be32toh(read32(key + 12)), net.prefix - 96, net.protocol, net.port);
 	}
 	if (is_port(&net))
 		counted->ports[net.qualifier]++;
 	else if (counted->skip6[pair])
 		return 0;
-	else
-		counted->probes6[pair]++;
+	else if ((!counted->probes6[pair]++ || net.prefix >= MAMPLUS_MASK6_LEAST) && counted->mask_bits)	/* in every mask: once */
+		mark_network6(counted, be32toh(read32(key)), net.prefix);
 	return identity6(counted, key, mamplus_qualified6(net.prefix, net.protocol, net.port));
 }
 

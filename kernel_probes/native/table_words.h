@@ -73,7 +73,7 @@ static inline uint32_t *far_of(const struct mamplus_build *build)
 /* and the masks. */
 static inline uint64_t *masks_of(const struct mamplus_build *build)
 {
-	return build->words + (size_t)build->blocks * build->block_buckets * (BUCKET_WORDS + 1) + BUCKET_WORDS;
+	return build->words + MAMPLUS_LINES_BEFORE_MASKS((size_t)build->blocks * build->block_buckets) * BUCKET_WORDS;
 }
 
 /* Which filter of each kind is that of an identity's first bucket. */
@@ -98,6 +98,10 @@ uint64_t *find_word(const struct mamplus_build *build, struct stash *stash, uint
 int insert_word(const struct mamplus_build *build, struct stash *stash, uint64_t word);
 /* Its bits stay in the filter, where another key may have set them too. */
 void remove_word(const struct mamplus_build *build, struct stash *stash, uint64_t *place);
+
+/* table_masks.c. Say that networks of this length cover these addresses, of IPv6 those with these first 32 bits. */
+void mark_network4(struct mamplus_build *build, uint32_t addr, uint32_t prefix);
+void mark_network6(struct mamplus_build *build, uint32_t first, uint32_t prefix);
 
 /* table_keys.c */
 #define KEYS_AT_ONCE 256

@@ -27,7 +27,8 @@ from mamplus_host.kernel.budget import Rules, whole, windows
 
 _ARRAY, _INNER_FLAGS = 2, 1 << 10 | 1 << 12  # BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE | BPF_F_INNER_MAP
 _WORDS_A_BUCKET = 6.4  # of eight: 11.25 bytes an entry, filters included
-_MASK_BYTES_AN_ENTRY, _MASK_BITS = 0.75, (3, 24)  # of the table of networks: at most, and the range
+_MASKS_AN_ENTRY, _MASK_BITS = 0.75 / 8, (3, 24)  # of the table of networks: 0.75 bytes; and the range
+_MASKS_FEW = 1 << 16  # up to so many (512 KB) there is one an entry
 _ADDED_FEW = 10_000  # keys may come into any table before their bits crowd its filters
 _ROOMIER = 1.05  # than the attempt before
 _ATTEMPTS = 8  # at a size that has room
@@ -117,8 +118,8 @@ def room(table: Table, count: int, attempt: int = 0, *, label: str = "mamplus_ta
     block_buckets = math.ceil(buckets / blocks)
     mask_bits = 0
     if Section.NET in table.sections:
-        most = int(count * _MASK_BYTES_AN_ENTRY) // 8
-        mask_bits = min(max(most.bit_length() - 1, _MASK_BITS[0]), _MASK_BITS[1])
+        bits = (min(count, _MASKS_FEW) - 1).bit_length(), int(count * _MASKS_AN_ENTRY).bit_length() - 1
+        mask_bits = min(max(*bits, _MASK_BITS[0]), _MASK_BITS[1])
     return _empty(table, blocks if count else 0, block_buckets, mask_bits, label)
 
 
@@ -300,8 +301,7 @@ def _too_many(filled: Filled) -> bytes:
 
 def _empty(table: Table, blocks: int, block_buckets: int, mask_bits: int, label: str) -> Filled:
     lines = _lines(blocks, block_buckets, mask_bits)
-    name = f"the table {table.name}"
-    inner = Map.create(_ARRAY, 4, layout.BUCKET.size, lines, _INNER_FLAGS, name, label=label)
+    inner = Map.create(_ARRAY, 4, layout.BUCKET.size, lines, _INNER_FLAGS, f"the table {table.name}", label=label)
     return Filled(table, inner, blocks, block_buckets, mask_bits, label)
 
 

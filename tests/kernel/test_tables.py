@@ -1,21 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """A generation becomes tables: whole, or not at all; and what is over is left out."""
 
+import ctypes
 import errno
+import random
+import struct
 import time
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from pathlib import Path
 
 import pytest
 
-from mamplus_host.ble.encode import encode
+from mamplus_host.ble.encode import encode, encode_delta, withdrawal
 from mamplus_host.ble.entry import Entry, Kind
 from mamplus_host.ble.format import Generation
+from mamplus_host.ble.layer import Layer
+from mamplus_host.ble.stack import LayerFiles, Stack
 from mamplus_host.config import Config
 from mamplus_host.errors import KernelRefused
 from mamplus_host.kernel import layout
+from mamplus_host.kernel.bpf import Fd
 from mamplus_host.verdicts import Verdict
 
 from .conftest import Agent
+from .test_lsm_guard import BPF, LIBC, PROG_TEST_RUN
 
 pytestmark = pytest.mark.kernel
 PORT = "9"
@@ -156,3 +165,73 @@ def test_posture_changes_hold_from_the_next_connect_on(agent: Agent, configure: 
     agent.kernel.tables.set_posture(configure(agent={"mode": "monitor"}))
 
     assert _talk(agent, "127.66.0.1") == errno.ECONNREFUSED
+
+
+def _near(draw: random.Random, bits: int) -> int:
+    """An address, of which most are in few networks."""
+    first = 0x2A000000 << bits - 32
+    return first | draw.getrandbits(bits - 9 if draw.random() < 0.7 else bits - 24)
+
+
+def _networks(draw: random.Random, count: int) -> dict[str, Entry]:
+    """Networks of both families by value, some of port 53 alone."""
+    found = {}
+    for number in range(1, count + 1):
+        bits = draw.choice((32, 128))
+        prefix = draw.randrange(1, bits)
+        network = str(ip_network((_near(draw, bits) >> bits - prefix << bits - prefix, prefix)))
+        value = draw.choice((network, network, f"[{network}]:53" if bits == 128 else f"{network}:53"))
+        verdict = draw.choice((Verdict.BLOCK, Verdict.ALLOW))
+        found[value] = Entry(id=number, kind=Kind.CIDR, value=value, verdict=verdict)
+    return found
+
+
+def _longest(listed: dict[str, Entry], address: IPv4Address | IPv6Address) -> Verdict:
+    """What the longest network says that covers an address, that of port 53 before that of all."""
+    for prefix in range(address.max_prefixlen, 0, -1):
+        network = str(ip_network((int(address), prefix), strict=False))
+        for value in (f"[{network}]:53", f"{network}:53", network):
+            if value in listed:
+                return listed[value].verdict
+    return Verdict.NOTHING
+
+
+def _datagram(address: IPv4Address | IPv6Address) -> bytes:
+    """An Ethernet frame with a datagram to port 53 of an address."""
+    udp = struct.pack(">HHHH", 1024, 53, 8, 0)
+    if isinstance(address, IPv4Address):
+        head = bytes([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 127, 0, 0, 1])
+        return bytes(12) + b"\x08\0" + head + address.packed + udp
+    return bytes(12) + b"\x86\xdd" + bytes([0x60, 0, 0, 0, 0, 8, 17, 64]) + bytes(16) + address.packed + udp
+
+
+def _is_dropped(program: Fd, packet: bytes) -> bool:
+    data = ctypes.create_string_buffer(packet, len(packet))
+    test = struct.pack("=IIIIQQII", program.number, 0, len(packet), 0, ctypes.addressof(data), 0, 1, 0)
+    attr = ctypes.create_string_buffer(test, 80)
+    assert LIBC.syscall(BPF, PROG_TEST_RUN, attr, len(attr)) == 0, ctypes.get_errno()
+    return bool(struct.unpack_from("=I", attr.raw, 4)[0])
+
+
+def test_of_many_networks_of_both_families_the_kernel_says_what_the_longest_prefix_says(agent: Agent) -> None:
+    """Loaded, and patched twice: networks come, others go, and what covers less is seen again."""
+    draw = random.Random(11)
+    listed = _networks(draw, 3000)
+    files = LayerFiles(Layer.FEEDS, Generation(encode(listed.values(), generation=1, created_s=1)))
+    agent.kernel.tables.load(Stack([files]), time.time())
+    with Fd.open(Path(agent.config.bpffs) / "packet_out") as program:
+        for number in (2, 3, 4):
+            asked = [
+                make(_near(draw, bits)) for make, bits in ((IPv4Address, 32), (IPv6Address, 128)) for _ in range(400)
+            ]
+            told = {str(one): _is_dropped(program, _datagram(one)) for one in asked}
+            wanted = {str(one): _longest(listed, one) is Verdict.BLOCK for one in asked}
+            assert told == wanted
+            assert 100 < sum(wanted.values()) < 700
+            new = _networks(draw, 200)
+            gone = draw.sample(sorted(listed.keys() - new.keys()), 300)
+            changes = [*new.values(), *(withdrawal(Kind.CIDR, value) for value in gone)]
+            delta = Generation(encode_delta(changes, files.parts, generation=number, created_s=1))
+            files = LayerFiles(files.layer, files.base, (*files.deltas, delta))
+            listed = {value: one for value, one in (listed | new).items() if value not in gone}
+            assert agent.kernel.tables.patch(Stack([files]), [delta], time.time()).is_patch

