@@ -7,8 +7,8 @@ from cffi import FFI
 
 HERE = Path("kernel_probes/native")  # setup.py runs in the project's root
 HEADERS = (
-    "ble_file.h", "ble_limits.h", "ble_root.h", "ble_stack.h", "ble_merge.h", "ble_order.h", "value_text.h",
-    "path_globs.h",
+    "ble_file.h", "ble_limits.h", "ble_mapped.h", "ble_root.h", "ble_stack.h", "ble_merge.h", "ble_order.h",
+    "value_text.h", "path_globs.h",
 )  # fmt: skip
 SOURCES = sorted(source for name in ("ble_*.c", "path_*.c", "value_*.c") for source in HERE.glob(name))
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from mamplus_host.analyzer.accounts import Accounts
 from mamplus_host.analyzer.verify import Answer, List, verify
+from mamplus_host.ble import native
 from mamplus_host.ble.entry import Kind
 from mamplus_host.ble.format import Generation, Section
 from mamplus_host.ble.globs import Globs
@@ -89,4 +90,6 @@ def _hashes(part: Generation) -> list[int]:
     view = part.sections.get(Section.PATH)
     if view is None:
         return []
-    return memoryview(part.buffer)[view.keys : view.keys + view.count * view.key_size].cast("Q").tolist()
+    keys = part.buffer[view.keys : view.keys + view.count * view.key_size]
+    native.require_whole(part.buffer)
+    return memoryview(keys).cast("Q").tolist()

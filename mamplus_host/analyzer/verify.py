@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from mamplus_host.ble import native
 from mamplus_host.ble.encode import place_of
 from mamplus_host.ble.endpoint import Endpoint, endpoint, endpoint_value
 from mamplus_host.ble.entry import PROTOCOLS, Entry, Kind, address_key, canonical
@@ -46,7 +47,8 @@ def verify(ble: List | None, kind: Kind, value: str, *, now_s: float, globs: Glo
 
     An address is also looked up among the networks and ports, and a network among the wider ones; a path
     among the patterns (`globs`: those of `ble`, where they are at hand), a package among the ranges of
-    its versions, a USB device among the entries about its product and vendor.
+    its versions, a USB device among the entries about its product and vendor. BleInvalid when a file of the
+    list was cut off while it is open, or its disk fails.
     """
     if ble is None:
         return Answer(Verdict.NOTHING, None, 0)
@@ -55,6 +57,8 @@ def verify(ble: List | None, kind: Kind, value: str, *, now_s: float, globs: Glo
     for entry in _candidates(ble, kind, value, now_s, globs):
         if entry.verdict > best.verdict:
             best = Answer(entry.verdict, entry, ble.number)
+    for part in ble.parts():
+        native.require_whole(part.buffer)
     return best
 
 

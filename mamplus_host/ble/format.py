@@ -18,8 +18,8 @@ else by `check`, both in C (kernel_probes/native/ble_file.c). Every fault raises
 `encode.py` writes it.
 """
 
-import mmap
 import struct
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -108,7 +108,7 @@ class Generation:
 
     descriptor = -1  # of a list that is a file: what is read from begin to end is not mapped page by page
 
-    def __init__(self, data: "bytes | mmap.mmap") -> None:
+    def __init__(self, data: native.Buffer) -> None:
         self._data, self._file = data, ExitStack()
         _require_version(data)
         opened = ffi.new("struct mamplus_ble_file *")
@@ -121,22 +121,21 @@ class Generation:
         self.root = bytes(opened.root)
         self.sections = {view.section: view for view in _views(opened)}
         self.audience = self._string(opened.audience, MAX_TEXT_BYTES)
+        native.require_whole(data)
 
     @classmethod
     def open(cls, path: Path) -> "Generation":
         """Map the file at `path`; OSError when it cannot be read, BleInvalid when it is no BLE."""
         with ExitStack() as opened:
             file = opened.enter_context(path.open("rb", buffering=0))
-            if path.stat().st_size == 0:
-                raise BleInvalid(f"{str(path)!r} is empty, want a BLE generation")
-            made = cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            made = cls(native.Mapped(file))
             if not made.is_delta:  # which is small
                 made.descriptor, made._file = file.fileno(), opened.pop_all()
             return made
 
     def close(self) -> None:
         self._file.close()
-        if isinstance(self._data, mmap.mmap):
+        if isinstance(self._data, native.Mapped):
             self._data.close()
 
     def __enter__(self) -> "Generation":
@@ -146,7 +145,7 @@ class Generation:
         self.close()
 
     @property
-    def buffer(self) -> "bytes | mmap.mmap":
+    def buffer(self) -> native.Buffer:
         """The whole file, for C: the columns lie where `sections` says."""
         return self._data
 
@@ -194,25 +193,22 @@ class Generation:
         view = self.sections.get(section)
         return range(view.first, view.first + view.count) if view else range(0)
 
+    @native.of_whole
     def key(self, section: Section, index: int) -> bytes:
-        view = self.sections[section]
-        at = view.keys + index * view.key_size
-        return self._data[at : at + view.key_size]
+        return self._key(self.sections[section], index)
 
     def find(self, section: Section, key: bytes) -> range:
-        """Return the slots whose key is `key`: none, one, or more where texts share a hash. Binary search."""
+        """Return the slots whose key is `key`: none, one, more where texts share a hash. Then ask `require_whole`."""
         view = self.sections.get(section)
         if view is None:
             return range(0)
-        low, high = 0, view.count
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (middle + 1, high) if self.key(section, middle) < key else (low, middle)
-        end = low
-        while end < view.count and self.key(section, end) == key:
+        low = end = bisect_left(range(view.count), key, key=lambda index: self._key(view, index))
+        while end < view.count and self._key(view, end) == key:
             end += 1
+        native.require_whole(self._data, by_size=False)
         return range(view.first + low, view.first + end)
 
+    @native.of_whole
     def entry(self, slot: int) -> Entry:
         """Return the entry in `slot` (0 to count - 1); IndexError beyond, BleInvalid when it is damaged."""
         view, index = self._place(slot)
@@ -229,14 +225,16 @@ class Generation:
         except ValueError as error:
             raise BleInvalid(f"entry in slot {slot} is damaged: {error}") from None
 
+    @native.of_whole
     def value(self, slot: int) -> tuple[Kind, str]:
         """Return kind and canonical value of the entry in `slot`."""
         view, index = self._place(slot)
         if view.texts:
             (at,) = _U32.unpack_from(self._data, view.texts + index * 4)
             return TEXT_KINDS[view.section], self._string(at, MAX_VALUE_BYTES)
-        return value_of(view.section, self.key(view.section, index))
+        return value_of(view.section, self._key(view, index))
 
+    @native.of_whole
     def verdict_and_end(self, slot: int) -> tuple[int, int]:
         """Return (verdict, valid_until) of `slot` without making an Entry."""
         view, index = self._place(slot)
@@ -260,6 +258,10 @@ class Generation:
             if view.first <= slot < view.first + view.count:
                 return view, slot - view.first
         raise IndexError(f"slot {slot}, want 0 to {self.count - 1}")
+
+    def _key(self, view: View, index: int) -> bytes:
+        at = view.keys + index * view.key_size
+        return self._data[at : at + view.key_size]
 
     def _group(self, view: View, index: int) -> tuple[int, ...]:
         (number,) = _U32.unpack_from(self._data, view.groups + index * 4)
@@ -297,14 +299,12 @@ def value_of(section: Section, key: bytes) -> tuple[Kind, str]:
 
 def _views(opened: "ffi.CData") -> Iterator[View]:
     first = 0
-    for number in range(opened.sections):
-        view = opened.view[number]
-        section = Section(view.section)
-        yield View(section, view.count, first, view.keys, view.groups, view.ids, view.ends, view.texts)
+    for view in opened.view[0 : opened.sections]:
+        yield View(Section(view.section), view.count, first, view.keys, view.groups, view.ids, view.ends, view.texts)
         first += view.count
 
 
-def _require_version(data: "bytes | mmap.mmap") -> None:
+def _require_version(data: native.Buffer) -> None:
     """Raise BleInvalid in words that help when `data` is another file, or of another version."""
     if len(data) < HEADER.size:
         raise BleInvalid(f"the list has {len(data)} bytes, want at least {HEADER.size}: it is cut off")

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from mamplus_host.ble._file import ffi, lib
 from mamplus_host.ble.format import Generation, Section
+from mamplus_host.ble.native import reading
 
 LOG = logging.getLogger("mamplus")
 _NO_MEMORY = "no memory for the path patterns of the list"
@@ -51,7 +52,7 @@ class Globs:
             return
         first = self._parts[-1][0] + len(self._parts[-1][1].slots(Section.PATH)) if self._parts else 0
         strings = part.strings
-        with ffi.from_buffer(part.buffer) as data:
+        with reading(part.buffer) as data:
             added = lib.mamplus_globs_add(
                 self._set, data + strings.start, len(strings), data + view.texts, view.count, first
             )

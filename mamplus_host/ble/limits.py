@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from mamplus_host.ble._file import ffi, lib
 from mamplus_host.ble.format import KEY_SIZE, Generation, Section
 from mamplus_host.ble.layer import Layer
+from mamplus_host.ble.native import reading
 from mamplus_host.errors import BleInvalid
 from mamplus_host.verdicts import Verdict
 
@@ -62,7 +63,7 @@ def check_limits(part: Generation, layer: Layer) -> None:
     )  # fmt: skip
     wanted.verdicts, wanted.sections = _bits(limits.verdicts), _bits(limits.sections)
     fault = ffi.new("struct mamplus_ble_fault *")
-    with ffi.from_buffer(part.buffer) as data:
+    with reading(part.buffer) as data:
         if lib.mamplus_ble_within(data, len(part.buffer), wanted, fault):
             raise BleInvalid(_said(part, layer, fault))
 

@@ -2,7 +2,8 @@
 """The C that reads, sums and merges lists (kernel_probes/native/ble_*.c), called from Python.
 
 Files are handed over as what they are in memory, bytes or a mapping; C keeps none of them.
-Every fault raises BleInvalid and says what does not fit, and where.
+Every fault raises BleInvalid and says what does not fit, and where. So does a file that becomes
+shorter while it is read, or whose disk is pulled out: that would end the process otherwise (SIGBUS).
 """
 
 import mmap
@@ -10,9 +11,51 @@ import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import wraps
+from io import FileIO
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from mamplus_host.ble._file import ffi, lib
 from mamplus_host.errors import BleInvalid
+
+
+class Mapped(mmap.mmap):
+    """A file, mapped to be read. Ask `require_whole` after each read: what is gone from it reads as zeros."""
+
+    _watched: "ffi.CData"  # struct mamplus_ble_mapping *; None once it is closed
+
+    def __new__(cls, file: FileIO) -> "Mapped":
+        if not os.fstat(file.fileno()).st_size:
+            raise BleInvalid(f"{str(file.name)!r} is empty, want a BLE generation")
+        made = super().__new__(cls, file.fileno(), 0, access=mmap.ACCESS_READ)
+        with ffi.from_buffer(made) as data:
+            made._watched = lib.mamplus_ble_watch(data, len(made))
+        if not made._watched:
+            raise MemoryError("no memory to watch a mapped list")
+        return made
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a part of the file could not be read: then zeros stand in its place."""
+        return not self.closed and bool(self._watched.is_lost)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the file is not as long any more as it was. Behind its new end a page reads as zeros."""
+        return not self.closed and self.size() != len(self)
+
+    def close(self) -> None:
+        super().close()
+        self._unwatch()
+
+    def __del__(self) -> None:
+        self._unwatch()  # before the memory is somebody else's
+
+    def _unwatch(self) -> None:
+        watched, self._watched = getattr(self, "_watched", None), None
+        if watched:
+            lib.mamplus_ble_unwatch(watched)
+
 
 Buffer = bytes | mmap.mmap
 ROOT_SIZE = 32
@@ -21,6 +64,16 @@ _SECTIONS = {
     number: name.removeprefix("MAMPLUS_BLE_").lower()
     for number, name in ffi.typeof("enum mamplus_ble_section").elements.items()
 }
+
+
+class _Buffered(Protocol):
+    @property
+    def buffer(self) -> Buffer: ...
+
+
+_Holder = TypeVar("_Holder", bound=_Buffered)
+_Given = ParamSpec("_Given")
+_Read = TypeVar("_Read")
 
 
 def call(function: Callable[..., int], *arguments: object) -> int:
@@ -38,13 +91,48 @@ def call(function: Callable[..., int], *arguments: object) -> int:
     return result
 
 
+def require_whole(data: Buffer, *, by_size: bool = True) -> None:
+    """Raise BleInvalid when `data` is a file that became another one: then what was read of it may be wrong.
+
+    Who reads often looks at the size, a system call, once at the end.
+    """
+    if isinstance(data, Mapped) and (data.is_lost or (by_size and data.is_cut)):
+        raise BleInvalid(
+            f"the list's file has {data.size()} bytes, want {len(data)} as when it was opened, and all of them"
+            " readable: somebody writes to it, or its disk fails; load the list again"
+        )
+
+
+@contextmanager
+def reading(data: Buffer) -> Iterator["ffi.CData"]:
+    """Yield where `data` lies in memory until the end of the block; BleInvalid there, unless it was whole."""
+    try:
+        with ffi.from_buffer(data) as memory:
+            yield memory
+    finally:
+        require_whole(data)
+
+
+def of_whole(read: Callable[Concatenate[_Holder, _Given], _Read]) -> Callable[Concatenate[_Holder, _Given], _Read]:
+    """Make a method that reads its object's `buffer` raise BleInvalid when that was not whole."""
+
+    @wraps(read)
+    def checked(holder: _Holder, /, *args: _Given.args, **kwargs: _Given.kwargs) -> _Read:
+        try:
+            return read(holder, *args, **kwargs)
+        finally:
+            require_whole(holder.buffer)
+
+    return checked
+
+
 @contextmanager
 def pieces(files: Sequence[Buffer]) -> Iterator["ffi.CData"]:
     """Yield `files` as an array of struct mamplus_ble_piece, good until the end of the block."""
     made = ffi.new("struct mamplus_ble_piece[]", len(files) + 1)
     with ExitStack() as held:
         for place, data in zip(made, files, strict=False):
-            place.data = held.enter_context(ffi.from_buffer(data))
+            place.data = held.enter_context(reading(data))
             place.size, place.is_mapped = len(data), isinstance(data, mmap.mmap)
         yield made
 

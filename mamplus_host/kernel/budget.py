@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mamplus_host.ble.format import GROUP, Generation, Section, View
+from mamplus_host.ble.native import reading
 from mamplus_host.kernel._native import ffi, lib
 from mamplus_host.kernel.bpf import checked
 from mamplus_host.verdicts import Verdict
@@ -68,7 +69,7 @@ def windows(part: Generation, view: View, rule: Rules) -> Iterator["ffi.CData"]:
 @contextmanager
 def whole(part: Generation, view: View, rule: Rules) -> Iterator["ffi.CData"]:
     """Yield a section as one `struct mamplus_columns`, which C reads from its file where there is one."""
-    with _columns(part, view, rule, 0, view.count) as columns, ffi.from_buffer(part.buffer) as data:
+    with _columns(part, view, rule, 0, view.count) as columns, reading(part.buffer) as data:
         columns.is_mapped, columns.fd, columns.file = part.descriptor >= 0, part.descriptor, data
         yield columns
 
@@ -76,7 +77,7 @@ def whole(part: Generation, view: View, rule: Rules) -> Iterator["ffi.CData"]:
 @contextmanager
 def _columns(part: Generation, view: View, rule: Rules, first: int, count: int) -> Iterator["ffi.CData"]:
     columns = ffi.new("struct mamplus_columns *", {"section": view.section, "group_count": len(rule.verdicts)})
-    with ffi.from_buffer(part.buffer) as data, ffi.from_buffer("uint8_t[]", rule.verdicts) as verdicts:
+    with reading(part.buffer) as data, ffi.from_buffer("uint8_t[]", rule.verdicts) as verdicts:
         columns.verdicts, columns.count = verdicts, count
         columns.strings, columns.strings_size = data + part.strings.start, len(part.strings)
         columns.keys = data + view.keys + first * view.key_size
