@@ -5,6 +5,7 @@ MamplusError (mamplus_host/errors.py)
 └── EnterpriseError
     ├── NotAnEnterprise    the directory was not made by `init`, or by another release
     ├── KeysUnavailable    a signing key is missing, or its passphrase is
+    ├── Busy               503: another command writes to the database; try again
     ├── PublishFailed      the list could not be published; what is stored stays stored
     ├── Unknown            404
     ├── Answered           409: the alert was answered before
@@ -30,6 +31,12 @@ class NotAnEnterprise(EnterpriseError):
 
 class KeysUnavailable(EnterpriseError):
     """A signing key is missing, or its passphrase is."""
+
+
+class Busy(EnterpriseError):
+    """Another command has been writing to the database for long; nothing was changed."""
+
+    status = 503
 
 
 class PublishFailed(EnterpriseError):

@@ -9,7 +9,7 @@ import typer
 
 from mamplus_enterprise.cli import ble_import, ble_look, ble_states
 from mamplus_enterprise.cli.kinds import brief, kinds, text_of
-from mamplus_enterprise.cli.shared import home_of, keys_of, opened, passphrase_of, remark, who
+from mamplus_enterprise.cli.shared import home_of, keys_of, opened, passphrase_of, print_json, remark, who
 from mamplus_host.ble.entry import EXAMPLES, KIND_NAMES
 from mamplus_host.errors import ConfigInvalid
 
@@ -35,12 +35,14 @@ def add(
     confidence: Annotated[int, typer.Option(min=0, max=100, help="How sure it is.")] = 100,
     link: Annotated[str, typer.Option(help="Where more is written.")] = "",
     layer: Annotated[str, typer.Option(metavar="enterprise|emergency|feeds")] = "enterprise",
+    as_json: AsJson = False,
 ) -> None:
     """Add an entry; it replaces an earlier one about the same value. Devices have it after `ble publish`."""
     from mamplus_enterprise.ble import author
     from mamplus_enterprise.ble.feeds.values import settled
     from mamplus_enterprise.ble.gate import Gate
     from mamplus_enterprise.ble.judge import beyond_key
+    from mamplus_enterprise.ble.listing import shown
     from mamplus_enterprise.ble.never import never
     from mamplus_host.ble.entry import canonical, parse_kind
     from mamplus_host.verdicts import Verdict
@@ -60,18 +62,24 @@ def add(
         remark(f"the gate would not take that from a feed: {refusal.reason}")
     if replaced is not None:
         remark(f"replaces entry {replaced.id}")
-    print(f"entry {row.id}: {draft.verdict.name.lower()} {parsed.name.lower()} {brief(draft.value)}")
+    if as_json:
+        print_json(shown(row, time.time()) | {"replaces": replaced.id if replaced is not None else None})
+    else:
+        print(f"entry {row.id}: {draft.verdict.name.lower()} {parsed.name.lower()} {brief(draft.value)}")
     _not_published()
 
 
 @commands.command("remove")
-def remove(context: typer.Context, entry_id: Annotated[int, typer.Argument(metavar="ID")]) -> None:
+def remove(
+    context: typer.Context, entry_id: Annotated[int, typer.Argument(metavar="ID")], as_json: AsJson = False
+) -> None:
     """Take an entry off the list. Devices drop it after `ble publish`."""
     from mamplus_enterprise.ble import author
+    from mamplus_enterprise.ble.listing import shown
 
     with opened(context) as (_home, store), store.writing() as session:
         row = author.remove(session, entry_id, who=who())
-    print(f"removed entry {row.id}: {brief(row.value)}")
+    print_json(shown(row, time.time())) if as_json else print(f"removed entry {row.id}: {brief(row.value)}")
     _not_published()
 
 
@@ -89,7 +97,7 @@ def publish(
     ] = None,
     force: Annotated[str, typer.Option(metavar="REASON", help="Publish what the gate refuses; kept in the log.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would be; sign and change nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: JSON for machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make the entries the next generation, signed; devices are told at once.
 
@@ -107,6 +115,8 @@ def publish(
         signers = load_signers(home, passphrase_of(context), elsewhere=keys_of(context))
         request = Request(who(), why, allow_shrink, chosen, make_gate=lambda: gate_of(home), force=force)
         done = publish_now(home, store, signers, request)
+    if as_json:
+        return print_json({"generation": done.generation, "entries": done.entries, "left": done.left})
     if done.left:
         remark(f"not published, for want of their keys: {', '.join(done.left)}; say --keys DIR where these are")
     return print(f"published generation {done.generation} with {done.entries} entries")

@@ -4,6 +4,7 @@
 import os
 import pwd
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from mamplus_host.errors import ConfigInvalid
 if TYPE_CHECKING:
     from mamplus_enterprise.ble.roles import Quorum
     from mamplus_enterprise.storage.store import Store
+
+
+TOLD_EVERY_S = 10.0  # of progress, where no terminal is
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +79,9 @@ def opened(context: typer.Context) -> "Iterator[tuple[Home, Store]]":
 
 @contextmanager
 def bar(what: str, total: int, *, is_bytes: bool = False) -> "Iterator[Callable[[int], None]]":
-    """Yield what is told how much of `total` is done; a terminal shows it as a bar on stderr."""
+    """Yield what is told how much of `total` is done: a bar on stderr, or a line now and then where none can be."""
     if not sys.stderr.isatty():
-        yield lambda _done: None
+        yield _lines(what, total)
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -87,6 +91,20 @@ def bar(what: str, total: int, *, is_bytes: bool = False) -> "Iterator[Callable[
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         task = shown.add_task(what, total=total)
         yield lambda done: shown.update(task, completed=done)
+
+
+def _lines(what: str, total: int) -> Callable[[int], None]:
+    """Return what writes a line every TOLD_EVERY_S: in the log of a job, work of minutes must not look dead."""
+    begun_s = told_s = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal told_s
+        now_s = time.monotonic()
+        if total and now_s - told_s >= TOLD_EVERY_S:
+            told_s = now_s
+            remark(f"{what}: {min(100, 100 * done // total)} % after {now_s - begun_s:.0f} s")
+
+    return tell
 
 
 def who() -> str:

@@ -59,7 +59,8 @@ class Claims:
         )
         self._run(
             "DELETE FROM feed_claims WHERE EXISTS (SELECT 1 FROM entries e WHERE e.kind = feed_claims.kind AND"
-            " e.value = feed_claims.value AND e.feed_id = feed_claims.feed_id AND e.added_at = :now)",
+            " e.value = feed_claims.value AND e.layer = feed_claims.layer AND e.removed_at IS NULL"
+            " AND e.feed_id = feed_claims.feed_id AND e.added_at = :now)",
             place,
         )
         return given

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from mamplus_enterprise.errors import NotAnEnterprise
+from mamplus_enterprise.errors import Busy, NotAnEnterprise
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.storage.schema import Audit
 
@@ -30,7 +31,15 @@ def _on_connect(connection: Any, _record: object) -> None:
 def _on_begin(connection: Connection) -> None:
     # A writer takes its lock at once: upgrading a reader's snapshot fails without waiting.
     writes = connection.get_execution_options().get("mamplus_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    except OperationalError as error:
+        if "locked" not in str(error.orig):
+            raise
+        raise Busy(
+            f"another command, as an import, has been writing to the database for more than {_BUSY_MS / 1000:g} s;"
+            " nothing was changed: try again when it has ended"
+        ) from None
 
 
 def make_engine(home: Home) -> Engine:

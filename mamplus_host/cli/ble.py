@@ -12,6 +12,7 @@ from mamplus_host.ble import update
 from mamplus_host.ble.entry import Entry
 from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.stack import Stack
+from mamplus_host.ble.update import FetchResult
 from mamplus_host.cli import dry_run, history, standing
 from mamplus_host.cli.state import CLI, ERR, OUT, print_json, safe
 from mamplus_host.cli.table import print_table
@@ -26,7 +27,7 @@ Exit codes: 0 installed, or nothing newer; 11 invalid; 12 expired; 13 rollback; 
 15 emptied or shrunk."""
 _SHOWN = 200  # entries, where nobody said how many
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Install nothing; say what it would newly block here.")]
-DryJson = Annotated[bool, typer.Option("--json", help="With --dry-run: one JSON object.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 app = typer.Typer(no_args_is_help=True, help="Look at the black list (BLE), and bring it up to date.")
 
 
@@ -37,22 +38,22 @@ def group() -> None:
 
 @app.command("load", help=_LOAD_HELP)
 def load(
-    source: Annotated[str, typer.Argument(metavar="SRC")], is_dry: DryRun = False, as_json: DryJson = False
+    source: Annotated[str, typer.Argument(metavar="SRC")], is_dry: DryRun = False, as_json: AsJson = False
 ) -> None:
     """Verify and install a generation from a carrier."""
     if is_dry:
         dry_run.run(source, as_json=as_json)
     else:
-        _install(source)
+        _install(source, as_json=as_json)
 
 
 @app.command("refresh")
-def refresh(is_dry: DryRun = False, as_json: DryJson = False) -> None:
+def refresh(is_dry: DryRun = False, as_json: AsJson = False) -> None:
     """Ask the enterprise for a newer generation now."""
     if is_dry:
         dry_run.run(None, as_json=as_json)
     else:
-        _install(None)
+        _install(None, as_json=as_json)
 
 
 @app.command("show")
@@ -106,27 +107,42 @@ app.command("history")(history.run)
 app.command("accept")(standing.accept)
 
 
-def _install(source: str | None) -> None:
+def _install(source: str | None, *, as_json: bool) -> None:
     with ERR.status("fetching and verifying ..."):
         result = update.update(CLI.config.state, source=source)
     if result.note:
-        ERR.print(safe(result.note))
+        ERR.print(safe(result.note), soft_wrap=True)
+    if not as_json:
+        OUT.print(_installed(result), soft_wrap=True)
+    enforced = _have_enforced(result)
+    if as_json:
+        names = ("generation", "entries", "new", "layers", "bytes", "took_s")
+        print_json({name: getattr(result, name) for name in names} | {"enforcing": enforced})
+    elif enforced is not None:
+        OUT.print(f"enforcing generation {enforced}")
+
+
+def _installed(result: FetchResult) -> str:
     if not result.new:
-        OUT.print(f"nothing newer: generation {result.generation} is installed{history.since(CLI.config.state)}")
-    else:
-        OUT.print(
-            f"installed generation {result.generation} ({result.entries} entries, verified in {result.took_s:.2f} s,"
-            f" {result.bytes} bytes read)"
-        )
+        return f"nothing newer: generation {result.generation} is installed{history.since(CLI.config.state)}"
+    return (
+        f"installed generation {result.generation} ({result.entries} entries, verified in {result.took_s:.2f} s,"
+        f" {result.bytes} bytes read)"
+    )
+
+
+def _have_enforced(result: FetchResult) -> int | None:
+    """Have the agent take what was installed; return the generation that it enforces now, None: no agent runs."""
     try:
         swapped = client.call(CLI.config.control_socket, "reload")
-        OUT.print(f"enforcing generation {swapped['generation']}")
         for line in standing.lines(standing.facts(CLI.config.state), swapped["newest"]):
-            ERR.print(safe(line), style="yellow")
+            ERR.print(safe(line), style="yellow", soft_wrap=True)
         if result.is_long and update.compact(CLI.config.state):
             client.call(CLI.config.control_socket, "reload")  # so that it lets go of the files that were merged
+        return int(swapped["generation"])
     except AgentUnreachable:
         ERR.print("No agent runs: the next one enforces it.", style="dim")
+        return None
 
 
 def _current() -> Stack:

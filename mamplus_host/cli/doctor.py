@@ -12,10 +12,10 @@ from mamplus_host.ble.store import BleStore
 from mamplus_host.cli import standing
 from mamplus_host.cli.alerts import when
 from mamplus_host.cli.state import CLI, ERR, OUT, print_json, safe
-from mamplus_host.config import Config
+from mamplus_host.config import DEFAULT_CONFIG, Config
 from mamplus_host.doctor import asking, kept
 from mamplus_host.doctor.trial import STATES, Trial
-from mamplus_host.errors import ConfigInvalid, MamplusError, NotPossible
+from mamplus_host.errors import MamplusError, NotPossible
 from mamplus_host.generations.age import in_words
 from mamplus_host.jsonlines import to_builtins
 
@@ -35,10 +35,10 @@ def run(
 
     Exit 0 when every control works, at whatever tier; 1 when one is not possible.
     """
-    config = _config()
     if last:
-        _show_last(config, as_json=as_json)
+        _show_last(CLI.config, as_json=as_json)
         return
+    config, fault = _config()
     if os.geteuid() != 0:
         raise NotPossible("trying the controls needs root; run: sudo mamplus doctor")
     from mamplus_host.kernel.features import probe  # the native extension: other commands do without
@@ -49,7 +49,7 @@ def run(
     features = to_builtins(probe())
     ours = _list_here(config)
     if as_json:
-        print_json({"controls": to_builtins(trials), "kernel": features, "list": ours})
+        print_json({"controls": to_builtins(trials), "kernel": features, "list": ours, "configuration_fault": fault})
         raise typer.Exit(_code(trials))
     _show_kernel(features)
     if ours:
@@ -60,12 +60,15 @@ def run(
     raise typer.Exit(_code(trials))
 
 
-def _config() -> Config | None:
-    """Return the configuration of this device, None where there is none."""
+def _config() -> tuple[Config | None, str]:
+    """Return the configuration of this device, None where there is none, and what is wrong with it."""
     try:
-        return CLI.config
-    except MamplusError:
-        return None
+        return CLI.config, ""
+    except MamplusError as error:
+        if CLI.config_path == DEFAULT_CONFIG and not DEFAULT_CONFIG.exists():
+            return None, ""
+        ERR.print(f"{safe(error)}; the controls are tried as on a device without one", style="yellow", soft_wrap=True)
+        return None, str(error)
 
 
 def _code(trials: Iterable[Trial]) -> int:
@@ -119,12 +122,8 @@ def _show_ways_out(trials: list[Trial]) -> None:
         OUT.print(f"\n[bold]to do better:[/bold] {safe(way)}\n  {safe(', '.join(controls))}", soft_wrap=True)
 
 
-def _show_last(config: Config | None, *, as_json: bool) -> None:
+def _show_last(config: Config, *, as_json: bool) -> None:
     """Show `state/controls.json`."""
-    if config is None:
-        raise ConfigInvalid(
-            f"no configuration at {str(CLI.config_path)!r} that says where the state is; name it with --config FILE"
-        )
     result, fault = kept.read(config.state)
     if result is None:
         raise NotPossible(fault or "no agent has tried its controls here yet; to try them now: mamplus doctor")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mamplus_enterprise.cli import shared
 from mamplus_enterprise.cli.main import hoist
 from tests.enterprise.company import Company, opened
 
@@ -61,6 +62,33 @@ def test_a_day_ends_with_its_last_second_however_it_is_written(quiet: Company) -
         quiet.run("ble", "add", "domain", f"{number}.example", "--verdict", "block", "--until", day)
 
     assert {entry["valid_until"] for entry in quiet.json("ble", "list")["entries"]} == {2240611200}
+
+
+def test_what_was_written_and_published_is_told_to_machines_too(quiet: Company) -> None:
+    first = quiet.json("ble", "add", "domain", "bad.example", "--verdict", "suspect")
+    second = quiet.json("ble", "add", "domain", "bad.example", "--verdict", "block")
+    removed = quiet.json("ble", "remove", second["id"])
+    quiet.run("ble", "add", "ip", "45.66.7.1", "--verdict", "block")
+
+    published = quiet.json("ble", "publish")
+
+    assert (first["replaces"], second["replaces"], second["verdict"]) == (None, first["id"], "block")
+    assert (removed["id"], removed["removed_at"] is None) == (second["id"], False)
+    assert published == {"generation": 2, "entries": 1, "left": []}
+
+
+def test_progress_is_told_in_lines_where_no_terminal_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with shared.bar("import", 200) as soon:
+        soon(50)
+    monkeypatch.setattr(shared, "TOLD_EVERY_S", 0.0)
+    with shared.bar("import", 200) as progress:
+        progress(50)
+        progress(200)
+
+    said = [line.partition(" after ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert said == ["import: 25 %", "import: 100 %"]
 
 
 def test_what_a_feed_wrote_moves_no_cursor(quiet: Company) -> None:

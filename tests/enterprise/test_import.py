@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from mamplus_enterprise.ble import author, imports
 from mamplus_enterprise.ble.gate import Gate, Widest
@@ -169,6 +169,31 @@ def test_what_two_feeds_name_stays_until_neither_does(take: Import, store: Store
     assert (left.withdrawn, left.kept, gone.withdrawn, gone.kept) == (0, 1, 1, 0)
     assert (kept.source, kept.confidence) == ("two", 40)
     assert set(entries(store)) == {*first, "else.example"}
+
+
+def test_no_statement_of_an_import_reads_a_table_once_for_each_row(take: Import, store: Store) -> None:
+    """Else two large feeds that name the same hold the list's lock for hours."""
+    slow = []
+
+    def explain(connection: Any, _cursor: Any, statement: str, values: Any, _context: Any, is_many: bool) -> None:
+        if is_many or not statement.startswith(("INSERT", "UPDATE", "DELETE")):
+            return
+        raw = connection.connection.cursor()
+        plan = {row[0]: row for row in raw.execute(f"EXPLAIN QUERY PLAN {statement}", values)}
+        for _id, parent, _unused, what in plan.values():
+            if what.startswith("SCAN") and "CORRELATED" in plan.get(parent, ("", "", "", ""))[3]:
+                slow.append((what, statement))
+
+    take(["one.example", "both.example"], feed="one")
+    take(["both.example"], feed="two")
+    event.listen(store.engine, "before_cursor_execute", explain)
+    try:
+        report = take(["else.example"], feed="one", replace=True, allow_shrink=True)
+    finally:
+        event.remove(store.engine, "before_cursor_execute", explain)
+
+    assert (report.withdrawn, report.kept) == (1, 1)
+    assert slow == []
 
 
 def test_a_feed_that_gave_a_value_up_gets_it_from_nobody(take: Import, store: Store) -> None:

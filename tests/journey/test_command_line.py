@@ -12,12 +12,13 @@ import pytest
 from rich.console import Console
 
 from mamplus_host import __version__
+from mamplus_host.ble import update
 from mamplus_host.ble.entry import Kind
 from mamplus_host.ble.shadow import Use
 from mamplus_host.cli import state, table
 from mamplus_host.cli.app import run_app
 from mamplus_host.cli.state import CLI
-from mamplus_host.doctor import kept
+from mamplus_host.doctor import asking, kept
 from mamplus_host.doctor.kept import Situation
 from mamplus_host.doctor.trial import Trial
 from mamplus_host.errors import NotPossible
@@ -205,6 +206,42 @@ def test_the_last_result_of_the_controls_is_shown_with_its_age_and_what_would_he
     assert "exec, library" in out
     code, out, _ = says("doctor", "--last", "--json")
     assert [one["state"] for one in json.loads(out)["controls"]] == ["degraded", "not possible"]
+
+
+@pytest.mark.parametrize("content", [None, "[paths]\nstat = 'x'\n"], ids=["missing", "wrong"])
+def test_doctor_says_that_a_configuration_cannot_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    """Its agent is not asked then, and what it names is not known: the result is that of a device without one."""
+    monkeypatch.setattr(asking, "examine", lambda *_words, **_more: iter(()))
+    says = Terminal(tmp_path, capsys)
+    says.config.write_text(content) if content else says.config.unlink()
+    wanted = "did you mean 'state'?" if content else f"no configuration at '{says.config}'"
+
+    _code, _out, err = says("doctor")
+    _code, out, _err = says("doctor", "--json")
+    code, _out, last = says("doctor", "--last")
+
+    assert wanted in err
+    assert wanted in json.loads(out)["configuration_fault"]
+    assert (code, wanted in last) == (2, True)
+
+
+@pytest.mark.parametrize("words", [("ble", "load", "/media/carrier"), ("ble", "refresh")], ids=["load", "refresh"])
+def test_what_was_installed_is_told_to_machines_too(
+    mamplus: Terminal, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    done = update.FetchResult(generation=7, entries=3, new=True, took_s=0.5, bytes=900, layers={"feeds": 7})
+    monkeypatch.setattr(update, "update", lambda *_words, **_more: done)
+
+    code, out, err = mamplus(*words, "--json")
+
+    assert code == 0
+    assert json.loads(out) == {
+        "generation": 7, "entries": 3, "new": True, "layers": {"feeds": 7}, "bytes": 900, "took_s": 0.5,
+        "enforcing": None,
+    }  # fmt: skip
+    assert "No agent runs" in err
 
 
 def test_the_version_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
