@@ -23,15 +23,14 @@ from mamplus_host.clock import ListClock
 from mamplus_host.config import Limits
 from mamplus_host.errors import MamplusError, VaultError
 from mamplus_host.executor.vault import files as vault_files
-from mamplus_host.executor.vault.objects import sha256_of
-from mamplus_host.executor.vault.pack import MIN_BYTES, Packing
+from mamplus_host.executor.vault.keeping import Keeping
 from mamplus_host.executor.vault.paths import MAX_PROTECTED, canonical, entries_of, is_at_or_below
 from mamplus_host.executor.vault.put import Putter, Settled
-from mamplus_host.executor.vault.store import ABSENT, DIRECTORY, FILE, GOLDEN, NOTHING, Facts, Store, Version
+from mamplus_host.executor.vault.seen import Seen, is_alike, is_same_version
+from mamplus_host.executor.vault.store import FILE, GOLDEN, NOTHING, Facts, Store, Version
 from mamplus_host.executor.vault.tree import Step, plan, require_any
 
 FAILURES = (OSError, sqlite3.Error, MamplusError)  # what keeping or declaring a version raises, on a full disk, too
-_PACKED_AT_ONCE = 64
 
 
 class Protected(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,15 +59,14 @@ class Vault:
     def __init__(self, directory: Path, *, limits: Limits, clock: ListClock) -> None:
         self.store = Store(directory)
         self._limits, self._clock = limits, clock
-        self._seen: dict[str, tuple[int, tuple[int, ...]]] = {}  # path -> (version, identity) last found intact
-        self._putter = Putter(self.store, limits=limits, clock=clock, intact=self.intact, placed=self._note_seen)
-        self._packing: Packing | None = None
+        self._seen = Seen(self.store)
+        self._putter = Putter(self.store, limits=limits, clock=clock, intact=self.intact, placed=self._seen.note)
+        self._keeping = Keeping(self.store, limits=limits, clock=clock)
         self.on_placed: Callable[[str], object] = lambda _path: None  # told of each path where another file lies now
 
     def close(self) -> None:
         self._putter.settle()
-        if self._packing is not None:
-            self._packing.end()
+        self._keeping.end()
         self.store.close()
 
     @property
@@ -112,7 +110,7 @@ class Vault:
             raise VaultError(f"{wanted!r} is not protected; `mamplus vault list` shows what is")
         self.store.forget({*gone, *trees})
         for one in gone:
-            self._seen.pop(one, None)
+            self._seen.forget(one)
         return gone
 
     def paths(self, root: str = "") -> list[str]:
@@ -155,7 +153,7 @@ class Vault:
         """
         facts, sha256, identity = self._read(path, closed=closed)
         version = self._newest(path)
-        is_new = version is None or version.sha256 != sha256 or not _same(facts, version.facts, links=True)
+        is_new = version is None or version.sha256 != sha256 or not is_alike(facts, version.facts, links=True)
         if is_new:
             self.store.note_directories(vault_files.directories_above(path))
             added = self.store.add(path, GOLDEN, self._clock.wall_s(), sha256, facts)
@@ -164,7 +162,7 @@ class Vault:
             assert version is not None
             added = version.id
         self.store.suspend(path, 0)
-        self._seen[path] = (added, identity)
+        self._seen.note(path, added, identity)
         return is_new
 
     def take_new(self, path: str) -> None:
@@ -196,48 +194,18 @@ class Vault:
             if not self.is_protected(path):
                 return False
         self.store.add(path, GOLDEN, self._clock.wall_s(), "", NOTHING)
-        self._seen.pop(path, None)
+        self._seen.forget(path)
         return True
 
     # --- is it as it was? --------------------------------------------------------------------
 
     def intact(self, path: str, *, quick: bool = False) -> bool:
-        """Say whether `path` is its newest golden version, its time of last access aside.
-
-        `quick` believes an unchanged inode, size, mtime, ctime and count of names. That is for going through all
-        files, not for answering an event: on tmpfs a write through a shared mapping leaves all
-        of them as they were.
-        """
-        golden = self.store.latest(path)
-        if golden.facts.type != FILE:
-            return self._is_as(path, golden.facts)
-        try:
-            fd = vault_files.look(path)
-        except OSError:
-            return False
-        try:
-            identity = vault_files.identity_of(os.fstat(fd))
-            if quick and self._seen.get(path) == (golden.id, identity):
-                return True
-            same = _same(vault_files.facts_of(fd), golden.facts) and sha256_of(fd, golden.facts.size) == golden.sha256
-        except OSError:
-            return False
-        finally:
-            os.close(fd)
-        if same:
-            self._seen[path] = (golden.id, identity)
-        return same
+        """Say whether `path` is what it should be; `quick`: believing what stat(2) says (`vault/seen`)."""
+        return self._seen.intact(path, quick=quick)
 
     def looks_intact(self, path: str) -> bool:
         """Say whether `path` looks as when it was last found intact: one stat(2), no index. For the first glance."""
-        known = self._seen.get(path)
-        try:
-            found = os.stat(path, follow_symlinks=False)
-        except OSError:
-            return False
-        if known is None:
-            return stat.S_ISDIR(found.st_mode) or stat.S_ISLNK(found.st_mode)
-        return vault_files.identity_of(found) == known[1] or stat.S_ISDIR(found.st_mode)
+        return self._seen.looks_intact(path)
 
     # --- put back ----------------------------------------------------------------------------
 
@@ -260,8 +228,7 @@ class Vault:
         if newest is None or version.id != newest.id:
             added = self.store.add(version.path, GOLDEN, self._clock.wall_s(), version.sha256, version.facts)
             self.store.objects.unpack(version.sha256)
-            if version.path in self._seen:
-                self._seen[version.path] = (added, self._seen[version.path][1])
+            self._seen.renumber(version.path, added)
 
     def plan(self, path: Path, at: float | None = None) -> "list[Step]":
         """Return what has to be done for all at or below `path` to be as it was at `at`; None: as it should be."""
@@ -283,7 +250,7 @@ class Vault:
             return note
         note = self._putter.take_away(step.path)
         self.store.add(step.path, GOLDEN, self._clock.wall_s(), "", NOTHING)
-        self._seen.pop(step.path, None)
+        self._seen.forget(step.path)
         return note
 
     def place(self, path: str, version_id: int = 0, *, action: str = "") -> str:
@@ -318,7 +285,7 @@ class Vault:
         """Declare a kept version to be what `path` should be: its change was legitimate after all."""
         version = self.store.version(version_id)
         self.store.add(path, GOLDEN, self._clock.wall_s(), version.sha256, version.facts)
-        self._seen.pop(path, None)  # what lies there was found intact as another version
+        self._seen.forget(path)  # what lies there was found intact as another version
         self.store.objects.unpack(version.sha256)
 
     def sweep_all(self) -> None:
@@ -333,30 +300,11 @@ class Vault:
 
     def tidy(self) -> None:
         """Drop versions that are too many or too old, and have what is seldom needed packed; with every tick."""
-        limits = self._limits
-        if self._packing is not None:
-            sizes = self._packing.result()
-            if sizes is None:
-                return
-            self._packing = None
-            self.store.note_stored(sizes)
-            for sha256 in filter(self.store.is_needed_now, sizes):  # became the newest one meanwhile
-                self.store.objects.unpack(sha256)
-            return
-        # Versions bear the clock's time. One that is ahead of what was signed makes none of them old; nor does the
-        # signed time where the clock is behind it.
-        now_s = min(self._clock.wall_s(), self._clock.list_s())
-        before = now_s - limits.vault_version_days * 86_400
-        self.store.retire(most=limits.vault_versions, before=before)
-        todo = self.store.seldom_needed(MIN_BYTES, _PACKED_AT_ONCE)
-        if todo:
-            self._packing = self.store.objects.begin_packing(todo)
+        self._keeping.tidy()
 
     def await_packing(self) -> None:
         """Wait for what `tidy` began, and take it in."""
-        if self._packing is not None:
-            self._packing.result(wait=True)
-            self.tidy()
+        self._keeping.await_packing()
 
     # --- inside ------------------------------------------------------------------------------
 
@@ -393,21 +341,9 @@ class Vault:
     def _is_version(self, path: str, version: Version) -> bool:
         """Say whether `path` is that version now, and is to stay it."""
         newest = self._newest(path)
-        if newest is None or (newest.id != version.id and not _is_same_version(newest, version)):
+        if newest is None or (newest.id != version.id and not is_same_version(newest, version)):
             return False
         return self.intact(path)
-
-    def _is_as(self, path: str, golden: Facts) -> bool:
-        """Say whether a directory or link is as it was."""
-        if golden.type == ABSENT:
-            return not os.path.lexists(path)
-        try:
-            return _same(vault_files.seen(path), golden)
-        except OSError:
-            return False
-
-    def _note_seen(self, path: str, version: int, identity: tuple[int, ...]) -> None:
-        self._seen[path] = (version, identity)
 
     def _check_room(self, paths: list[str]) -> None:
         if len(paths) + self.store.count() > MAX_PROTECTED:
@@ -437,18 +373,3 @@ class Vault:
             for one in self.store.newest_below(root)
             if one.path in suspended
         ]  # fmt: skip
-
-
-def _is_same_version(one: Version, other: Version) -> bool:
-    return one.sha256 == other.sha256 and _same(one.facts, other.facts)
-
-
-def _same(seen: Facts, golden: Facts, *, links: bool = False) -> bool:
-    """Compare what counts; `links`: also of which file it is a name."""
-    if seen.type != golden.type:
-        return False
-    alike = {"atime_ns": golden.atime_ns}
-    if golden.type == DIRECTORY:
-        alike["mtime_ns"] = golden.mtime_ns  # changes with what is in it
-    shown = msgspec.structs.replace(seen, **alike)
-    return shown == golden if links else msgspec.structs.replace(shown, inode=golden.inode) == golden
