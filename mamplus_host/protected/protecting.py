@@ -4,7 +4,7 @@
 Journey: files (watch) -> [protecting] -> pipeline (puts back), vault (keeps).
 
     brake     stops who is about to rewrite many files, before this does anything; it is judged here (`read`)
-    read      what was touched; a family that rewrites many files is stopped before anything else is done (`mass`)
+    read      what was touched; a family that rewrites many files is stopped before anything else is done (`judging`)
     settle    changes that somebody answers for are kept (`accepting`)
     tick      new files that nobody touched for a while are kept; what no event told is looked at (`overlooked`)
 
@@ -21,15 +21,12 @@ from pathlib import Path
 
 import msgspec
 
-from mamplus_host.analyzer.mass import MassRewrites, Suspect
-from mamplus_host.analyzer.scrambled import LOOKED_AT_BYTES, looks_scrambled
 from mamplus_host.clock import Clock
 from mamplus_host.collector.files import FileWatch, Touch
 from mamplus_host.config import Config
-from mamplus_host.errors import ActionFailed, NotPossible
+from mamplus_host.errors import NotPossible
 from mamplus_host.events import FileChange, MassRewrite
 from mamplus_host.executor.processes.stopping import Stopper
-from mamplus_host.executor.vault import files as vault_files
 from mamplus_host.executor.vault.paths import is_at_or_below, is_kept
 from mamplus_host.executor.vault.store import DIRECTORY
 from mamplus_host.executor.vault.tree import Step
@@ -37,6 +34,7 @@ from mamplus_host.executor.vault.vault import FAILURES, Vault
 from mamplus_host.executor.vault.window import BY_MANAGER
 from mamplus_host.protected.accepting import Accepting
 from mamplus_host.protected.brake import Brake
+from mamplus_host.protected.judging import Judging
 from mamplus_host.protected.overlooked import Overlooked
 from mamplus_host.protected.package_managers import PackageManagers
 
@@ -46,7 +44,6 @@ MAX_NOT_TAKEN = 1000  # new files that are remembered as not kept
 _TICKS_PER_TIDYING = 12  # a minute
 _BURST_S, _MAX_BURST = 0.0005, 100  # between two removals; reads of one burst
 _SETTLE_AFTER_S = 0.5  # without any touch
-_SAMPLES = 8  # files of a mass rewrite whose contents are compared, for evidence
 REMOVING = frozenset({"delete", "moved-away"})
 _NS = 1_000_000_000
 
@@ -84,11 +81,8 @@ class Protecting:
         `told` sends an alert: what it is about, and one sentence.
         """
         self._config, self._vault, self._clock = config, vault, clock
-        self._stopper, self._managers, self._ancestors = stopper, managers, ancestors
+        self._stopper, self._ancestors = stopper, ancestors
         self.brake = brake
-        rules = config.vault
-        self._mass = MassRewrites(files=rules.mass_files, window_ns=int(rules.mass_window_s * _NS))
-        self._suspects: list[MassRewrite] = []
         self._trees = vault.trees()
         self._pending: dict[str, tuple[int, int]] = {}  # new path -> when it was touched last (CLOCK_BOOTTIME), by whom
         self._not_taken: dict[str, str] = {}
@@ -99,6 +93,10 @@ class Protecting:
         self.accepting = Accepting(
             vault, config.state, clock=clock, boot_id=boot_id, managers=managers, covers=covers, allows=allows,
             packaged=packaged, kept=self._note_kept, not_kept=self._note_not_taken, journal=note, told=told,
+        )  # fmt: skip
+        self.judging = Judging(
+            config, vault, clock=clock, stopper=stopper, managers=managers, ancestors=ancestors,
+            who=self.accepting.who,
         )  # fmt: skip
         self._overlooked = Overlooked(
             vault, self.files, clock, rewatch=self.rewatch, waits=self.accepting.waits, told=told
@@ -179,8 +177,8 @@ class Protecting:
         now = self._clock.boot_ns()
         if changes:
             self._touched_ns = now
-            self._judge(self._mass.families(now, self._ancestors), now)
-        suspects, self._suspects = self._suspects, []
+            self.judging.look_at_families()
+        suspects = self.judging.take()
         found: list[FileChange | MassRewrite] = [*suspects]
         heads = [one.tgid for one in suspects if one.tgid]
         rewritten = {path for one in suspects for path in one.paths}
@@ -271,61 +269,8 @@ class Protecting:
         self.brake.turn(may_stop and not self.accepting.who(0, self._clock.boot_ns()))
 
     def _glance(self, touches: list[Touch]) -> None:
-        """Look at a batch of the queue while the rest of it is still to be read, and stop who rewrites many files."""
-        known = [touch for touch in touches if self.files.knows(touch[0])]
-        now = self._clock.boot_ns()
-        self._judge(self._mass.note(known, now, self._differs), now)
-
-    def _judge(self, suspect: Suspect | None, now: int) -> None:
-        if suspect is None or self.accepting.who(0, now) or self._managers.runs_in(suspect.tgid):
-            return
-        self._mass.forget(suspect.tgid)
-        if self._has_more_of(suspect):
-            return
-        held = self._stopper.stopped
-        stopped = self._stop(suspect, now)  # before it is asked who started it: that takes as long as many files do
-        if self.accepting.who(suspect.tgid, now):
-            self._stopper.go_on(but=held)
-            return
-        evidence = self._scrambled(suspect.paths)
-        self._suspects.append(
-            MassRewrite(boot_ns=now, paths=suspect.paths, tgid=suspect.tgid, stopped=stopped, scrambled=evidence)
-        )
-
-    def _has_more_of(self, suspect: Suspect) -> bool:
-        """Say whether a suspect stands still already: then this is what it did before, read from the queue by now."""
-        for number, one in enumerate(self._suspects):
-            if one.tgid == suspect.tgid and one.tgid in self._stopper.stopped:
-                self._suspects[number] = msgspec.structs.replace(one, paths=one.paths + suspect.paths)
-                return True
-        return False
-
-    def _stop(self, suspect: Suspect, now: int) -> str:
-        if self._config.agent.mode == "monitor":
-            return "not stopped: the agent only watches"
-        if not suspect.tgid:
-            return "not stopped: this kernel does not say who it was"
-        try:
-            count = self._stopper.stop(suspect.tgid, now)
-        except ActionFailed as error:
-            return f"not stopped: {error}"
-        return f"{count} processes were stopped after {len(suspect.paths)} files"
-
-    def _differs(self, path: str) -> bool:
-        return not self._vault.looks_intact(path)
-
-    def _scrambled(self, paths: Iterable[str]) -> int:
-        """Return how many of the first few files look encrypted now."""
-        found = 0
-        for path in list(paths)[:_SAMPLES]:
-            with suppress(*FAILURES):
-                descriptor = vault_files.look(path)  # a pipe or a device may stand there by now: opening those acts
-                try:
-                    after = os.pread(descriptor, LOOKED_AT_BYTES, 0)
-                finally:
-                    os.close(descriptor)
-                found += looks_scrambled(self._vault.beginning(path, LOOKED_AT_BYTES), after)
-        return found
+        """Look at a batch of the queue while the rest of it is still to be read."""
+        self.judging.glance([touch for touch in touches if self.files.knows(touch[0])])
 
     # --- what is new, and what is kept -------------------------------------------------------
 

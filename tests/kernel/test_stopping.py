@@ -261,4 +261,4 @@ def test_pipes_devices_and_links_in_the_place_of_rewritten_files_are_not_opened(
     text.write_text("as it was")
     device.protecting.protect(text)
 
-    assert device.protecting._scrambled([str(pipe), str(link), str(text)]) == 0
+    assert device.protecting.judging.scrambled([str(pipe), str(link), str(text)]) == 0
