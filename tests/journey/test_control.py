@@ -22,6 +22,7 @@ from mamplus_host.control.protocol import MAX_REQUEST_BYTES, REQUEST_TIMEOUT_S, 
 from mamplus_host.control.server import FOLLOW, FOLLOWER_BUFFER_BYTES, MAX_CLIENTS, ControlServer, Peer
 from mamplus_host.errors import AgentUnreachable, ConfigInvalid
 from mamplus_host.jsonlines import encode_line
+from story.stage import wait_for
 
 
 class Loop:
@@ -91,10 +92,7 @@ def raw(loop: Loop) -> socket.socket:
 
 
 def until(claim: Any) -> None:
-    end = time.monotonic() + 5
-    while not claim():
-        assert time.monotonic() < end, "waited 5 s"
-        time.sleep(0.01)
+    wait_for("the other side", claim, timeout_s=60)
 
 
 def test_a_request_is_answered(loop: Loop) -> None:

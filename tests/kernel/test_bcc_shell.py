@@ -21,6 +21,8 @@ from mamplus_host.config import Config, Scope, cgroup_dir
 from mamplus_host.events import Connect, Event, Exec, Exit, Fork
 from mamplus_host.kernel.bcc_shell import LOST, LOST_BYTES, READY_BYTES, read_frames
 from mamplus_host.kernel.headers import merge_headers
+from story.stage import wait_for
+from tests.kernel import acts
 
 pytestmark = pytest.mark.kernel
 
@@ -47,9 +49,7 @@ def cgroup() -> Iterator[Path]:
     path = cgroup_dir(Config(scope=Scope(cgroup="/"))) / f"mamplus-test-{secrets.token_hex(6)}"
     path.mkdir()
     yield path
-    deadline_s = time.monotonic() + 5
-    while (path / "cgroup.procs").read_text() and time.monotonic() < deadline_s:
-        time.sleep(0.01)  # exited, but not yet gone
+    wait_for("who has exited to be gone", lambda: not (path / "cgroup.procs").read_text(), timeout_s=acts.SOON_S)
     path.rmdir()
 
 

@@ -28,6 +28,7 @@ from mamplus_host.executor.steps import hooked
 from mamplus_host.executor.vault.vault import Vault
 from mamplus_host.policy.actions import Spared
 from mamplus_host.verdicts import ActionKind, Decision, Finding
+from story.stage import wait_for
 from tests.journey.acting import carry_out
 from tests.kernel import acts
 from tests.kernel.test_freeze_held import Agent, decided
@@ -84,10 +85,7 @@ def deeds(scope: Path, tmp_path: Path) -> Iterator[Callable[..., dict[ActionKind
 
 
 def await_empty(cgroup: Path) -> None:
-    deadline = time.monotonic() + 10
-    while members(cgroup):
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    wait_for(f"{cgroup} to be empty", lambda: not members(cgroup), timeout_s=acts.SOON_S)
 
 
 def test_a_tree_ends_whole_and_a_bystander_does_not(
@@ -269,10 +267,8 @@ def test_in_a_mount_namespace_of_its_own_a_name_counts_for_nothing(scope: Path) 
     )
     process = subprocess.Popen(["unshare", "--mount", "sh", "-c", script], preexec_fn=lambda: acts._enter(scope))
     try:
-        deadline = time.monotonic() + 10
-        while not os.readlink(f"/proc/{process.pid}/exe").endswith("/NetworkManager"):
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        exe = f"/proc/{process.pid}/exe"
+        wait_for("its exec", lambda: os.readlink(exe).endswith("/NetworkManager"), timeout_s=acts.SOON_S)
         assert program_role(process.pid, "") == ""
     finally:
         process.kill()

@@ -13,6 +13,7 @@ from mamplus_host.executor.guardset import GuardSet
 from mamplus_host.executor.processes.cgroups import members
 from mamplus_host.executor.processes.process import HOLD_PREFIX, Processes
 from mamplus_host.executor.processes.tasks import task
+from story.stage import wait_for
 from tests.kernel import acts
 
 pytestmark = pytest.mark.kernel
@@ -107,10 +108,7 @@ def test_descendants_are_held_with_their_ancestor(scope: Path, tmp_path: Path) -
 
 
 def _await_nonzero(pages: list[Path]) -> None:
-    deadline = time.monotonic() + 10
-    while not all(page.exists() and any(page.read_bytes()) for page in pages):
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    wait_for("them to count", lambda: all(any(page.read_bytes()) for page in pages), timeout_s=acts.SOON_S)
 
 
 def test_killing_a_held_app_ends_all_of_it_and_leaves_its_cgroup_usable(scope: Path, tmp_path: Path) -> None:

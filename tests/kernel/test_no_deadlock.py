@@ -20,6 +20,7 @@ import pytest
 from mamplus_host.kernel import layout, pins, responder
 from mamplus_host.kernel.bpf import Map
 from mamplus_host.kernel.tables import file_of
+from story.stage import wait_for
 
 from . import acts
 from .conftest import Agent, end, sha256
@@ -92,9 +93,7 @@ def starved(pid: int) -> Iterator[None]:
         yield
     finally:
         (parent / "cgroup.procs").write_text(str(pid))
-        end_s = time.monotonic() + 10
-        while (cgroup / "cgroup.procs").read_text() and time.monotonic() < end_s:
-            time.sleep(0.01)
+        wait_for("the responder to be out", lambda: not (cgroup / "cgroup.procs").read_text(), timeout_s=LIMIT_S)
         cgroup.rmdir()
 
 

@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from mamplus_host.config import CGROUP2_MOUNTS
+from story.stage import wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -50,7 +50,4 @@ def test_an_interrupted_story_leaves_nothing_behind(number: signal.Signals, tmp_
     os.kill(story.pid, number)
 
     assert story.wait(60) == 130
-    end = time.monotonic() + 15
-    while (left := traces(root)) and time.monotonic() < end:
-        time.sleep(0.2)
-    assert left == set()
+    wait_for("all of it to be gone", lambda: not traces(root), timeout_s=60)
