@@ -166,15 +166,27 @@ def test_programs_start_and_logs_are_written_although_nobody_answers(
         assert count(watched, "kept") > STARTS
 
 
+def known_and_listed(agent: Agent, fresh: Callable[..., Path], tmpfs: Path) -> Path:
+    """Return a listed program whose hash is known, and believed.
+
+    The responder has hashed what was written after it: so it is told of the listed one's writing no more, by which it
+    would be forgotten.
+    """
+    listed, later = fresh(directory=tmpfs), fresh(directory=tmpfs)
+    agent.block(listed)
+    poke(agent)
+    with listed.open("rb") as file, later.open("rb") as after:
+        one, content = file_of(after.fileno()), sha256(later)
+        wait_until(lambda: agent.kernel.tables.known(one) == content)
+        agent.kernel.tables.remember(file_of(file.fileno()), sha256(listed))
+    return listed
+
+
 @pytest.mark.parametrize("hold", [stopped, frozen, killed])
 def test_what_is_known_and_listed_is_refused_although_nobody_answers(
     watched: Agent, fresh: Callable[..., Path], tmpfs: Path, hold: Holding
 ) -> None:
-    listed = fresh(directory=tmpfs)
-    watched.block(listed)
-    poke(watched)
-    with listed.open("rb") as file:
-        watched.kernel.tables.remember(file_of(file.fileno()), sha256(listed))
+    listed = known_and_listed(watched, fresh, tmpfs)
     pid = responder.ensure_running(watched.config, watched.cgroup).pid
 
     with hold(pid):
@@ -222,11 +234,7 @@ def test_a_keeper_stays_until_its_successors_marks_stand(
     watched: Agent, fresh: Callable[..., Path], tmpfs: Path
 ) -> None:
     """A successor that is stopped after its first beat has marked nothing yet."""
-    listed = fresh(directory=tmpfs)
-    watched.block(listed)
-    poke(watched)
-    with listed.open("rb") as file:
-        watched.kernel.tables.remember(file_of(file.fileno()), sha256(listed))
+    listed = known_and_listed(watched, fresh, tmpfs)
     old = watched.kernel.watching.keeper
     end(responder.ensure_running(watched.config, watched.cgroup).pid)
     heartbeat = Map.pinned(watched.kernel.directory / "heartbeat", 4, layout.HEARTBEAT.size)
