@@ -16,6 +16,7 @@ from pathlib import Path
 from bench.rig import clean_up_when_ended
 from mamplus_host.ble.format import Generation
 from mamplus_host.collector.decode import decode_batch
+from mamplus_host.collector.past import Past
 from mamplus_host.config import Agent, Config, ExecPolicy, Paths
 from mamplus_host.errors import EventMalformed
 from mamplus_host.kernel import responder
@@ -26,9 +27,10 @@ def _fail(error: EventMalformed) -> None:
     raise error
 
 
-def consume(kernel: Kernel) -> int:
-    """Decode every event until stdin is closed; return how many there were."""
+def consume(kernel: Kernel, past: Past) -> int:
+    """Note every record until stdin is closed, and decode what is not quiet, as the agent does; return their number."""
     poll, decoded = select.poll(), 0
+    kernel.ring.feed(past)
     poll.register(sys.stdin, select.POLLIN | select.POLLHUP)
     poll.register(kernel.ring.fileno(), select.POLLIN)
     while True:
@@ -37,7 +39,8 @@ def consume(kernel: Kernel) -> int:
         wait_s = kernel.ring.arm()
         ready = poll.poll(None if wait_s is None else wait_s * 1000)
         if any(descriptor == sys.stdin.fileno() for descriptor, _ in ready):
-            return decoded + sum(len(decode_batch(*batch, _fail)) for batch in iter(kernel.ring.drain, None))
+            decoded += sum(len(decode_batch(*batch, _fail)) for batch in iter(kernel.ring.drain, None))
+            return decoded + past.unseen
 
 
 def prepare(kernel: Kernel, config: Config, arguments: argparse.Namespace) -> None:
@@ -67,9 +70,10 @@ def main() -> None:
         kernel = Kernel.attach(config, arguments.cgroup)
         prepare(kernel, config, arguments)
         print("ready", flush=True)
-        decoded = consume(kernel)
+        limits = config.limits
+        consumed = consume(kernel, Past(tasks=limits.lineage_tasks, events=limits.recent_events))
         counted = kernel.tables.counters() | {"fanotify": kernel.watching.counters()}
-        print(json.dumps({"decoded": decoded, **counted}))
+        print(json.dumps({"consumed": consumed, **counted}))
         kernel.close()
     finally:
         Kernel.detach(config)

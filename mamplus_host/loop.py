@@ -126,7 +126,7 @@ class Loop:
         """Run a batch of what the ring holds through the pipeline; `arm` says when there is more."""
         if batch := self._service.kernel.ring.drain():
             self._has_worked = True
-            self._service.pipeline.act(decode_batch(*batch, self._note_malformed))
+            self._service.pipeline.act(decode_batch(*batch, self._note_malformed), is_noted=True)
 
     def _note_malformed(self, error: EventMalformed) -> None:
         self.malformed += 1
@@ -157,7 +157,7 @@ class Loop:
         elif service.control.owns(fd):
             service.pipeline.tell_all()  # likewise
             service.control.on_ready(fd, mask)
-            service.pipeline.publish = self._publish if service.control.has_followers else None
+            service.pipeline.follow(self._publish if service.control.has_followers else None)
 
     def on_files(self) -> None:
         """Treat what was touched, one after the other: whoever goes on meanwhile is seen before the next.

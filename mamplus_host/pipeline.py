@@ -29,6 +29,7 @@ from mamplus_host.ble.format import SAYABLE
 from mamplus_host.ble.stack import Stack
 from mamplus_host.clock import ListClock
 from mamplus_host.collector.lineage import Lineage, Task
+from mamplus_host.collector.past import Past
 from mamplus_host.collector.programs import program_path
 from mamplus_host.collector.sockets import inet_sockets
 from mamplus_host.config import Config, cgroup_path
@@ -103,10 +104,9 @@ class Pipeline:
         self._matcher: Matcher | None = None
         self._untold: deque[tuple[Decision, list[Outcome]]] = deque()
         self._begun: dict[str, Begun] = {}  # by the decision's id, what was told before it was over
-        self.in_use = Recent()
-        self.lineage = Lineage(config.limits.lineage_tasks)
-        self.recent: deque[Event] = deque(maxlen=config.limits.recent_events)
-        self.publish: Callable[[Event], None] | None = None  # set while somebody follows
+        self.past = Past(tasks=config.limits.lineage_tasks, events=config.limits.recent_events)
+        self.lineage, self.in_use = Lineage(self.past), Recent(self.past.uses)
+        self._publish: Callable[[Event], None] | None = None
         self._counts = {"ring_events": 0, "alerts": 0, "faults": 0, "trials": 0}
         self.unresolved = 0  # starts whose path could not be told: the process was gone and the path relative
         self.phantoms = 0  # kernel hits that the list does not hold: identities of 62 bits that collide
@@ -115,7 +115,8 @@ class Pipeline:
     def counts(self) -> dict[str, int]:
         spool, counted = self._spool, self._counts
         of_spool = {"escalations": spool.stored, "escalations_failed": spool.lost}
-        return {**counted, **of_spool, "faults": counted["faults"] + spool.faults}
+        seen = counted["ring_events"] + self.past.unseen
+        return {**counted, **of_spool, "ring_events": seen, "faults": counted["faults"] + spool.faults}
 
     @property
     def folded(self) -> int:
@@ -135,10 +136,20 @@ class Pipeline:
         """Take a new generation: ask again about everything that is held, and act on the answers."""
         self._tell_each()
         self._ble, self._matcher = ble, Matcher.of(ble, self._accounts)
+        self._wish()
         self._repeats.forget()
         outcomes = self._executor.resolve_held(self.ask)
         self.note_late(outcomes)
         return outcomes
+
+    def follow(self, publish: Callable[[Event], None] | None) -> None:
+        """Have `publish` called with every event; None: nobody follows any more."""
+        self._publish = publish
+        self._wish()
+
+    def _wish(self) -> None:
+        """Have the ring hand on what is followed, and the starts that the list asks about here."""
+        self.past.wish(everything=self._publish is not None, starts=self._matcher is not None)
 
     def ask(self, indicator: Indicator) -> Verdict:
         """Return what the installed generation says of `indicator`."""
@@ -156,10 +167,10 @@ class Pipeline:
         self.act(events)
         self.tell_all()
 
-    def act(self, events: Iterable[Event]) -> None:
+    def act(self, events: Iterable[Event], *, is_noted: bool = False) -> None:
         """Run events through all stages but the last: `tell_some` is for when nothing more urgent is there.
 
-        Decisions that follow each other share a sync of the journal.
+        Decisions that follow each other share a sync of the journal. `is_noted`: `past` has the events already.
         """
         decided = list[Decision]()
         for event in events:
@@ -167,12 +178,10 @@ class Pipeline:
                 self._answer(decided)
                 self._executor.settle()
             self._counts["ring_events"] += not isinstance(event, FileEvent) and not _is_noticed(event)
-            if not isinstance(event, FileEvent):
-                self.lineage.note(event)
-            self.recent.append(event)
-            self.in_use.note(event)
-            if self.publish is not None:
-                self.publish(event)
+            if not is_noted:
+                self.past.note(event)
+            if self._publish is not None:
+                self._publish(event)
             if not self._is_quiet(event) or (self._matcher is not None and isinstance(event, Exec)):
                 decided += self._decided_alone(event)
             if decided and (isinstance(event, FileEvent) or len(decided) >= MAX_TOGETHER):
@@ -181,7 +190,7 @@ class Pipeline:
 
     @staticmethod
     def _is_quiet(event: Event) -> bool:
-        """Most events: nothing was said by the kernel and no local rule can fire."""
+        """Most events: nothing was said by the kernel and no local rule can fire. As `is_quiet` of past.c."""
         if isinstance(event, FileEvent | Tamper):
             return False
         if isinstance(event, Fork | Exit):
@@ -224,10 +233,10 @@ class Pipeline:
 
     def _answer(self, decided: list[Decision]) -> None:
         """`Trait_alert()`: act on what was decided, all of it; `decided` is empty after it."""
+        if not decided:
+            return
         batch, guarded, rules = list(decided), self._guarded(), self._rules()
         decided.clear()
-        if not batch:
-            return
         waiting = dict(enumerate(batch))
 
         def over(number: int, outcomes: list[Outcome]) -> None:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What this device used lately: programs, destinations, names. A bounded memory for the shadow load.
 
-Journey: collector, /proc -> [recent] -> ble/shadow.
+Journey: past, /proc -> [recent] -> ble/shadow.
+
+What the ring told lies in C until somebody asks (`collector/past.py`).
 
 Of DNS names the kernel says only which were refused, so those of the last minutes are read from its memory, too.
 Distinct values, the least recently used go first. What was suspected or refused is not remembered, and is
@@ -10,7 +12,7 @@ generation would have blocked.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from mamplus_host.analyzer.verify import asked
 from mamplus_host.ble.entry import Kind
@@ -26,14 +28,18 @@ _QUIET = (Verdict.NOTHING, Verdict.ALLOW)
 class Recent:
     """The uses of this device. One thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, newer: Callable[[], Iterable[Event]] = tuple) -> None:
+        """`newer`: takes out the events that tell of uses since it was called last."""
+        self._newer = newer
         self._uses: dict[Kind, OrderedDict[str, Use]] = {kind: OrderedDict() for kind in MAX_VALUES}
 
     def __len__(self) -> int:
+        self._catch_up()
         return sum(len(uses) for uses in self._uses.values())
 
     def __iter__(self) -> Iterator[Use]:
         """Yield the uses, the latest of each kind first."""
+        self._catch_up()
         for uses in self._uses.values():
             yield from reversed(uses.values())
 
@@ -52,6 +58,7 @@ class Recent:
 
     def sample(self, uses: Iterable[Use]) -> None:
         """Remember what is in use now, as a look at /proc has it."""
+        self._catch_up()
         for use in uses:
             self._put(use)
 
@@ -59,6 +66,7 @@ class Recent:
         """Forget a value that has become suspicious, and every port of an address."""
         if indicator is None or indicator.kind not in ("sha256", "path", "ip", "domain"):
             return
+        self._catch_up()
         uses = self._uses[Kind[indicator.kind.upper()]]
         uses.pop(indicator.value, None)
         if indicator.kind == "ip":
@@ -66,6 +74,10 @@ class Recent:
                 value for value in uses if value.startswith((f"{indicator.value}:", f"[{indicator.value}]:"))
             ]:
                 del uses[value]
+
+    def _catch_up(self) -> None:
+        for event in self._newer():
+            self.note(event)
 
     def _put(self, use: Use) -> None:
         kind = Kind.IP if use.kind in (Kind.CIDR, Kind.PORT) else use.kind

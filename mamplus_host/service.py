@@ -121,6 +121,7 @@ class Service:
             LOG.error("%s; starting all the same", fault)
         self.receipts = Receipts(self.config.state / "receipts", lambda: signature_of(self.config.state))
         self.pipeline = parts.make_pipeline(self)
+        self.kernel.ring.feed(self.pipeline.past)
         self.loop.alone(self._tell_of_lost_vaults)
         self.sweep = parts.make_sweep(self)
         self.ordering = parts.make_ordering(self)

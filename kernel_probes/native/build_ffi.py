@@ -11,10 +11,10 @@ from cffi import FFI
 
 HERE = Path("kernel_probes/native")  # setup.py runs in the project's root
 SOURCES = (
-    "bpf_calls.c", "brake.c", "brake_heads.c", "brake_spared.c", "ring_reader.c", "rules_about.c",
+    "bpf_calls.c", "brake.c", "brake_heads.c", "brake_spared.c", "lru.c", "past.c", "ring_reader.c", "rules_about.c",
     "table_build.c", "table_fill.c", "table_keys.c", "table_masks.c", "table_place.c", "table_settle.c",
 )  # fmt: skip
-HEADERS = ("mamplus_native.h", "brake.h", "table_build.h")
+HEADERS = ("mamplus_native.h", "brake.h", "past.h", "table_build.h")
 DECLARATIONS = "".join(
     (HERE / name).read_text().split("/* cffi: begin */")[1].split("/* cffi: end */")[0] for name in HEADERS
 )

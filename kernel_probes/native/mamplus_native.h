@@ -56,12 +56,18 @@ struct mamplus_run {
 };
 
 struct mamplus_ring;
+struct mamplus_past;	/* past.h */
 
 /* waiting_fd: the `waiting` map, or -1. NULL: *error holds -errno. */
 struct mamplus_ring *mamplus_ring_open(int ring_fd, int waiting_fd, int *error);
 void mamplus_ring_close(struct mamplus_ring *ring);
 int mamplus_ring_fd(const struct mamplus_ring *ring);	/* an epoll descriptor: readable when the kernel sent a wake-up */
-/* Returns how many records there were: `order` is the kind of each, `out` has them by kind, one of `runs` (MAMPLUS_KINDS) for each. */
+/* From here on every record is noted in `past`, and those that it does not want are not handed over; NULL: all are. */
+void mamplus_ring_feed(struct mamplus_ring *ring, struct mamplus_past *past);
+/*
+ * Returns how many records are handed over, or -1: there was none at all. `order` is the kind of each, `out` has them by
+ * kind, one of `runs` (MAMPLUS_KINDS) for each.
+ */
 int mamplus_ring_drain(struct mamplus_ring *ring, unsigned char *out, uint32_t size, unsigned char *order,
 		       uint32_t max_records, struct mamplus_run *runs);
 int mamplus_ring_arm(struct mamplus_ring *ring);	/* ms after which to look again unwoken; -1: sleep until woken */

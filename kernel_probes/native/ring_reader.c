@@ -20,6 +20,7 @@
 
 #include "mamplus_native.h"
 #include "mamplus_tables.h"
+#include "past.h"
 
 #define GATHER_MS 100
 
@@ -33,6 +34,7 @@ struct mamplus_ring {
 	const unsigned long *producer;	/* a page, then the data and its first page once more */
 	const unsigned char *data;
 	struct mamplus_waiting *waiting;	/* NULL: none */
+	struct mamplus_past *past;	/* NULL: every record is handed over */
 	unsigned long next;	/* position after the record that is out */
 	bool found;		/* something was drained since the last arm */
 	bool more;		/* the last drain ended because its room was used up */
@@ -132,6 +134,11 @@ void mamplus_ring_close(struct mamplus_ring *ring)
 	free(ring);
 }
 
+void mamplus_ring_feed(struct mamplus_ring *ring, struct mamplus_past *past)
+{
+	ring->past = past;
+}
+
 int mamplus_ring_fd(const struct mamplus_ring *ring)
 {
 	return ring->epoll_fd;
@@ -184,24 +191,30 @@ static void take_wake_up(struct mamplus_ring *ring)
 	(void)epoll_wait(ring->epoll_fd, &event, 1, 0);
 }
 
-/* How many records fit into `size` bytes, and of each kind how many, in how many bytes. */
+/*
+ * Of the records that are to be handed over: how many fit into `size` bytes, and of each kind how many, in how many
+ * bytes. *end: where the first one lies that does not fit; it stands at what is to be looked at, and moves.
+ */
 static uint32_t look_ahead(struct mamplus_ring *ring, uint32_t size, unsigned char *order, uint32_t max_records,
-			   struct mamplus_run *of)
+			   struct mamplus_run *of, unsigned long *end)
 {
-	unsigned long at = *ring->consumer;
+	unsigned long at = *end, stop = __atomic_load_n(ring->producer, __ATOMIC_ACQUIRE);
 	const struct mamplus_head *head;
 	uint32_t used = 0, length, count = 0;
 
-	while ((head = record_at(ring, &at, &length))) {
+	while (*end < stop && (head = record_at(ring, &at, &length))) {
 		unsigned char kind = head->kind < MAMPLUS_KINDS ? head->kind : 0;
 
-		ring->more = used + length > size || count == max_records;
-		if (ring->more)
-			break;
-		used += length;
-		of[kind].count++;
-		of[kind].bytes += length;
-		order[count++] = kind;
+		if (!ring->past || mamplus_past_wants(ring->past, head, length)) {
+			ring->more = used + length > size || count == max_records;
+			if (ring->more)
+				break;
+			used += length;
+			of[kind].count++;
+			of[kind].bytes += length;
+			order[count++] = kind;
+		}
+		*end = at;
 	}
 	return count;
 }
@@ -215,12 +228,13 @@ int mamplus_ring_drain(struct mamplus_ring *ring, unsigned char *out, uint32_t s
 {
 	struct mamplus_run of[MAMPLUS_KINDS] = { 0 };
 	unsigned char *to[MAMPLUS_KINDS];
-	unsigned long at = *ring->consumer;
-	uint32_t count, length;
+	unsigned long begin = *ring->consumer, at = begin, end = begin;
+	const struct mamplus_head *head;
+	uint32_t count, length, next = 0;
 
 	take_wake_up(ring);
 	ring->more = false;
-	count = look_ahead(ring, size, order, max_records, of);
+	count = look_ahead(ring, size, order, max_records, of, &end);
 	for (uint32_t kind = 0; kind < MAMPLUS_KINDS; kind++) {
 		to[kind] = out;
 		out += of[kind].bytes;
@@ -228,15 +242,15 @@ int mamplus_ring_drain(struct mamplus_ring *ring, unsigned char *out, uint32_t s
 		if (of[kind].count)
 			*runs++ = of[kind];
 	}
-	for (uint32_t i = 0; i < count; i++) {
-		const void *record = record_at(ring, &at, &length);
-
-		memcpy(to[order[i]], record, length);
-		to[order[i]] += length;
+	while (at < end && (head = record_at(ring, &at, &length))) {
+		if (ring->past && !mamplus_past_take(ring->past, head, length))
+			continue;
+		memcpy(to[order[next]], head, length);
+		to[order[next++]] += length;
 	}
-	read_until(ring, at);
-	ring->found |= count > 0;
-	return count;
+	read_until(ring, end);
+	ring->found |= end > begin;
+	return end > begin ? (int)count : -1;
 }
 
 int mamplus_ring_arm(struct mamplus_ring *ring)

@@ -38,6 +38,7 @@ from mamplus_host.verdicts import Verdict
 MEMO_ENTRIES = 4096  # of each kind of thing that repeats; a full memo is begun anew
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 _NO_HASH = bytes(32)
+_KIND = Struct(f"={Struct(layout.HEAD.format.partition('HH')[0]).size}xH")  # of a head
 _NOT_IN_EVENTS = {"head_size", "head_kind", "head_pad", "family", "pad"}
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
@@ -78,6 +79,11 @@ def decode_run(kind: int, count: int, data: bytes) -> list[Event]:
         return decode(record, data)
     except (LookupError, ValueError) as error:
         raise EventMalformed(f"a record of kind {kind} does not fit: {error}") from None
+
+
+def decode_record(data: bytes) -> Event:
+    """Return the event of one whole record; EventMalformed when it does not fit."""
+    return decode_run(_KIND.unpack_from(data)[0], 1, data)[0]
 
 
 class _Memo(dict[_K, _V]):

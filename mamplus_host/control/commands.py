@@ -86,7 +86,7 @@ class Commands:
             raise ControlMalformed(f"wrong arguments for {request.command!r}: {error}") from None
 
     def events(self, limit: int = 50) -> list[dict[str, Any]]:
-        recent = list(self._service.pipeline.recent)
+        recent = self._service.pipeline.past.recent()
         return [event_view(event, event_kind(event)) for event in recent[max(0, len(recent) - limit) :]]
 
     def alerts(self, limit: int = 50) -> list[dict[str, Any]]:

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The events ring, as seen by the agent.
 
-Journey: probe -> [ring] -> decode.
+Journey: probe -> [ring] -> past -> decode.
 
-C copies a batch out, sorted by kind, so that Python meets a run and not a record. When to look
+C notes every record in what `feed` names, and copies out those that are wanted, sorted by kind, so that Python
+meets a run and not a record. When to look
 is agreed with the kernel (kernel_probes/native/ring_reader.c): wait as `arm` says or until
 `fileno` is readable, then `drain`. An idle device is never woken.
 """
 
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mamplus_host.errors import KernelRefused
 from mamplus_host.kernel._native import ffi, lib
 from mamplus_host.kernel.bpf import Fd, checked
+
+if TYPE_CHECKING:
+    from mamplus_host.collector.past import Past
 
 BATCH_BYTES = 128 << 10  # one drain: 300 starts; what is left comes with the next
 BATCH_RECORDS = 2048
@@ -39,16 +43,22 @@ class EventRing:
         self._out = ffi.new("unsigned char[]", BATCH_BYTES)
         self._order = ffi.new("unsigned char[]", BATCH_RECORDS)
         self._runs = ffi.new("struct mamplus_run[]", lib.MAMPLUS_KINDS)
+        self._past: Past | None = None
+
+    def feed(self, past: "Past") -> None:
+        """From here on have `past` note every record, and `drain` return only those that it wants."""
+        self._past = past  # C holds it, too
+        lib.mamplus_ring_feed(self._ring, past.handle)
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when the kernel sent a wake-up; `drain` takes it back."""
         return int(lib.mamplus_ring_fd(self._ring))
 
     def drain(self) -> Batch | None:
-        """Return what lies in the ring, at most BATCH_BYTES of it; None: nothing. Never waits."""
+        """Return what lies in the ring, at most BATCH_BYTES of it; None: nothing lay there. Never waits."""
         left = lib.mamplus_ring_drain(self._ring, self._out, BATCH_BYTES, self._order, BATCH_RECORDS, self._runs)
-        if not left:
-            return None
+        if left <= 0:
+            return None if left else Batch([], b"")
         batch, at = Batch([], bytes(ffi.buffer(self._order, left))), 0
         for run in self._runs:
             batch.runs.append((int(run.kind), int(run.count), bytes(ffi.buffer(self._out + at, run.bytes))))

@@ -7,6 +7,7 @@ import select
 import pytest
 
 from mamplus_host.ble.entry import Kind
+from mamplus_host.collector.past import Past
 from mamplus_host.kernel import layout
 from mamplus_host.verdicts import Verdict
 
@@ -103,6 +104,34 @@ def test_a_batch_that_is_full_says_that_there_is_more(agent: Agent) -> None:
     assert agent.kernel.ring.arm() == 0.0
     assert sum(count for _kind, count, _data in batch.runs) == len(batch.order)
     assert all(len(data) % count == 0 for _kind, count, data in batch.runs)
+
+
+def test_what_is_quiet_is_kept_and_counted_and_only_the_rest_is_handed_on(agent: Agent) -> None:
+    past = Past(tasks=10, events=10)
+    agent.kernel.ring.feed(past)
+    agent.publish((Kind.IP, "127.66.0.1", Verdict.BLOCK))
+
+    agent.run(agent.programs / "talk", "tcp", "127.66.0.1", "9")
+    agent.run(agent.programs / "burst", str(layout.EVENTS_BYTES // 88))  # of which the ring loses some
+    agent.drain()
+
+    assert {record.kind for record in agent.seen} == {"connect"}
+    counters = agent.kernel.tables.counters()
+    assert counters["lost"] > 0
+    assert counters["produced"] == len(agent.seen) + past.unseen
+    assert len(past.recent()) == 10
+
+
+def test_who_follows_is_handed_every_record_and_they_are_kept_all_the_same(agent: Agent) -> None:
+    past = Past(tasks=10, events=1000)
+    agent.kernel.ring.feed(past)
+    past.wish(everything=True, starts=False)
+
+    agent.run(agent.programs / "burst", "3")
+    agent.drain()
+
+    assert [record.kind for record in agent.seen if record.kind != "exec"][-7:] == ["fork", "exit"] * 3 + ["exit"]
+    assert (past.unseen, len(past.recent())) == (0, len(agent.seen))
 
 
 def _is_readable(agent: Agent) -> bool:
