@@ -68,6 +68,7 @@ def main() -> None:
     clean_up_when_ended()
     try:
         kernel = Kernel.attach(config, arguments.cgroup)
+        kernel.stand_file_hooks()  # as the agent does
         prepare(kernel, config, arguments)
         print("ready", flush=True)
         limits = config.limits
