@@ -365,7 +365,7 @@ def test_while_the_agent_starts_the_rules_are_left_to_the_thread(
         by.append(threading.current_thread().name)
         return {"layer": "iptables", "changed": False}
 
-    monkeypatch.setattr("mamplus_host.executor.secondlayer._run", helper)
+    monkeypatch.setattr("mamplus_host.executor.network.secondlayer._run", helper)
     network = network_of(config_for(quiet, tmp_path, cgroup), "best")
     network.second.put_off()
     for name in ("one", "two"):
