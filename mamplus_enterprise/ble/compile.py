@@ -43,10 +43,14 @@ def compile_layer(session: Session, wanted: Next, folder: Path) -> LayerChange:
     A device may skip the generation that was allowed to shrink, so the flag stays while an earlier
     one was more than twice as large.
     """
-    made = _compiled(session, wanted, folder, may_shrink=False)
-    if made.entries == 0 or 2 * made.entries < wanted.largest:
-        made = _compiled(session, wanted, folder, may_shrink=True)
-    _check(made.full_path, wanted.layer)
+    try:
+        made = _compiled(session, wanted, folder, may_shrink=False)
+        if made.entries == 0 or 2 * made.entries < wanted.largest:
+            made = _compiled(session, wanted, folder, may_shrink=True)
+        _check(made.full_path, wanted.layer)
+    except BleInvalid as error:
+        name = wanted.layer.name.lower()
+        raise PublishFailed(f"{error}; layer {name} was not published: remove or move what is too much") from None
     return LayerChange(
         layer=wanted.layer, number=wanted.number, entries=made.entries, root=made.root, full=made.full_path,
         delta=_delta(made, wanted.since),
@@ -82,6 +86,6 @@ def _check(path: Path, layer: Layer) -> None:
     try:
         with Generation.open(path) as made:
             check_limits(made, layer)
-    except BleInvalid as error:
+    except BleInvalid:
         path.unlink()
-        raise PublishFailed(f"{error}; nothing was published: remove or move it") from None
+        raise

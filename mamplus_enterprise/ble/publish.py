@@ -56,6 +56,8 @@ class _Chosen(NamedTuple):
 def publish(home: Home, store: Store, signers: Signers, request: Request) -> Published:
     """Publish what is stored and can be signed for; `left` of the result names the roles that could not.
 
+    A layer that cannot be published as it is written holds up no other: `failed` says why it was left. That of
+    a layer that was asked for by name, or of the only one, is raised.
     KeysUnavailable when nothing can be, PublishFailed when the list would be emptied or halved unasked, or
     when this machine's clock is far before the last publication, Harmful when something new blocks what the
     gate knows as good, unforced.
@@ -67,11 +69,11 @@ def publish(home: Home, store: Store, signers: Signers, request: Request) -> Pub
         with store.reading() as session:
             chosen = _chosen(home, session, signers, request)
             harmful = _harmful(session, chosen.layers, request)
-            changes = _compiled(home, session, before, chosen.layers, request, now_s)
+            changes, failed = _compiled(home, session, before, chosen.layers, request, now_s)
         repository.add(home, signers, changes, policy=chosen.policy)
         _record(store, before, changes, now_s, request)
         _note_forced(store, harmful, request)
-        return replace(repository.current(home), left=chosen.left)
+        return replace(repository.current(home), left=chosen.left, failed=failed)
 
 
 def _moment(store: Store) -> float:
@@ -121,22 +123,27 @@ def new_policy(home: Home, state: repository.State) -> tuple[int, bytes] | None:
 
 def _compiled(
     home: Home, session: Session, before: States, chosen: Sequence[Layer], request: Request, now_s: float
-) -> list[LayerChange]:
+) -> tuple[list[LayerChange], tuple[str, ...]]:
     newest = session.scalar(select(func.max(GenerationRow.number))) or 0
     number = max(newest, *(state.number for state in before.values()))
-    changes = []
+    changes, failed = list[LayerChange](), list[PublishFailed]()
     for layer in chosen:
-        number += 1
         was = before[layer]
         wanted = Next(
-            layer=layer, number=number, now_s=now_s, since=was.number, before=was.file(home.targets, layer),
-            largest=max(_largest(session, layer), was.entries),
+            layer=layer, number=number + len(changes) + 1, now_s=now_s, since=was.number,
+            before=was.file(home.targets, layer), largest=max(_largest(session, layer), was.entries),
         )  # fmt: skip
-        change = compile_layer(session, wanted, home.targets / layer.role)
-        if layer is Layer.ENTERPRISE:  # the others empty themselves: what they hold ends, or moves
-            _check_shrinking(change, was.entries, request)
-        changes.append(change)
-    return changes
+        try:
+            change = compile_layer(session, wanted, home.targets / layer.role)
+            if layer is Layer.ENTERPRISE:  # the others empty themselves: what they hold ends, or moves
+                _check_shrinking(change, was.entries, request)
+        except PublishFailed as error:
+            failed.append(error)
+        else:
+            changes.append(change)
+    if failed and (request.layers or not changes):
+        raise failed[0]
+    return changes, tuple(map(str, failed))
 
 
 def _largest(session: Session, layer: Layer) -> int:

@@ -50,6 +50,7 @@ class Published:
     generation: int
     entries: int
     left: tuple[str, ...] = ()  # roles with something to publish whose keys were not at hand
+    failed: tuple[str, ...] = ()  # why layers were left that cannot be published as they are written
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 """`ble`: write, import, publish and carry the list."""
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,7 +102,8 @@ def publish(
 ) -> None:
     """Make the entries the next generation, signed; devices are told at once.
 
-    Exit 1, and nothing is signed: an entry of yours blocks what the gate knows as good.
+    Exit 1, and nothing is signed: an entry of yours blocks what the gate knows as good. Exit 1 as well: a layer
+    was left that cannot be published as it is written.
     """
     chosen = ble_states.layers_of(layer) if layer else ()
     if dry_run:
@@ -116,10 +118,16 @@ def publish(
         request = Request(who(), why, allow_shrink, chosen, make_gate=lambda: gate_of(home), force=force)
         done = publish_now(home, store, signers, request)
     if as_json:
-        return print_json({"generation": done.generation, "entries": done.entries, "left": done.left})
-    if done.left:
-        remark(f"not published, for want of their keys: {', '.join(done.left)}; say --keys DIR where these are")
-    return print(f"published generation {done.generation} with {done.entries} entries")
+        print_json(asdict(done))
+    else:
+        print(f"published generation {done.generation} with {done.entries} entries")
+        if done.left:
+            remark(f"not published, for want of their keys: {', '.join(done.left)}; say --keys DIR where these are")
+    for why in done.failed:
+        remark(why)
+    if done.failed:
+        raise typer.Exit(1)
+    return None
 
 
 @commands.command("export")

@@ -74,7 +74,7 @@ def test_what_was_written_and_published_is_told_to_machines_too(quiet: Company) 
 
     assert (first["replaces"], second["replaces"], second["verdict"]) == (None, first["id"], "block")
     assert (removed["id"], removed["removed_at"] is None) == (second["id"], False)
-    assert published == {"generation": 2, "entries": 1, "left": []}
+    assert published == {"generation": 2, "entries": 1, "left": [], "failed": []}
 
 
 def test_progress_is_told_in_lines_where_no_terminal_is(

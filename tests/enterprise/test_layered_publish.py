@@ -16,6 +16,7 @@ from mamplus_enterprise.ble.publish import Request, publish
 from mamplus_enterprise.ble.roles import CARRIER, ONLINE, SIGNING
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.storage.store import Store
+from mamplus_host.ble import encode
 from mamplus_host.ble.entry import Kind
 from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.update_helper import update_here
@@ -107,6 +108,42 @@ def test_a_draft_whose_key_is_away_does_not_hold_up_an_emergency(quiet: Company,
     assert "role ble-enterprise wants 1 of its 1 keys" in nothing_left.stderr
     assert "--keys DIR" in nothing_left.stderr
     assert numbers(quiet) == {"enterprise": 3, "emergency": 2, "feeds": 1}
+
+
+def test_a_layer_that_cannot_be_published_does_not_hold_up_an_emergency(quiet: Company) -> None:
+    add(quiet, "a.example", Layer.ENTERPRISE)
+    add(quiet, "b.example", Layer.FEEDS)  # has no end
+    add(quiet, "c.example", Layer.EMERGENCY)
+
+    done = quiet.attempt("ble", "publish")
+    by_name = quiet.attempt("ble", "publish", "--layer", "feeds", "--layer", "enterprise")
+
+    assert (done.returncode, "'b.example' with no end" in done.stderr) == (1, True), done.stderr
+    assert done.stdout == "published generation 3 with 2 entries\n"
+    assert numbers(quiet) == {"enterprise": 2, "emergency": 3, "feeds": 1}
+    assert by_name.returncode == 1
+    (waiting,) = (one for one in quiet.json("ble", "diff") if one["added"])
+    assert waiting["layer"] == "feeds"
+
+
+def test_more_texts_than_a_device_can_search_are_refused_in_words(
+    quiet: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(quiet, "c.example", Layer.EMERGENCY)
+    monkeypatch.setattr(encode, "MAX_FEW", 1)
+    store = Store(Home.open(quiet.dir))
+    with store.writing() as session:
+        for user in ("eve", "mallory"):
+            author.add(session, author.Draft(kind=Kind.USER, value=user, verdict=Verdict.BLOCK), who="test")
+    home = Home.open(quiet.dir)
+
+    done = publish(home, store, load_signers(home, None), Request("test", "because"))
+    store.close()
+
+    assert [("2 entries of kind user" in why, "layer enterprise was not" in why) for why in done.failed] == [
+        (True, True)
+    ]
+    assert numbers(quiet) == {"enterprise": 1, "emergency": 2, "feeds": 1}
 
 
 @pytest.mark.parametrize(
