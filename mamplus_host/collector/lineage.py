@@ -5,7 +5,7 @@ Journey: ring -> past -> [lineage] -> analyzer.
 
 A task is remembered after its end, because what it did (a deleted file, say) is often
 told later than that it ended. Where too many are known the least recently seen went first (`past.py`).
-Tasks older than the agent are looked up in /proc by `executor/evidence.py` instead.
+Tasks older than the agent are looked up in /proc by `executor/evidence/picture.py` instead.
 """
 
 import msgspec
