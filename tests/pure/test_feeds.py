@@ -300,6 +300,16 @@ def test_misp_gives_what_is_for_detection_in_every_shape(shape: object) -> None:
     assert [one.code for one in parts if isinstance(one, Dropped)] == ["to_ids", "hash", "unsupported", "revoked"]
 
 
+def test_a_bar_in_the_name_of_a_file_or_in_a_url_parts_nothing() -> None:
+    document = FORMATS["misp"].document
+    assert document is not None
+    data = {"Attribute": [attribute("filename|sha256", f"a|b.exe|{HASH}"), attribute("url", "http://x|y@a.example/")]}
+
+    parts = [one for _, _, part in document(json.dumps(data).encode()) for one in part or ()]
+
+    assert [one.text for one in parts if isinstance(one, Found)] == [HASH, "http://x|y@a.example/"]
+
+
 def test_a_damaged_part_of_a_document_leaves_the_others() -> None:
     stix_data = {"type": "bundle", "objects": [{"type": 3}, stix(), stix(confidence="high")]}
     misp_data = {"Attribute": [attribute("domain", "a.example", to_ids=[]), attribute("domain", "b.example")]}

@@ -14,7 +14,7 @@ from mamplus_host.errors import ConfigInvalid
 _TYPES: dict[str, tuple[tuple[int, Kind | None], ...]] = {
     "ip-dst": ((0, Kind.IP),), "ip-src": ((0, Kind.IP),), "domain": ((0, Kind.DOMAIN),),
     "hostname": ((0, Kind.DOMAIN),), "domain|ip": ((0, Kind.DOMAIN), (1, Kind.IP)),
-    "hostname|port": ((0, Kind.DOMAIN),), "sha256": ((0, Kind.SHA256),), "filename|sha256": ((1, Kind.SHA256),),
+    "hostname|port": ((0, Kind.DOMAIN),), "sha256": ((0, Kind.SHA256),), "filename|sha256": ((-1, Kind.SHA256),),
     "url": ((0, None),), "uri": ((0, None),), "x509-fingerprint-sha256": ((0, Kind.TLS),),
 }  # fmt: skip
 _WITH_PORT = frozenset({"ip-dst|port", "ip-src|port"})
@@ -48,7 +48,7 @@ def _taken(one: Attribute) -> list[Found | Dropped]:
     if not _is(one.to_ids):
         return [Dropped("to_ids", "to_ids is not set: its author does not want it to be detected")]
     reason = ", ".join(filter(None, (one.comment, one.event)))[:1000]
-    parts = one.value.split("|")
+    parts = one.value.split("|") if "|" in one.type else [one.value]  # a file's name and a URL may hold one, too
     if one.type in _WITH_PORT and len(parts) == 2:
         address = f"[{parts[0]}]" if ":" in parts[0] else parts[0]
         return [Found(f"{address}:{parts[1]}", Kind.IP, reason=reason)]
