@@ -1,32 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An agent that defends itself by BPF LSM: what it finds of its controls, and what `mamplus doctor` says beside it."""
+"""An agent that defends itself by BPF LSM: what it finds of its controls, and what a stranger finds beside it."""
 
 import contextlib
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import pytest
 
 from mamplus_host.config import Config, load
 from mamplus_host.control import client
-from mamplus_host.doctor import kept
-from mamplus_host.doctor.asking import TOTAL_S
+from mamplus_host.doctor import asking, kept
 from mamplus_host.doctor.running import LINKS
 from mamplus_host.doctor.trial import Trial
 from mamplus_host.kernel.features import YES, lsm
 from mamplus_host.kernel.objects import Kernel
-from story.stage import BIN, Stage, wait_for
+from story.stage import Stage, wait_for
 
 from .conftest import SLOWNESS
 from .test_doctor import ENFORCED_EVERYWHERE, install_list, not_by_lsm
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300 * SLOWNESS)]
-EXAMINED_S = TOTAL_S + 60.0
+EXAMINED_S = asking.TOTAL_S + 60.0
 # The agent as it is, but that it ends with its input: nobody else can end it.
 AGENT = """
 import os, signal, sys, threading
@@ -38,7 +35,7 @@ sys.exit(service.main())
 
 
 class Said(NamedTuple):
-    """What was said of the controls: by the agent itself, and by a stranger's `mamplus doctor` beside it."""
+    """What was said of the controls: by the agent itself, and by a stranger beside it, as `mamplus doctor`."""
 
     by_agent: dict[str, Trial]
     by_stranger: dict[str, Trial]
@@ -57,7 +54,7 @@ def said() -> Iterator[Said]:
         stack.callback(Kernel.detach, config)  # as the next agent
         with _agent(file):
             wait_for("the trials", lambda: kept.read(config.state)[0], timeout_s=EXAMINED_S, every_s=0.5)
-            yield _asked(file, config)
+            yield _asked(config)
 
 
 def _configuration(stage: Stage) -> Path:
@@ -86,13 +83,11 @@ def _agent(file: Path) -> Iterator[None]:
             process.stdin.close()
 
 
-def _asked(file: Path, config: Config) -> Said:
+def _asked(config: Config) -> Said:
     """Ask as root, from outside of the agent."""
     result, fault = kept.read(config.state)
     assert result, fault
-    command: list[str | Path] = [BIN / "mamplus", "doctor", "--json", "--config", file]
-    done = subprocess.run(command, capture_output=True, check=False)
-    trials = msgspec.convert(json.loads(done.stdout)["controls"], list[Trial])
+    trials = list(asking.examine(config, kernel=True, agent=True))
     status, alerts = (client.call(config.control_socket, what) for what in ("status", "alerts"))
     return Said({one.control: one for one in result.controls}, {one.control: one for one in trials}, status, alerts)
 

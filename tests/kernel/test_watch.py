@@ -23,7 +23,7 @@ from story.stage import wait_for
 
 from .conftest import DEADLINE_S, Agent, sha256
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("below_lsm")]
 MARK_EXIT = 7  # of mark.c, when it was let run
 REFUSED_EXIT = 126  # of enter.c, when execve failed with EPERM
 SETTLED_S = 0.06  # a younger file gets no mark
@@ -88,7 +88,7 @@ def test_a_listed_file_cannot_be_opened(watched: Agent, fresh: Callable[..., Pat
     record = watched.wait_for("access")
     assert (record.verdict, record.flags & layout.F_REFUSED) == (Verdict.BLOCK, layout.F_REFUSED)
     assert record.fields["sha256"].hex() == sha256(listed)
-    assert record.fields["path"].rstrip(b"\0") == os.fsencode(listed)
+    assert record.fields["path"].partition(b"\0")[0] == os.fsencode(listed)
     assert (record.fields["op"], record.fields["head_comm"].rstrip(b"\0")) == (layout.OP_OPEN, b"opener")
 
 
@@ -218,7 +218,7 @@ def test_a_file_too_large_for_the_deadline_gets_the_declared_answer_at_once(
     assert agent.run(agent.programs / "opener", large) == errno.EPERM
     record = agent.wait_for("access")
     assert record.flags & layout.F_DECLARED
-    assert record.fields["waited_ns"] < 20_000_000
+    assert count(agent, "waited") == 0
     await_count(agent, "hashed", 1)
     agent.publish((Kind.SHA256, "0" * 64, Verdict.BLOCK))
 
