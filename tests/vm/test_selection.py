@@ -72,3 +72,11 @@ def test_what_would_run_is_known_before_a_machine_boots() -> None:
     collected = selection.collected("tests/vm/test_selection.py")
 
     assert "tests/vm/test_selection.py::test_a_line_that_was_cut_off_is_no_outcome" in collected
+
+
+def test_each_file_of_kernel_tests_is_selected_or_says_why_it_is_left_out() -> None:
+    files = sorted(path.stem.removeprefix("test_") for path in (ROOT / "tests" / "kernel").glob("test_*.py"))
+    selected = {Path(place.partition("::")[0]).stem.removeprefix("test_") for place in selection.PLACES}
+    left_out = [name for names in selection.LEFT_OUT.values() for name in names.split()]
+
+    assert sorted([*(selected & set(files)), *left_out]) == files
