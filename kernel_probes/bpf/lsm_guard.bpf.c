@@ -13,16 +13,14 @@
  * no agent becomes the agent, if it runs the program of the one before; that is told. While there is one, nobody
  * gets a descriptor of `own`, so root without its code cannot write itself in.
  */
-#include "guard_logic.h"
-#include "guard_types.h"
+#include "guard_files.h"
 
 #define FMODE_WRITE 0x2
 #define PTRACE_MODE_ATTACH 0x02
 #define BPF_FS_MAGIC 0xcafe4a11
 #define CGROUP2_MAGIC 0x63677270
 #define PROC_MAGIC 0x9fa0
-#define RLIMIT_OOM_SCORE 0x100	/* argument of LIMITS beyond the kernel's own numbers */
-#define RLIMIT_PRIORITY 0x101
+#define RLIMIT_PRIORITY 0x101	/* as RLIMIT_OOM_SCORE */
 #define CMD_LINK_UPDATE 29
 #define CMD_LINK_GET_FD_BY_ID 30
 #define CMD_LINK_DETACH 34
@@ -241,55 +239,6 @@ int BPF_PROG(mamplus_guard_umount, void *mount_, int flags)
 }
 
 /* --- files of cgroups and of /proc ------------------------------------------------------------ */
-
-static __always_inline bool begins(const char *name, const char *with, __u32 length)
-{
-	for (__u32 i = 0; i < length; i++)
-		if (name[i] != with[i])
-			return false;
-	return true;
-}
-
-/* cgroup.freeze, cgroup.kill, and what takes memory or the CPU away. */
-static __always_inline bool is_harmful(const char *name)
-{
-	return begins(name, "cgroup.f", 8) || begins(name, "cgroup.k", 8) || begins(name, "memory.", 7) ||
-	       begins(name, "cpu", 3) || begins(name, "pids.", 5);
-}
-
-static __always_inline int cgroup_file(struct file___guard *file, const char *name)
-{
-	__u64 id = BPF_CORE_READ(file, f_path.dentry, d_parent, d_inode, i_ino);
-
-	if (!is_harmful(name) || !own_object(MAMPLUS_OBJECT_CGROUP, 0, id) || may())
-		return 0;
-	return refuse(MAMPLUS_TAMPER_CGROUP, 0, id);
-}
-
-/* The process whose directory of /proc a file lies in: any thread of it. */
-static __always_inline __u32 tgid_of_proc(struct inode___guard *inode)
-{
-	struct proc_inode *proc = (void *)inode - bpf_core_field_offset(struct proc_inode, vfs_inode);
-	struct hlist_node___guard *node = BPF_CORE_READ(proc, pid, tasks[0].first);
-	struct task_struct *task;
-
-	if (!node)
-		return 0;
-	task = (void *)node - bpf_core_field_offset(struct task_struct___guard, pid_links);
-	return BPF_CORE_READ(task, tgid);
-}
-
-static __always_inline int proc_file(struct file___guard *file, const char *name)
-{
-	__u32 target;
-
-	if (!begins(name, "oom_", 4))
-		return 0;
-	target = tgid_of_proc(BPF_CORE_READ(file, f_inode));
-	if (!is_target(target) || may())
-		return 0;
-	return refuse(MAMPLUS_TAMPER_LIMITS, target, RLIMIT_OOM_SCORE);
-}
 
 SEC("lsm/file_open")
 int BPF_PROG(mamplus_guard_open, struct file *file_)

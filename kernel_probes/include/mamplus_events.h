@@ -161,6 +161,8 @@ enum mamplus_tamper_op {
 	MAMPLUS_TAMPER_UMOUNT = 7,	/* of the bpffs with our pins; argument: flags of umount2(2) */
 	MAMPLUS_TAMPER_CGROUP = 8,	/* freeze, kill or a memory limit of a cgroup above us; argument: its id */
 	MAMPLUS_TAMPER_LIMITS = 9,	/* oom_score_adj, resource limits, priority, scheduler; argument: which resource */
+	MAMPLUS_TAMPER_IDENTITY = 11,	/* prctl(2), for another file to be its program; argument: PR_SET_MM_ */
+	MAMPLUS_TAMPER_TRACING = 12,	/* kernel.ftrace_enabled: 0 takes every program of the LSM's away */
 	MAMPLUS_TAMPER_CLAIM = 10,	/* a process becomes the agent, because there was none; not refused */
 };
 

@@ -48,6 +48,8 @@ struct mamplus_known {
  * or learns that it read what is gone.
  */
 #define MAMPLUS_KNOWN_PENDING 0x2
+/* For user space to read, where it does not know the key (known.h): believed by no program. */
+#define MAMPLUS_KNOWN_COPY 0x4
 
 /*
  * Every BLE table: blocks of buckets of eight words, each an identity (mamplus_identity.h) and a

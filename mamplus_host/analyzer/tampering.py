@@ -19,6 +19,8 @@ _WHAT = {
     "umount": "tried to unmount the bpffs that holds the agent's pins",
     "cgroup": "reached for freeze, kill or the memory limits of a cgroup (id {argument}) that holds the agent",
     "limits": "reached for the limits, the priority or the OOM score of pid {target}",
+    "identity": "tried to pass for another program (prctl(2), PR_SET_MM)",
+    "tracing": "reached for kernel.ftrace_enabled, which takes every hook of the LSM's away",
     "claim": "took the agent's place, because there was none",
 }
 

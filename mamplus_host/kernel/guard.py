@@ -20,12 +20,9 @@ from mamplus_host.kernel.bpf import Fd, Map, checked, map_id
 from mamplus_host.kernel.tables import file_of
 
 _FIRST = bytes(4)
-# Programs that whoever has a descriptor can run (BPF_PROG_TEST_RUN): their records and counts would be made up. The
-# kernel runs no others of ours so. Not the packets': iptables opens those.
-_RUNNABLE = (
-    *(name for name in pins.UNATTACHED if name not in pins.PACKET.values()),
-    *(name for name, (section, _type) in pins.CGROUP.items() if section.startswith("cgroup_skb/")),
-)
+# Who has a descriptor of a program can run it (BPF_PROG_TEST_RUN), and have a program of its own stand for a function
+# of it (freplace). Not the packets': iptables opens those.
+_OPENED_BY_OTHERS = tuple(f"prog_{name}" for name in pins.PACKET.values())
 
 
 def claim(config: Config) -> None:
@@ -130,10 +127,10 @@ class Guard:
                     about = ffi.new("struct mamplus_link *")
                     checked(lib.mamplus_link_about(link.number, about), f"ask for {path.name}")
                     found[_key(layout.OBJECT_LINK, about.id)] = int(about.program)
-        for name in _RUNNABLE:
-            with Fd.open(pins.program_pin(self._directory, name)) as program:
-                number = checked(lib.mamplus_program_id(program.number), f"ask for {name}")
-                found[_key(layout.OBJECT_PROGRAM, number)] = 0
+            elif path.name.startswith("prog_") and path.name not in _OPENED_BY_OTHERS:
+                with Fd.open(path) as program:
+                    number = checked(lib.mamplus_program_id(program.number), f"ask for {path.name}")
+                    found[_key(layout.OBJECT_PROGRAM, number)] = 0
         device = _device(self._directory)
         for directory in (self._directory, self._config.bpffs):
             found[_key(layout.OBJECT_DIRECTORY, directory.stat().st_ino, device)] = 0

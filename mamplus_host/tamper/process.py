@@ -42,7 +42,7 @@ class Process:
         if seen is None or self._cgroup is None or seen == self._cgroup:
             return "", False
         detail = f"was moved from cgroup {self._cgroup!r} to {seen!r}"
-        is_put_back = _write(_cgroup_file(self._cgroup, "cgroup.procs"), str(self.pid))
+        is_put_back = write(_cgroup_file(self._cgroup, "cgroup.procs"), str(self.pid))
         if not is_put_back:
             self._cgroup = seen  # told once
         return detail, is_put_back
@@ -51,7 +51,7 @@ class Process:
         seen = _read(self.pid, "oom_score_adj")
         if not seen or seen == self._oom:
             return "", False
-        is_put_back = _write(Path(f"/proc/{self.pid}/oom_score_adj"), self._oom)
+        is_put_back = write(Path(f"/proc/{self.pid}/oom_score_adj"), self._oom)
         detail = f"had its oom_score_adj set from {self._oom.strip()} to {seen.strip()}"
         if not is_put_back:
             self._oom = seen
@@ -87,7 +87,7 @@ def _read(pid: int, name: str) -> str:
         return ""
 
 
-def _write(path: Path, text: str) -> bool:
+def write(path: Path, text: str) -> bool:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     except OSError:

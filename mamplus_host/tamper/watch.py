@@ -10,6 +10,7 @@ the device sleeps: the agent was stopped, frozen or starved, whoever did it.
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from mamplus_host.errors import MamplusError
 from mamplus_host.events import Tamper
@@ -17,12 +18,13 @@ from mamplus_host.executor.network.netfilter_keeper import NetfilterKeeper
 from mamplus_host.kernel.tables import Tables
 from mamplus_host.tamper.noticed import Noticed, event
 from mamplus_host.tamper.pins import Pins
-from mamplus_host.tamper.process import Process
+from mamplus_host.tamper.process import Process, write
 from mamplus_host.tamper.rules import Rules
 
 SILENT_S = 15.0  # three ticks
 RESPONDER_SILENT_S = 3.0  # three of its beats
 _NS = 1_000_000_000
+_TRACING = Path("/proc/sys/kernel/ftrace_enabled")
 
 
 class Watch:
@@ -40,13 +42,15 @@ class Watch:
         self._own = Process(os.getpid(), "the agent")
         self._responder = Process(responder_pid(), "the responder")
         self._looked_s, self._worked_s = time.monotonic(), time.thread_time()
+        self._traces = not _is_off(_TRACING)
         self._missed = heartbeats()["agent_missed"]
         self._silent_looks = 0
         self.counts: dict[str, int] = {}  # by kind, since the start
 
     def look(self) -> list[Tamper]:
         """Return what was found changed since the last look, and put back where that is possible."""
-        found = [*self._silence(), *self._pins.look(), *self._maps(), *self._rules_gone(), *self._own.look()]
+        found = [*self._silence(), *self._tracing(), *self._pins.look(), *self._maps(), *self._rules_gone()]
+        found += self._own.look()
         found += self._about_responder()
         for one in found:
             self.counts[one.op] = self.counts.get(one.op, 0) + 1
@@ -69,6 +73,12 @@ class Watch:
         elif missed > before:
             detail = f"the agent was stopped for {gap_s:.0f} s at most, and woken by the responder"
             yield Noticed(op="silence", detail=detail, target=os.getpid(), is_put_back=True)
+
+    def _tracing(self) -> Iterator[Noticed]:
+        """Look whether the kernel still calls what is attached to its functions."""
+        if self._traces and _is_off(_TRACING):
+            detail = "kernel.ftrace_enabled was set to 0, which takes every program of the LSM's away"
+            yield Noticed(op="tracing", detail=detail, is_put_back=write(_TRACING, "1"))
 
     def _maps(self) -> Iterator[Noticed]:
         try:
@@ -106,3 +116,10 @@ class Watch:
         if self._silent_looks == 2:  # at the first the device may have slept, and it beats again in a moment
             detail = f"the responder did not run for {age_s:.0f} s: stopped, frozen or starved; it was sent SIGCONT"
             yield Noticed(op="silence", detail=detail, target=pid)
+
+
+def _is_off(setting: Path) -> bool:
+    try:
+        return setting.read_text().strip() == "0"
+    except OSError:  # this kernel does not have it
+        return False
