@@ -10,6 +10,7 @@
 
 #include "ble.h"
 #include "ctime.h"
+#include "known.h"
 #include "record.h"
 #include "standing.h"
 #include "scratch.h"
@@ -25,6 +26,8 @@ static __always_inline __u32 see_file(struct mamplus_file *out, struct file *fil
 	struct inode *inode = SEE(file, f_inode);
 
 	out->dev = SEE(inode, i_sb, s_dev);
+	if (repeats_numbers(SEE(inode, i_sb, s_magic)))
+		out->dev = device_with(out->dev, (__u64)BPF_CORE_READ(file, f_inode));
 	out->ino = SEE(inode, i_ino);
 	out->size = SEE(inode, i_size);
 	out->mode = SEE(inode, i_mode);
@@ -35,8 +38,7 @@ static __always_inline __u32 see_file(struct mamplus_file *out, struct file *fil
 /* The remembered SHA-256 of this very file, or NULL. */
 static __always_inline struct mamplus_known *believed(const struct mamplus_file *file)
 {
-	struct mamplus_file_key key = { .dev = file->dev, .ino = file->ino };
-	struct mamplus_known *entry = bpf_map_lookup_elem(&known, &key);
+	struct mamplus_known *entry = known_of(file->dev, file->ino);
 
 	if (!entry || entry->flags & MAMPLUS_KNOWN_PENDING || entry->size != file->size || entry->ctime_s != file->ctime_s || entry->ctime_ns != file->ctime_ns)
 		return NULL;
@@ -126,9 +128,10 @@ static __always_inline enum exec_action exec_judge(struct mamplus_held *start, s
 	start->boot_ns = exec->head.boot_ns;
 	start->start_ns = SEE(task, start_boottime);
 	start->file = exec->file;
+	exec->file.dev = (__u32)exec->file.dev;	/* the rest is nobody's business */
 	take_loader(start, SEE(task, pid));
 
-	entry = believed(&exec->file);
+	entry = believed(&start->file);
 	if (is_for_good(entry)) {
 		enum exec_action action = judge_known(exec, entry);
 

@@ -4,6 +4,7 @@
 #define MAMPLUS_FILES_WHO_H
 
 #include "ctime.h"
+#include "known.h"
 #include "files_place.h"
 
 #define MAMPLUS_LINEAGE 8	/* parents that are asked whether they pass a right on */
@@ -41,15 +42,15 @@ static __always_inline bool agent_lives(const struct mamplus_file_rules *now)
 static __always_inline struct mamplus_writer *writer_of(struct task_struct *task)
 {
 	struct inode *inode = BPF_CORE_READ(task, mm, exe_file, f_inode);
-	struct mamplus_file_key key = { 0 };
 	struct mamplus_file file = { 0 };
 	struct mamplus_known *entry;
 
 	if (!inode)
 		return NULL;
-	key.dev = BPF_CORE_READ(inode, i_sb, s_dev);
-	key.ino = BPF_CORE_READ(inode, i_ino);
-	entry = bpf_map_lookup_elem(&known, &key);
+	file.dev = BPF_CORE_READ(inode, i_sb, s_dev);
+	if (repeats_numbers(BPF_CORE_READ(inode, i_sb, s_magic)))
+		file.dev = device_with(file.dev, (__u64)inode);
+	entry = known_of(file.dev, BPF_CORE_READ(inode, i_ino));
 	fill_ctime(&file, inode);
 	if (!entry || entry->flags & MAMPLUS_KNOWN_ONCE || entry->size != (__u64)BPF_CORE_READ(inode, i_size) ||
 	    entry->ctime_s != file.ctime_s || entry->ctime_ns != file.ctime_ns)

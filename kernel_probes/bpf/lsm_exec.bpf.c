@@ -4,16 +4,17 @@
  *
  * Hooks:   lsm/bprm_check_security (a program, and each script on the way to it), lsm/mmap_file and
  *          lsm/file_mprotect with PROT_EXEC (libraries, LD_PRELOAD, dlopen, a program given to its loader),
- *          lsm/file_open; for tasks below the scope's cgroup. Opening for writing is looked at everywhere.
- * Emits:   struct mamplus_exec for a program or script, struct mamplus_access for a file; a struct
- *          mamplus_want for the responder.
+ *          lsm/file_open; for tasks below the scope's cgroup. Opening for writing is looked at everywhere, and so are
+ *          lsm/task_prctl and lsm/inode_free_security.
+ * Emits:   struct mamplus_exec for a program or script, struct mamplus_access for a file, struct mamplus_tamper for
+ *          prctl(2); a struct mamplus_want for the responder.
  * Returns: -EPERM: refused. -ERESTARTNOINTR: stopped, and tried again when the content is known. -EAGAIN: not
  *          known yet, and nobody could be stopped (io_uring).
  * Missing: a kernel without BPF LSM does not load this: sched_process_exec (exec.bpf.c) remains. No responder, no
  *          room: the declared answer. In monitor mode nobody waits, so a library or script that is unknown is only
  *          told from the next time on.
  */
-#include "lsm_logic.h"
+#include "lsm_program.h"
 
 #define MAMPLUS_FMODE_WRITE 0x2
 #define MAMPLUS_FLAG_EXEC 0x20		/* __FMODE_EXEC in f_flags: opened by execve, which user space cannot claim */
@@ -22,6 +23,9 @@
 #define MAMPLUS_MNT_NS_INTERNAL -22	/* ERR_PTR(-EINVAL) */
 #define MAMPLUS_SB_KERNMOUNT (1 << 22)
 #define MAMPLUS_SCRIPT_MAX (16 << 20)	/* bytes; no interpreter's program is larger */
+#define MAMPLUS_PR_SET_MM 35
+#define MAMPLUS_PR_SET_MM_EXE_FILE 13
+#define MAMPLUS_PR_SET_MM_MAP 14	/* among other things */
 #define MAMPLUS_UNNAMED_MAX (64 << 20)	/* bytes; a mapped file without a name above it is a compiler's memory */
 
 /* --- programs and scripts ------------------------------------------------------------------ */
@@ -125,20 +129,34 @@ int BPF_PROG(mamplus_mprotect, struct vm_area_struct *vma, unsigned long reqprot
 
 /* --- files that are opened ----------------------------------------------------------------- */
 
-/* From here on its content is what the writer makes of it. */
-static __always_inline void forget(struct inode *inode)
+static __always_inline void forget_key(__u64 dev, __u64 ino)
 {
-	struct mamplus_file_key key = { .dev = inode->i_sb->s_dev, .ino = inode->i_ino };
+	struct mamplus_file_key key = { .dev = dev, .ino = ino };
 
 	bpf_map_delete_elem(&known, &key);
 }
 
-/* What this file held when it was hashed last, whatever its times say since; while it is being read, too. */
-static __always_inline struct mamplus_known *held_last(const struct mamplus_file *file)
+/* From here on its content is what the writer makes of it. */
+static __always_inline void forget(struct file *file, struct inode *inode)
 {
-	struct mamplus_file_key key = { .dev = file->dev, .ino = file->ino };
+	__u64 dev = inode->i_sb->s_dev;
 
-	return bpf_map_lookup_elem(&known, &key);
+	forget_key(dev, inode->i_ino);
+	if (repeats_numbers(inode->i_sb->s_magic))
+		forget_key(device_with(dev, (__u64)BPF_CORE_READ(file, f_inode)), inode->i_ino);
+}
+
+/* The kernel's memory of an inode ends, and another one may have its place. */
+SEC("lsm/inode_free_security")
+int BPF_PROG(mamplus_inode_gone, struct inode *inode)
+{
+	__u64 at = 0;
+
+	if (!repeats_numbers(SEE(inode, i_sb, s_magic)) || !is_regular(inode))
+		return 0;
+	bpf_probe_read_kernel(&at, sizeof(at), ctx);	/* as a number */
+	forget_key(device_with(SEE(inode, i_sb, s_dev), at), SEE(inode, i_ino));
+	return 0;
 }
 
 /*
@@ -180,26 +198,6 @@ static __always_inline bool is_responder(void)
 	struct mamplus_heartbeat *beat = bpf_map_lookup_elem(&heartbeat, &zero);
 
 	return beat && beat->responder_tgid == bpf_get_current_pid_tgid() >> 32;
-}
-
-/* The task's program is one that runs what it reads. Nobody writes to what runs, so its times do not matter. */
-static __always_inline bool is_interpreter(void)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct mm_struct *mm = task->mm;
-	struct file *program = mm ? mm->exe_file : NULL;
-	struct mamplus_content content;
-	struct mamplus_known *entry;
-	struct mamplus_file file;
-
-	if (!program)
-		return false;
-	see_file(&file, program);
-	entry = held_last(&file);
-	if (!entry)
-		return false;
-	__builtin_memcpy(content.sha256, entry->sha256, sizeof(content.sha256));
-	return bpf_map_lookup_elem(&interpreters, &content) != NULL;
 }
 
 /* overlayfs opens the file of a layer behind the one that was asked for, through a mount that is in no namespace. */
@@ -263,14 +261,40 @@ int BPF_PROG(mamplus_open, struct file *file)
 		return 0;
 	if (is_responder()) {
 		if (mode & MAMPLUS_FMODE_WRITE)
-			forget(inode);
+			forget(file, inode);
 		note_opened(file, inode);
 		return 0;
 	}
 	refused = judge_open(file, mode);
 	if (!refused && mode & MAMPLUS_FMODE_WRITE)
-		forget(inode);
+		forget(file, inode);
 	return refused;
+}
+
+/* --- a process that passes for another ----------------------------------------------------- */
+
+/*
+ * A process may name another file as its program: CRIU does. Interpreters are known by theirs, and so are those who may
+ * write to what is guarded, whoever of the machine they are.
+ */
+SEC("lsm/task_prctl")
+int BPF_PROG(mamplus_prctl, int option, unsigned long what)
+{
+	bool lets = is_monitor();
+	struct mamplus_tamper event;
+
+	if (option != MAMPLUS_PR_SET_MM || (what != MAMPLUS_PR_SET_MM_EXE_FILE && what != MAMPLUS_PR_SET_MM_MAP) || is_exempt())
+		return 0;	/* the kernel goes on */
+	fill_head(&event.head, MAMPLUS_KIND_TAMPER, sizeof(event));
+	event.head.flags = lets ? MAMPLUS_F_MONITOR : MAMPLUS_F_REFUSED;
+	event.op = MAMPLUS_TAMPER_IDENTITY;
+	event.target_tgid = bpf_get_current_pid_tgid() >> 32;
+	event.argument = what;
+	emit(&event, sizeof(event), true);
+	if (lets)
+		return 0;
+	count(MAMPLUS_C_REFUSED);
+	return -MAMPLUS_EPERM;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

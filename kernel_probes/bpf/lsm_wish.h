@@ -69,6 +69,7 @@ static __always_inline void tell_start(const struct wish *wish, const struct mam
 	fill_head(&record->head, MAMPLUS_KIND_EXEC, sizeof(*record));
 	take_judgement(&record->head, judged);
 	record->file = wish->file;
+	record->file.dev = (__u32)wish->file.dev;
 	__builtin_memset(record->sha256, 0, MAMPLUS_SHA256_LEN);
 	if (sha256)
 		__builtin_memcpy(record->sha256, sha256, MAMPLUS_SHA256_LEN);
@@ -89,6 +90,7 @@ static __always_inline void tell_access(const struct wish *wish, const struct ma
 	fill_head(&record->head, MAMPLUS_KIND_FILE, sizeof(*record));
 	take_judgement(&record->head, judged);
 	record->file = wish->file;
+	record->file.dev = (__u32)wish->file.dev;
 	__builtin_memset(record->sha256, 0, MAMPLUS_SHA256_LEN);
 	if (sha256)
 		__builtin_memcpy(record->sha256, sha256, MAMPLUS_SHA256_LEN);

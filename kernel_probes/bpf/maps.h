@@ -50,7 +50,8 @@ MAMPLUS_KEYED(loaders, LRU_HASH, MAMPLUS_HELD_MAX, __u32, struct mamplus_file, 0
 
 MAMPLUS_KEYED(opened, LRU_HASH, MAMPLUS_OPENED_MAX, __u32, struct mamplus_opened, 0);
 
-MAMPLUS_KEYED(interpreters, LRU_HASH, MAMPLUS_INTERPRETERS_MAX, struct mamplus_content, __u32, 0);
+/* No LRU: a thousand programs that are called sh must not push out the one that is. */
+MAMPLUS_KEYED(interpreters, HASH, MAMPLUS_INTERPRETERS_MAX, struct mamplus_content, __u32, 0);
 
 MAMPLUS_KEYED(patterns, ARRAY, MAMPLUS_PATTERNS_MAX, __u32, struct mamplus_pattern, 0);
 

@@ -25,6 +25,7 @@
 #define CLOCK_TICKS_NS 50000000LL	/* coarse file times advance by a tick, 1 to 10 ms; with room */
 #define NS_PER_S 1000000000LL
 #define COARSE_NS (2 * NS_PER_S)	/* vfat keeps every second second; ext4 with inodes of 128 bytes whole ones */
+#define GONE " (deleted)"	/* the end of what /proc says of a file without a name */
 #define FUSE_MAGIC 0x65735546
 
 static struct pins pins;
@@ -52,6 +53,13 @@ static uint32_t known_flags(const struct found_file *file, const struct mamplus_
 	return age_ns < old_ns || fs.f_type == TMPFS_MAGIC ? MAMPLUS_KNOWN_ONCE : 0;
 }
 
+static void copy_for_user_space(struct mamplus_file_key key, struct mamplus_known known)
+{
+	key.dev = (uint32_t)key.dev;
+	known.flags |= MAMPLUS_KNOWN_COPY;
+	(void)mamplus_map_update(pins.known, &key, &known);
+}
+
 static enum hash_state remember(const struct found_file *file, const struct mamplus_file *held, const unsigned char *sha256)
 {
 	struct mamplus_file_key key = { .dev = held->dev, .ino = held->ino };
@@ -66,6 +74,8 @@ static enum hash_state remember(const struct found_file *file, const struct mamp
 		error = mamplus_map_update(pins.known, &key, &known);
 	if (error)
 		return HASH_NONE;
+	if (key.dev >> 32)
+		copy_for_user_space(key, known);
 	return known.flags ? HASH_ONCE : HASH_KEPT;
 }
 
@@ -105,6 +115,8 @@ static void note_interpreter(int fd, const struct mamplus_file *file, const unsi
 	if (length < 0)
 		return;
 	path[length] = '\0';
+	if (length > (ssize_t)strlen(GONE) && strcmp(path + length - strlen(GONE), GONE) == 0)
+		path[length - strlen(GONE)] = '\0';	/* it was replaced, and runs on */
 	for (uint32_t i = 0; i < MAMPLUS_PATTERNS_MAX; i++) {
 		if (mamplus_map_lookup(pins.patterns, &i, &pattern) < 0 || !pattern.text[0])
 			return;

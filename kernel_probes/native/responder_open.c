@@ -236,6 +236,9 @@ void open_wanted(const struct pins *pins, const struct job *job, struct found_fi
 	snprintf(name, sizeof(name), "/proc/%u/map_files/%lx-%lx", job->hold.tgid, job->from, job->to);
 	if (job->to && try_name(pins, AT_FDCWD, name, &job->hold.file, out))
 		return;
+	snprintf(name, sizeof(name), "/proc/%u/exe", job->hold.tgid);	/* its program may be what is asked about */
+	if (try_name(pins, AT_FDCWD, name, &job->hold.file, out))
+		return;
 	snprintf(name, sizeof(name), "/proc/%u/task/%u/fd", job->hold.tgid, job->pid ? job->pid : job->hold.tgid);
 	if (try_all(pins, name, &job->hold.file, out))
 		return;

@@ -40,13 +40,15 @@ class Interpreters:
     def use(self, patterns: Sequence[str]) -> int:
         """Make `patterns` the ones that hold; return how many contents they name here.
 
-        When they differ from those that hold already, all that is known of files is forgotten: each program is
-        hashed at its next start, and its path looked at again.
+        When they differ from those that hold already, or half of the room is taken by what may be gone, all that is
+        known of files is forgotten: each program is hashed when it starts or reads next, and its path looked at again.
         """
         wanted = [layout.PATTERN.pack(os.fsencode(pattern)) for pattern in patterns][: layout.PATTERNS_MAX - 1]
         wanted += [bytes(layout.PATTERN.size)] * (layout.PATTERNS_MAX - len(wanted))
-        if wanted != [self._patterns.get(_key(place)) for place in range(layout.PATTERNS_MAX)]:
-            self._contents.remove_many(list(self._contents.keys()))
+        contents_before = list(self._contents.keys())
+        holding = [self._patterns.get(_key(place)) for place in range(layout.PATTERNS_MAX)]
+        if wanted != holding or len(contents_before) > layout.INTERPRETERS_MAX // 2:
+            self._contents.remove_many(contents_before)
             self._tables.forget_all()
             for place, pattern in enumerate(wanted):
                 self._patterns.set(_key(place), pattern)

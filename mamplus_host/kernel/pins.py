@@ -50,6 +50,8 @@ _OPTIONAL_HOOKS = {
     "mamplus_bprm": "lsm/bprm_check_security",
     "mamplus_mmap": "lsm/mmap_file",
     "mamplus_mprotect": "lsm/file_mprotect",
+    "mamplus_inode_gone": "lsm/inode_free_security",
+    "mamplus_prctl": "lsm/task_prctl",
     "mamplus_open": "lsm/file_open",
 }
 GUARD = {  # self-protection, where the kernel has BPF LSM: all of them or none

@@ -16,7 +16,7 @@ CTIMES = {  # what kernels have called it, newest first: member -> type
     "i_ctime": {"i_ctime": "struct { long long tv_sec; long tv_nsec; }"},
 }
 STRUCTS = {
-    "super_block": {"s_dev": "unsigned int"},
+    "super_block": {"s_dev": "unsigned int", "s_magic": "unsigned long"},
     "inode": {
         "i_mode": "unsigned short", "i_ino": "unsigned long", "i_nlink": "unsigned int", "i_size": "long long",
         "i_sb": "struct super_block *",
