@@ -36,6 +36,7 @@ _FLAGS: dict[str, list[str]] = {
     "own_loader": ["-static-pie", "-fPIE"],
     "opens_library": ["-ldl"],
     "quiet": ["-static", "-nostdlib"],
+    "stands_for": ["-l:libbpf.a", "-lelf", "-lz"],
     "caller32": ["-m32", "-static", "-nostdlib", "-fno-stack-protector", "-fno-pie", "-no-pie"],
     "mark32": ["-m32", "-static", "-nostdlib", "-fno-stack-protector", "-fno-pie", "-no-pie"],
 }

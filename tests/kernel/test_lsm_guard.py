@@ -30,6 +30,7 @@ from .conftest import Started, decode
 pytestmark = pytest.mark.kernel
 LIBC = ctypes.CDLL(None, use_errno=True)
 BPF = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), 321)
+PROG_TEST_RUN = 10
 MAP_GET_NEXT_ID, MAP_GET_FD_BY_ID, PROG_GET_FD_BY_ID, LINK_GET_FD_BY_ID = 12, 14, 13, 30
 ARRAY = 2  # BPF_MAP_TYPE_ARRAY
 PTRACE_ATTACH, PTRACE_SEIZE, MNT_DETACH = 16, 0x4206, 2

@@ -157,6 +157,22 @@ def own_personality(on: Ground, payload: Path, marker: Path) -> Seen:
     return on.tool("own_loader", "implied", payload, marker)
 
 
+@attack("a loader of one's own: remap_file_pages", FAMILY, OPENED, bypasses=f"{EXEC_HOOKS}; hooks on mmap(2) alone",
+        limit=NOT_SEEN)  # fmt: skip
+def own_remapped(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Maps them readable and shared, and has remap_file_pages(2) map them again under that personality."""
+    return on.tool("own_loader", "remapped", payload, marker)
+
+
+@attack("a loader of one's own: rewritten", FAMILY, UNSEEN, bypasses="what judges a file when it is opened or mapped",
+        limit="what is mapped is judged as it was then, and no kernel keeps anybody from writing to a library that is"
+        " in use; a start of the file is refused again")  # fmt: skip
+def own_rewritten(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Maps a good file executable, and writes the listed program, which comes through a pipe, into it then."""
+    good = on.payloads.quiet(payload.with_name("good"))
+    return on.run(on.programs / "own_loader", "rewritten", good, marker, stdin=payload.read_bytes())
+
+
 @attack(
     "a loader of one's own: copy",
     FAMILY,

@@ -2,6 +2,7 @@
 """Scripts: the program that starts is a good one, and what it is given is listed."""
 
 import os
+import shutil
 from pathlib import Path
 
 from tests.attacks.attack import OPENED, READ_FIRST, UNKNOWN_DATA, UNSEEN, Missing, attack
@@ -17,6 +18,8 @@ NOT_SEEN = "what runs is the interpreter; without LSM or fanotify nobody sees wh
 NO_FILE = (
     "the text comes from no file: whoever may run an interpreter may type; where that matters, list the interpreter"
 )
+
+CAP_SYS_RESOURCE = 24
 
 
 def found(name: str) -> str:
@@ -79,6 +82,28 @@ def shell_source(on: Ground, payload: Path, marker: Path) -> Seen:
 def shell_stdin(on: Ground, payload: Path, marker: Path) -> Seen:
     """Gives it to the shell as standard input, opened by the shell that starts it."""
     return on.execute(found("sh"), "-c", 'exec sh -s "$2" < "$1"', "sh", payload, marker)
+
+
+@attack("sh -s, opened by another", FAMILY, READ_FIRST, payload="shell", bypasses=PROGRAMS,
+        limit=f"{NOT_SEEN}; with LSM: {UNKNOWN_DATA}")  # fmt: skip
+def given_input(on: Ground, payload: Path, marker: Path) -> Seen:
+    """As above, opened by a program that is no interpreter, and becomes the shell."""
+    return on.tool("gives", payload, found("sh"), "-s", marker)
+
+
+@attack("interpreter that passes for another", FAMILY, OPENED, payload="shell", is_alike=True,
+        bypasses="what takes /proc/PID/exe for the program that runs", limit=NOT_SEEN)  # fmt: skip
+def passes_for(on: Ground, payload: Path, marker: Path) -> Seen:
+    """An interpreter has prctl(2) name a good program as its own, and reads the listed script then."""
+    if not has_capability(CAP_SYS_RESOURCE):
+        raise Missing("CAP_SYS_RESOURCE")
+    own = Path(shutil.copy(on.programs / "passes_for", payload.with_name("perl-of-ours")))  # so named, it is one
+    return on.run(own, on.programs / "quiet", payload, marker)
+
+
+def has_capability(number: int) -> bool:
+    status = Path("/proc/self/status").read_text()
+    return bool(int(status.partition("CapEff:")[2].split(maxsplit=1)[0], 16) >> number & 1)
 
 
 @attack(

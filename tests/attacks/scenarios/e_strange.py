@@ -4,8 +4,10 @@
 import ctypes
 import mmap
 import os
+import resource
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 from tests.attacks import calls
@@ -185,12 +187,11 @@ def cgroup_below(on: Ground, payload: Path, marker: Path) -> Seen:
     return on.act(deed, cgroup=below)
 
 
-@attack(
-    "out of the scope",
-    PROCESSES,
-    UNSEEN,
-    limit='with a scope smaller than the root cgroup, root may leave it; `[scope] cgroup = "/"` has no outside',
-)
+OUTSIDE = 'with a scope smaller than the root cgroup, root may leave it; `[scope] cgroup = "/"` has no outside'
+CRASH_S = 30.0
+
+
+@attack("out of the scope", PROCESSES, UNSEEN, limit=OUTSIDE)
 def leaves_scope(on: Ground, payload: Path, marker: Path) -> Seen:
     """Root moves itself into a cgroup outside of the scope, then starts it."""
 
@@ -199,3 +200,44 @@ def leaves_scope(on: Ground, payload: Path, marker: Path) -> Seen:
         os.execv(payload, ["x", str(marker)])
 
     return on.act(deed)
+
+
+@attack("born out of the scope", PROCESSES, UNSEEN, limit=OUTSIDE, bypasses="what watches cgroup.procs")
+def born_outside(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Root has clone3(2) put a child into a cgroup outside of the scope (CLONE_INTO_CGROUP), which starts it."""
+
+    def deed() -> int:
+        outside = os.open(on.cgroup.parent, os.O_RDONLY | os.O_DIRECTORY)
+        return calls.child(lambda: os.execv(payload, ["x", str(marker)]), lambda: calls.fork_into(outside))
+
+    return on.act(deed)
+
+
+@attack("core_pattern", PROCESSES, UNSEEN, limit=f"the kernel starts its helpers in the root cgroup: {OUTSIDE}",
+        bypasses="what follows a program's descendants")  # fmt: skip
+def core_pattern(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Root has the kernel start it for a process that crashes (kernel.core_pattern; in a machine of its own)."""
+    if not calls.is_whole_machine_ours():
+        raise Missing("a machine of its own: the setting is that of all")
+    setting, short = Path("/proc/sys/kernel/core_pattern"), Path(tempfile.mkdtemp(dir="/tmp"))
+    before = setting.read_text()
+    (short / "p").symlink_to(payload)  # the setting has room for 127 bytes
+    (short / "m").symlink_to(marker)
+
+    def deed() -> None:
+        resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        os.abort()
+
+    def write() -> None:
+        setting.write_text(f"|{short}/p {short}/m")
+
+    try:
+        seen = on.act(write)
+        if not seen.errno:
+            on.act(deed)
+            end = time.monotonic() + CRASH_S
+            while not marker.exists() and time.monotonic() < end:
+                time.sleep(0.05)
+        return seen
+    finally:
+        setting.write_text(before)

@@ -14,7 +14,7 @@ from pathlib import Path
 from mamplus_host.kernel import layout, responder
 from mamplus_host.kernel.bpf import Map
 from mamplus_host.kernel.tables import Tables, file_of
-from tests.attacks.attack import OPENED, STOPPED, attack, everywhere
+from tests.attacks.attack import OPENED, STOPPED, Missing, attack, everywhere
 from tests.attacks.attacker import DEADLINE_S
 from tests.attacks.ground import Ground
 from tests.attacks.outcome import Outcome, Seen
@@ -23,6 +23,7 @@ FAMILY = "a program that waits for its hash"
 PR_SET_CHILD_SUBREAPER = 36
 NO_DEVICE = (1 << 32) - 1  # no file system has it
 AT_ONCE = 1024
+NOT_HERE = 77  # exit code of stands_for
 ANSWERED = everywhere((Outcome.REFUSED, Outcome.KILLED)) | {"signal": Outcome.KILLED}  # or by its content
 DAEMONS = "daemons in user space that answer for the kernel"
 
@@ -199,6 +200,19 @@ def forged(on: Ground, payload: Path, marker: Path) -> Seen:
 
     seen = on.act(deed)
     return seen if seen.errno else on.execute(payload, marker)
+
+
+@attack("function replaced", FAMILY, everywhere(Outcome.NOT_COVERED) | {"lsm": Outcome.REFUSED}, is_alike=True,
+        bypasses="BPF agents that nobody keeps from their own programs",
+        limit="root attaches BPF programs, to ours as well; only an LSM refuses it")  # fmt: skip
+def replaced_function(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Root has a BPF program of its own stand for the function of ours that looks into the list (freplace), and starts
+    it."""
+    pin = on.agent.kernel.directory / "prog_mamplus_exec"
+    seen = on.tool("stands_for", pin, "ble_probe", payload, marker)
+    if seen.exit == NOT_HERE:
+        raise Missing("programs of root that replace functions (freplace)")
+    return seen
 
 
 @attack("full file system", FAMILY, STOPPED)

@@ -183,6 +183,36 @@ def moved(on: Ground, _pins: Path, _work: Path) -> Seen:
     return act(on, lambda: (on.whole.scope / "cgroup.procs").write_text(str(on.whole.pid)))
 
 
+@on_agent("moved, then killed", everywhere(Outcome.NOTICED), settle_s=60.0,
+          limit="cgroup.kill asks no hook; what is pinned enforces on, and the next agent tells")  # fmt: skip
+def moved_and_killed(on: Ground, _pins: Path, _work: Path) -> Seen:
+    """Moves the agent into a cgroup of the attacker's, and has the kernel kill all that is in there (cgroup.kill)."""
+    trap = on.whole.scope / "trap"
+    trap.mkdir(exist_ok=True)
+
+    def deed() -> None:
+        with (trap / "cgroup.kill").open("w", buffering=1) as kill:  # opened before the agent is there
+            (trap / "cgroup.procs").write_text(str(on.whole.pid))
+            kill.write("1\n")
+
+    seen = act(on, deed)
+    if not seen.errno:
+        assert on.whole.process is not None
+        on.whole.process.wait(30)
+        on.whole.repair()
+    return seen
+
+
+@on_agent("tracing switched off", NOTED, limit="put back within a tick",
+          bypasses="BPF agents: every program that is attached to a function goes, and no bpf(2) tells")  # fmt: skip
+def no_tracing(on: Ground, _pins: Path, _work: Path) -> Seen:
+    """Sets kernel.ftrace_enabled to 0, in a machine of its own: what BPF LSM programs are called by."""
+    setting = Path("/proc/sys/kernel/ftrace_enabled")
+    if not calls.is_whole_machine_ours() or not setting.exists():
+        raise Missing("a machine of its own that has kernel.ftrace_enabled: the setting is that of all")
+    return act(on, lambda: setting.write_text("0"))
+
+
 @on_agent("no descriptors", everywhere(Outcome.NOT_COVERED) | {"lsm": Outcome.REFUSED}, settle_s=7.0,
           limit="what is open stays open, so enforcement stands; the agent answers no requests")  # fmt: skip
 def no_descriptors(on: Ground, _pins: Path, _work: Path) -> Seen:

@@ -13,12 +13,16 @@ import errno
 import os
 import resource
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from mamplus_host.errors import KernelRefused
 from mamplus_host.kernel import layout, responder
+from mamplus_host.kernel.bpf import Map
+from mamplus_host.policy.policy import INTERPRETERS
 from story.stage import wait_for
 from tests.attacks import calls
-from tests.attacks.attack import READ_FIRST, STOPPED, Missing, attack, everywhere
+from tests.attacks.attack import OPENED, STOPPED, Missing, attack, everywhere
 from tests.attacks.attacker import DEADLINE_S, Attacker, become
 from tests.attacks.ground import Ground
 from tests.attacks.outcome import Outcome, Seen
@@ -157,18 +161,63 @@ def waiting(on: Ground) -> int:
     return found["held"] + found["hold_lost"]
 
 
-@attack("forgotten interpreter", FAMILY, READ_FIRST, payload="shell", bypasses="caches of verdicts that many push out",
-        limit=f"{NOT_SEEN}; with LSM: one that opens nothing while 65,536 others are hashed is none")  # fmt: skip
+@attack("forgotten interpreter", FAMILY, OPENED, payload="shell", bypasses="caches of verdicts that many push out",
+        limit=NOT_SEEN)  # fmt: skip
 def forgotten_shell(on: Ground, payload: Path, marker: Path) -> Seen:
     """Keeps a shell waiting until the kernel has forgotten its hash, and so that it is an interpreter, then has it read
     the listed script (here: the runner fills the kernel's memory, and takes the entry away)."""
+    return waiting_shell(on, payload, marker, lambda: forgetting(on, Path(found("sh"))))
+
+
+@attack("shell older than the policy", FAMILY, OPENED, payload="shell", limit=NOT_SEEN,
+        bypasses="agents that look at a program when it starts")  # fmt: skip
+def older_shell(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Keeps a shell waiting until the policy names another interpreter, when all hashes are forgotten; or until there
+    is an agent at all."""
+
+    @contextlib.contextmanager
+    def new_policy() -> Iterator[None]:
+        on.agent.kernel.interpreters.use((*INTERPRETERS, "of-tomorrow"))
+        yield
+
+    try:
+        return waiting_shell(on, payload, marker, new_policy)
+    finally:
+        on.agent.kernel.interpreters.use(INTERPRETERS)
+        on.know_tools()
+
+
+@attack("a thousand interpreters", FAMILY, OPENED, payload="shell", bypasses="lists that forget", limit=NOT_SEEN)
+def many_shells(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Keeps a shell waiting, and starts thousands of others that are all called sh and differ in a byte, until the
+    kernel has no room for what interpreters there are (here: the runner writes them into its map)."""
+
+    @contextlib.contextmanager
+    def many() -> Iterator[None]:
+        contents = Map.pinned(on.agent.kernel.directory / "interpreters", layout.CONTENT.size, 4)
+        with contextlib.suppress(KernelRefused):
+            for _ in range(4 * layout.INTERPRETERS_MAX):
+                contents.set(os.urandom(layout.CONTENT.size), bytes(4))
+        yield
+
+    try:
+        return waiting_shell(on, payload, marker, many)
+    finally:
+        on.agent.kernel.interpreters.use(INTERPRETERS)  # more than half of the room is taken: it begins anew
+        on.know_tools()
+
+
+def waiting_shell(
+    on: Ground, payload: Path, marker: Path, meanwhile: Callable[[], contextlib.AbstractContextManager[None]]
+) -> Seen:
+    """Have a shell that waited during `meanwhile` read the payload."""
     shell, gate = found("sh"), payload.with_name("gate")
     os.mkfifo(gate)
     text = 'read go <"$1"; file=$2; shift 2; . "$file"'
     vector = [os.fsencode(one) for one in (shell, "-c", text, "sh", gate, payload, marker)]
     with contextlib.closing(Attacker.begin(lambda: become(shell, vector, dict(os.environ)), on.cgroup)) as attacker:
         opened = wait_for("the shell", lambda: os.open(gate, os.O_WRONLY | os.O_NONBLOCK), timeout_s=DEADLINE_S)
-        with forgetting(on, Path(shell)):
+        with meanwhile():
             pass
         os.write(opened, b"go\n")
         os.close(opened)
