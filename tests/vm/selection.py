@@ -21,9 +21,9 @@ from tests.vm.kernels import ROOT, StockKernel
 _WANTED = (
     "features.py", "verifier.py", "hold.py::test_whoever_seizes_a_held_program_ends_it",
     "hold.py::test_who_is_refused_does_not_run_before_its_sigkill_comes", "lsm_exec.py", "file_guard.py",
-    "lsm_guard.py", "doctor.py::test_with_bpf_lsm_each_control_that_it_can_enforce_is_enforced_by_it",
-    # What runs already is looked at again.
-    "sweep.py",
+    "lsm_guard.py", "doctor_lsm.py",
+    # What runs already is looked at again; the fanotify tier.
+    "sweep.py", "watch.py",
     # What the kernel of a developer's machine may lack: simulated radios and USB devices, the device mapper.
     "radio.py::test_real_routes_say_which_interface_leads_there",
     "radio.py::test_the_kernels_own_switch_goes_off_and_comes_back",
@@ -43,8 +43,8 @@ LEFT_OUT = {
         "connect counters flood names netfilter packet refuse second_layer suspicion tables tables_filling"
         " tables_patch",
     "a whole agent for each test, of a minute each here":
-        "device_agent doctor_agent guarding isolate story story_cleanup tamper",
-    "they have not been run to their end on both kernels yet": "adoption brake doctor_lsm exec standing upgrade watch",
+        "device_agent doctor doctor_agent guarding isolate story story_cleanup tamper",
+    "they have not been run to their end on both kernels yet": "adoption brake exec standing upgrade",
     "tests/vm/test_no_deadlock.py holds up a whole machine of each kernel": "no_deadlock no_deadlock_files",
     "tests/vm/test_without_btf.py has a kernel without BTF": "bcc_exec bcc_shell",
     "26 disks of ext4, 472 s on 6.12: what is written and synced is the agent's part, and no version's": "power_off",
