@@ -56,38 +56,6 @@ static __always_inline bool is_decided(__u64 hit)
 	return hit_verdict(hit) > MAMPLUS_SUSPECT;
 }
 
-/* Whether filter `number` has all of these bits. */
-static __always_inline bool has_bits(void *table, __u32 buckets, __u32 number, __u32 bits)
-{
-	__u32 index = buckets + 1 + number / 2 / MAMPLUS_BUCKET_WORDS;
-	struct mamplus_bucket *line = bpf_map_lookup_elem(table, &index);
-
-	return line && !(bits & ~((__u32 *)line->word)[number & (2 * MAMPLUS_BUCKET_WORDS - 1)]);
-}
-
-/* Whether a key may have the bucket `first` of `buckets` for its first one. */
-static __always_inline bool may_hold(void *table, __u32 buckets, __u32 first, __u64 spread)
-{
-	return has_bits(table, buckets, first, mamplus_near(spread)) &&
-	       has_bits(table, buckets, buckets + first, mamplus_far(spread));
-}
-
-static __always_inline __u64 match_at(void *table, __u32 index, __u64 identity)
-{
-	struct mamplus_bucket *bucket = bpf_map_lookup_elem(table, &index);
-
-	if (!bucket)
-		return 0;
-#pragma unroll
-	for (__u32 i = 0; i < MAMPLUS_BUCKET_WORDS; i++) {
-		__u64 word = bucket->word[i];
-
-		if (word >> MAMPLUS_VERDICT_BITS == identity)
-			return ((__u64)index * MAMPLUS_BUCKET_WORDS + i) << MAMPLUS_VERDICT_BITS | (word & MAMPLUS_VERDICT_MASK);
-	}
-	return 0;
-}
-
 static __always_inline struct mamplus_shape *ble_shape(__u64 word)
 {
 	__u32 side = word & 1;
@@ -95,36 +63,91 @@ static __always_inline struct mamplus_shape *ble_shape(__u64 word)
 	return word ? bpf_map_lookup_elem(&shape, &side) : NULL;
 }
 
+/* One of a table's MAMPLUS_PARTS; NULL: there is none. */
+static __always_inline void *part_of(__u64 word, __u64 which, __u32 part)
+{
+	part += ((word & 1) * MAMPLUS_T_MAX + which) * MAMPLUS_PARTS;
+	return bpf_map_lookup_elem(&ble, &part);
+}
+
+/* A cache line of a table (below MAMPLUS_T_MAX) whose `rest` is what lies behind the cut. */
+static __always_inline struct mamplus_bucket *line_at(const struct mamplus_shape *now, __u64 word, __u64 which, void *rest, __u32 index)
+{
+	__u32 cut = now->cut[which];
+	void *first;
+
+	if (index >= cut) {
+		index -= cut;
+		return bpf_map_lookup_elem(rest, &index);
+	}
+	first = part_of(word, which, 0);
+	return first ? bpf_map_lookup_elem(first, &index) : NULL;
+}
+
+/* Whether filter `number` has all of these bits. */
+static __always_inline bool has_bits(const struct mamplus_shape *now, __u64 word, __u64 which, void *rest, __u32 number, __u32 bits)
+{
+	__u32 buckets = now->blocks[which] * now->block_buckets[which];
+	struct mamplus_bucket *line = line_at(now, word, which, rest, buckets + 1 + number / 2 / MAMPLUS_BUCKET_WORDS);
+
+	return line && !(bits & ~((__u32 *)line->word)[number & (2 * MAMPLUS_BUCKET_WORDS - 1)]);
+}
+
+/* Whether a key may have the bucket `first` of `buckets` for its first one. */
+static __always_inline bool may_hold(const struct mamplus_shape *now, __u64 word, __u64 which, void *rest, __u32 first, __u64 spread)
+{
+	return has_bits(now, word, which, rest, first, mamplus_near(spread)) &&
+	       has_bits(now, word, which, rest, now->blocks[which] * now->block_buckets[which] + first, mamplus_far(spread));
+}
+
+static __always_inline __u64 match_at(const struct mamplus_shape *now, __u64 word, __u64 which, void *rest, __u32 index, __u64 identity)
+{
+	struct mamplus_bucket *bucket = line_at(now, word, which, rest, index);
+
+	if (!bucket)
+		return 0;
+#pragma unroll
+	for (__u32 i = 0; i < MAMPLUS_BUCKET_WORDS; i++) {
+		__u64 held = bucket->word[i];
+
+		if (held >> MAMPLUS_VERDICT_BITS == identity)
+			return ((__u64)index * MAMPLUS_BUCKET_WORDS + i) << MAMPLUS_VERDICT_BITS | (held & MAMPLUS_VERDICT_MASK);
+	}
+	return 0;
+}
+
 /*
  * Ask one table. A function of its own (and global: verified once, whoever calls it how often),
  * so it takes and returns numbers only.
  */
-__noinline __u64 ble_probe(__u32 which, __u64 word, __u64 identity)
+__noinline __u64 ble_probe(__u64 which, __u64 word, __u64 identity)
 {
 	struct mamplus_shape *now = ble_shape(word);
-	__u32 table_index = (word & 1) * MAMPLUS_T_MAX + which, blocks, buckets, first, begin;
+	__u32 blocks, buckets, first, begin;
 	__u64 spread, hit;
-	void *table;
+	void *rest;
 
 	if (!now || which >= MAMPLUS_T_MAX)
 		return 0;
+	asm volatile("" : "+r"(which));
+	which &= MAMPLUS_T_MAX - 1;	/* again: of a copy on the stack, Linux 6.1 forgets what a comparison told */
 	blocks = now->blocks[which];
 	buckets = now->block_buckets[which];
 	if (!blocks)
 		return 0;
-	table = bpf_map_lookup_elem(&ble, &table_index);
-	if (!table)
+	rest = part_of(word, which, 1);
+	if (!rest)
 		return 0;
 	spread = mamplus_spread(now->salt, identity);
 	begin = mamplus_block(spread, blocks) * buckets;
 	first = begin + mamplus_first(spread, buckets);
-	if (!may_hold(table, blocks * buckets, first, spread))
+	if (!may_hold(now, word, which, rest, first, spread))
 		return 0;
-	hit = match_at(table, first, identity);
+	hit = match_at(now, word, which, rest, first, identity);
 	if (!hit)
-		hit = match_at(table, begin + mamplus_second(spread, buckets), identity);
+		hit = match_at(now, word, which, rest, begin + mamplus_second(spread, buckets), identity);
 	if (!hit && now->stashed[which])
-		hit = match_at(table, blocks * buckets, identity);
+		hit = match_at(now, word, which, rest, blocks * buckets, identity);
 	return hit;
 }
 

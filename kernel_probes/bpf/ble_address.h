@@ -40,15 +40,10 @@ static __always_inline __u64 ask_port(const struct mamplus_shape *now, __u64 wor
 /* Which lengths of networks need a lookup: what two masks of one cache line say both. */
 static __always_inline __u64 lengths_at(const struct mamplus_shape *now, __u64 word, __u32 one, __u32 two)
 {
-	__u32 table_index = (word & 1) * MAMPLUS_T_MAX + MAMPLUS_T_NET, index;
-	void *table = bpf_map_lookup_elem(&ble, &table_index);
-	struct mamplus_bucket *line;
+	__u32 begin = MAMPLUS_LINES_BEFORE_MASKS(now->blocks[MAMPLUS_T_NET] * now->block_buckets[MAMPLUS_T_NET]);
+	void *rest = part_of(word, MAMPLUS_T_NET, 1);
+	struct mamplus_bucket *line = rest ? line_at(now, word, MAMPLUS_T_NET, rest, begin + one / MAMPLUS_BUCKET_WORDS) : NULL;
 
-	if (!table)
-		return 0;
-	index = MAMPLUS_LINES_BEFORE_MASKS(now->blocks[MAMPLUS_T_NET] * now->block_buckets[MAMPLUS_T_NET]) +
-		one / MAMPLUS_BUCKET_WORDS;
-	line = bpf_map_lookup_elem(table, &index);
 	if (!line)
 		return 0;
 	return line->word[one & (MAMPLUS_BUCKET_WORDS - 1)] & line->word[two & (MAMPLUS_BUCKET_WORDS - 1)];

@@ -77,7 +77,7 @@ MAMPLUS_SINGLE(waiting, struct mamplus_waiting, BPF_F_MMAPABLE);
 /* The tables of the BLE, those of side 0 first. Sizes are those of the generation, so the inner 1 is no bound. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, MAMPLUS_SIDES * MAMPLUS_T_MAX);
+	__uint(max_entries, MAMPLUS_SIDES * MAMPLUS_T_MAX * MAMPLUS_PARTS);
 	__type(key, __u32);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__array(values, struct {

@@ -79,7 +79,11 @@ struct mamplus_bucket {
 /* Lines of a table before its masks: buckets, stash, and the filters, which are as many words as there are buckets. */
 #define MAMPLUS_LINES_BEFORE_MASKS(buckets) ((buckets) + 1 + ((buckets) + MAMPLUS_BUCKET_WORDS - 1) / MAMPLUS_BUCKET_WORDS)
 
-/* A table of a side is element side * MAMPLUS_T_MAX + table of the map `ble`. */
+/*
+ * A table of a side is element (side * MAMPLUS_T_MAX + table) * MAMPLUS_PARTS + 1 of the map `ble`. A large one is cut in
+ * two, at a page, for then two processors make its memory: the lines before the cut are the element before.
+ */
+#define MAMPLUS_PARTS 2
 enum mamplus_table {
 	MAMPLUS_T_SHA256 = 0,
 	MAMPLUS_T_ADDR = 1,		/* hosts, every port */
@@ -105,6 +109,7 @@ struct mamplus_shape {
 	unsigned int blocks[MAMPLUS_T_MAX];	/* 0: the table is empty */
 	unsigned int block_buckets[MAMPLUS_T_MAX];	/* of each; the stash comes after the last block */
 	unsigned int stashed[MAMPLUS_T_MAX];	/* words in the stash */
+	unsigned int cut[MAMPLUS_T_MAX];	/* lines before the cut; 0: it is not cut */
 	unsigned int ports;		/* bit MAMPLUS_Q_..: entries that name a port only, so qualified */
 	unsigned int mask_bits;
 	unsigned int probes4;		/* how many of `probe4`, most specific first */
@@ -274,7 +279,7 @@ struct mamplus_answer_args {
 
 _Static_assert(sizeof(struct mamplus_known) == 56, "hole in mamplus_known");
 _Static_assert(sizeof(struct mamplus_bucket) == 64, "a bucket is one cache line");
-_Static_assert(sizeof(struct mamplus_shape) == 856, "hole in mamplus_shape");
+_Static_assert(sizeof(struct mamplus_shape) == 872, "hole in mamplus_shape");
 _Static_assert(sizeof(struct mamplus_guard_key) == 20, "hole in mamplus_guard_key");
 _Static_assert(sizeof(struct mamplus_refused_key) == 24, "hole in mamplus_refused_key");
 _Static_assert(sizeof(struct mamplus_refusing) == 32, "hole in mamplus_refusing");

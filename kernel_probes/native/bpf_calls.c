@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -163,6 +164,25 @@ int mamplus_map_create(uint32_t type, uint32_t key_size, uint32_t value_size, ui
 	attr.map_flags = flags;
 	strncpy(attr.map_name, name, sizeof(attr.map_name) - 1);
 	return call(BPF_MAP_CREATE, &attr);
+}
+
+unsigned char *mamplus_reserve(uint64_t bytes)
+{
+	void *at = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return at == MAP_FAILED ? NULL : at;
+}
+
+int mamplus_map_at(unsigned char *at, int map_fd, uint64_t bytes, int is_read_only)
+{
+	int wanted = is_read_only ? PROT_READ : PROT_READ | PROT_WRITE;
+
+	return mmap(at, bytes, wanted, MAP_SHARED | MAP_FIXED, map_fd, 0) == MAP_FAILED ? -errno : 0;
+}
+
+int mamplus_unmap(unsigned char *at, uint64_t bytes)
+{
+	return munmap(at, bytes) ? -errno : 0;
 }
 
 static int element(int command, int map_fd, const void *key, const void *value, uint64_t flags)

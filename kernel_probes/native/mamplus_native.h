@@ -33,6 +33,10 @@ int mamplus_run(int prog_fd, const void *context, uint32_t size, uint32_t *resul
 
 int mamplus_map_create(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries, uint32_t flags,
 		       const char *name);
+/* Address space, NULL without any; into it maps that may be mapped, whose size or place is that of pages; and back. */
+unsigned char *mamplus_reserve(uint64_t bytes);
+int mamplus_map_at(unsigned char *at, int map_fd, uint64_t bytes, int is_read_only);
+int mamplus_unmap(unsigned char *at, uint64_t bytes);
 int mamplus_map_lookup(int map_fd, const void *key, void *value);
 int mamplus_map_update(int map_fd, const void *key, const void *value);
 int mamplus_map_replace(int map_fd, const void *key, const void *value);	/* -ENOENT (2): the key is not there */

@@ -8,7 +8,6 @@ what is done when a table turns out too small.
 """
 
 import math
-import mmap
 import os
 import struct
 import threading
@@ -22,10 +21,10 @@ from mamplus_host.ble.stack import Stack
 from mamplus_host.errors import KernelRefused
 from mamplus_host.kernel import layout
 from mamplus_host.kernel._native import ffi, lib
-from mamplus_host.kernel.bpf import Map, checked
+from mamplus_host.kernel.bpf import checked
 from mamplus_host.kernel.budget import Rules, whole, windows
+from mamplus_host.kernel.table_memory import TableMemory
 
-_ARRAY, _INNER_FLAGS = 2, 1 << 10 | 1 << 12  # BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE | BPF_F_INNER_MAP
 _WORDS_A_BUCKET = 6.4  # of eight: 11.25 bytes an entry, filters included
 _MASKS_AN_ENTRY, _MASK_BITS = 0.75 / 8, (3, 24)  # of the table of networks: 0.75 bytes; and the range
 _MASKS_FEW = 1 << 16  # up to so many (512 KB) there is one an entry
@@ -66,10 +65,10 @@ class Part(NamedTuple):
 
 @dataclass(slots=True)
 class Filled:
-    """A table in its map, and what went into it."""
+    """A table in the kernel's memory, and what went into it."""
 
     table: Table
-    map: Map
+    memory: TableMemory
     blocks: int
     block_buckets: int
     mask_bits: int
@@ -85,30 +84,16 @@ class Filled:
     probes6: list[int] = field(default_factory=list)
     ports: list[int] = field(default_factory=list)
     skip6: bytes = b""
-    memory: mmap.mmap | None = None  # mapped, until `let_go`
 
     @property
     def bytes(self) -> int:
         """Kernel memory."""
-        return _lines(self.blocks, self.block_buckets, self.mask_bits) * layout.BUCKET.size
+        return self.memory.bytes
 
     @property
     def pairs6(self) -> list[int]:
         """IPv6 lengths and qualifiers that occur, as prefix * 4 + qualifier."""
         return [pair for pair, count in enumerate(self.probes6) if count]
-
-    def mapped(self, *, is_read_only: bool = False) -> mmap.mmap:
-        """Return the table's memory. The kernel takes its time to map and to unmap it, so both are done once."""
-        if self.memory is None:
-            access = mmap.PROT_READ if is_read_only else mmap.PROT_READ | mmap.PROT_WRITE
-            self.memory = mmap.mmap(self.map.number, self.bytes, prot=access)
-        return self.memory
-
-    def let_go(self) -> None:
-        """Unmap the memory."""
-        memory, self.memory = self.memory, None
-        if memory is not None:
-            memory.close()
 
 
 def room(table: Table, count: int, attempt: int = 0, *, label: str = "mamplus_table") -> Filled:
@@ -166,7 +151,7 @@ def fill(empty: Filled, stack: Stack, parts: Sequence[Part], names: Sequence[str
                 return filled
             skip6 = too_many
             unprobed = sum(counted for counted, is_left_out in zip(filled.probes6, skip6, strict=True) if is_left_out)
-        filled.let_go()
+        filled.memory.let_go()
         filled = room(filled.table, count, attempt, label=filled.label)
     return filled
 
@@ -182,8 +167,7 @@ def changed(
     if any(old.skip6):
         raise NoRoom
     with _build(into, salt, now_s, old.skip6) as build:
-        with ffi.from_buffer(old.mapped(is_read_only=True)) as words:
-            lib.mamplus_build_copy(build.words, ffi.cast("uint64_t *", words), old.bytes // 8, _THREADS)
+        lib.mamplus_build_copy(build.words, old.memory.mapped(is_read_only=True), old.bytes // 8, _THREADS)
         build.stashed, build.entries, build.next_end_s = old.stashed, old.words, old.next_end_s
         build.expired, build.added = old.expired, old.added
         build.probes4, build.probes6, build.ports = old.probes4, old.probes6, old.ports
@@ -221,23 +205,21 @@ def _build(table: Filled, salt: bytes, now_s: int, skip6: bytes) -> Iterator["ff
     build = ffi.new("struct mamplus_build *", {"now_s": now_s, "threads": _THREADS, "skip6": skip6})
     build.blocks, build.block_buckets, build.mask_bits = table.blocks, table.block_buckets, table.mask_bits
     build.salt[0], build.salt[1] = struct.unpack("=QQ", salt)
-    with ffi.from_buffer("uint64_t[]", table.mapped(), require_writable=True) as words:
-        build.words = words
-        yield build
+    build.words = table.memory.mapped()
+    yield build
 
 
 def _made(table: Filled, build: "ffi.CData") -> Filled:
     return Filled(
-        table.table, table.map, table.blocks, table.block_buckets, table.mask_bits, table.label, build.stashed,
+        table.table, table.memory, table.blocks, table.block_buckets, table.mask_bits, table.label, build.stashed,
         build.entries, build.added, build.expired, build.over_budget, next_end_s=build.next_end_s,
         probes4=list(build.probes4), probes6=list(build.probes6), ports=list(build.ports), skip6=bytes(build.skip6),
-        memory=table.memory,
     )  # fmt: skip
 
 
 def _map_to_read(table: Filled) -> None:
-    with suppress(OSError):  # it is tried again, and told, where it is read
-        table.mapped(is_read_only=True)
+    with suppress(KernelRefused):  # it is tried again, and told, where it is read
+        table.memory.mapped(is_read_only=True)
 
 
 def _scatter(build: "ffi.CData", part: Part, table: Table) -> None:
@@ -300,10 +282,5 @@ def _too_many(filled: Filled) -> bytes:
 
 
 def _empty(table: Table, blocks: int, block_buckets: int, mask_bits: int, label: str) -> Filled:
-    lines = _lines(blocks, block_buckets, mask_bits)
-    inner = Map.create(_ARRAY, 4, layout.BUCKET.size, lines, _INNER_FLAGS, f"the table {table.name}", label=label)
-    return Filled(table, inner, blocks, block_buckets, mask_bits, label)
-
-
-def _lines(blocks: int, block_buckets: int, mask_bits: int) -> int:
-    return int(lib.mamplus_build_words(blocks, block_buckets, mask_bits)) // layout.BUCKET_WORDS
+    lines = int(lib.mamplus_build_words(blocks, block_buckets, mask_bits)) // layout.BUCKET_WORDS
+    return Filled(table, TableMemory(lines, f"the table {table.name}", label), blocks, block_buckets, mask_bits, label)

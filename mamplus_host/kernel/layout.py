@@ -43,6 +43,7 @@ BUCKET_WORDS = 8
 BLOCK_BUCKETS = 1984
 VERDICT_BITS = 2
 VERDICT_MASK = 3
+PARTS = 2
 Q_PORT = 0x1
 Q_PROTOCOL = 0x2
 PROBES4_MAX = 132
@@ -502,12 +503,13 @@ KNOWN_FIELDS = (
     "sha256",
 )
 
-SHAPE = Struct("=16s16s16s16sIIII264s512s")  # 856 bytes
+SHAPE = Struct("=16s16s16s16s16sIIII264s512s")  # 872 bytes
 SHAPE_FIELDS = (
     "salt",
     "blocks",
     "block_buckets",
     "stashed",
+    "cut",
     "ports",
     "mask_bits",
     "probes4",

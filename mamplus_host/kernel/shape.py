@@ -21,6 +21,7 @@ def pack_shape(salt: bytes, tables: Sequence[Filled]) -> bytes:
         _numbers(filled.blocks for filled in ordered),
         _numbers(filled.block_buckets for filled in ordered),
         _numbers(filled.stashed for filled in ordered),
+        _numbers(filled.memory.cut for filled in ordered),
         sum(1 << qualifier for qualifier, count in enumerate(net.ports) if count),
         net.mask_bits, len(probes4), len(probes6), _packed(probes4), _packed(probes6),
     )  # fmt: skip

@@ -61,8 +61,8 @@ class Sides:
     def replace(self, side: int, planned: Sequence[Filled], made: Sequence[Filled]) -> None:
         """Put those tables into a side that had to be made larger than planned."""
         for before, now in zip(planned, made, strict=True):
-            if before.map is not now.map:
-                self._put(side, now)
+            if before.memory is not now.memory:
+                self._tables.set_many(_elements(side, now))
 
     def ask(self, generation: int, side: int, salt: bytes, tables: Sequence[Filled]) -> int:
         """Make `tables`, those of `side`, the ones that are asked, and let go of the others.
@@ -74,9 +74,7 @@ class Sides:
         self._active.set(_FIRST, layout.ACTIVE.pack(generation << 1 | side))
         asked_ns = time.monotonic_ns()
         if old:
-            self._tables.set(
-                _place(side, tables[0]), _descriptor(tables[0])
-            )  # waits for programs that read the old word
+            self._tables.set(*_elements(side, tables[0])[-1])  # waits for programs that read the old word
             self._clear(1 - side)
         return asked_ns
 
@@ -84,8 +82,9 @@ class Sides:
         """Write again what is not as it was when `word` was asked first; return the names of those maps."""
         side, found = word & 1, []
         for table in tables:
-            if self._tables.get(_place(side, table)) != map_id(table.map).to_bytes(4, sys.byteorder):
-                self._put(side, table)
+            ids = [map_id(part).to_bytes(4, sys.byteorder) for part in table.memory.maps]
+            if [self._tables.get(place) for place, _ in _elements(side, table)] != ids:
+                self._tables.set_many(_elements(side, table))
                 found.append("ble")
         key, shape = side.to_bytes(4, sys.byteorder), pack_shape(salt, tables)
         if self._shape.get(key) != shape:
@@ -98,20 +97,23 @@ class Sides:
 
     def _install(self, side: int, tables: Sequence[Filled], errors: list[KernelRefused]) -> None:
         try:
-            self._tables.set_many([(_place(side, table), _descriptor(table)) for table in tables])
+            self._tables.set_many([element for table in tables for element in _elements(side, table)])
         except KernelRefused as error:
             errors.append(error)
 
-    def _put(self, side: int, table: Filled) -> None:
-        self._tables.set(_place(side, table), _descriptor(table))
-
     def _clear(self, side: int) -> None:
-        self._tables.remove_many([(side * layout.T_MAX + table.number).to_bytes(4, sys.byteorder) for table in TABLES])
+        places = [_place(side, table.number, part) for table in TABLES for part in range(layout.PARTS)]
+        self._tables.remove_many([place for place in places if self._tables.get(place) is not None])
 
 
-def _place(side: int, table: Filled) -> bytes:
-    return (side * layout.T_MAX + table.table.number).to_bytes(4, sys.byteorder)
+def _place(side: int, table: int, part: int) -> bytes:
+    return ((side * layout.T_MAX + table) * layout.PARTS + part).to_bytes(4, sys.byteorder)
 
 
-def _descriptor(table: Filled) -> bytes:
-    return table.map.number.to_bytes(4, sys.byteorder)
+def _elements(side: int, table: Filled) -> list[tuple[bytes, bytes]]:
+    """Return key and value of each of a table's maps: the last one has its end."""
+    maps = table.memory.maps
+    return [
+        (_place(side, table.table.number, part), one.number.to_bytes(4, sys.byteorder))
+        for part, one in enumerate(maps, layout.PARTS - len(maps))
+    ]

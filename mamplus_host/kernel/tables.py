@@ -339,7 +339,7 @@ def _unmapped_at_end() -> Iterator[list[Filled]]:
         yield tables
     finally:
         for table in tables:
-            table.let_go()
+            table.memory.let_go()
 
 
 def _parts(stack: Stack, now_s: int, budget_bytes: int) -> list[Part]:

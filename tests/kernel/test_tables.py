@@ -3,6 +3,7 @@
 
 import ctypes
 import errno
+import mmap
 import random
 import struct
 import time
@@ -19,7 +20,7 @@ from mamplus_host.ble.layer import Layer
 from mamplus_host.ble.stack import LayerFiles, Stack
 from mamplus_host.config import Config
 from mamplus_host.errors import KernelRefused
-from mamplus_host.kernel import layout
+from mamplus_host.kernel import layout, table_memory
 from mamplus_host.kernel.bpf import Fd
 from mamplus_host.verdicts import Verdict
 
@@ -33,6 +34,16 @@ PORT = "9"
 @pytest.fixture
 def agent(reused_agent: Agent) -> Agent:
     return reused_agent
+
+
+@pytest.fixture(params=[False, True], ids=["one map", "two maps"])
+def is_cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether every table of two pages and more has two maps, whatever the machine."""
+    if request.param:
+        monkeypatch.setattr(table_memory, "_SPLIT_LINES", 1)
+        monkeypatch.setattr(table_memory, "_LINES_A_PAGE", mmap.PAGESIZE // layout.BUCKET.size)
+        monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 1})
+    return bool(request.param)
 
 
 def _talk(agent: Agent, address: str) -> int:
@@ -213,12 +224,17 @@ def _is_dropped(program: Fd, packet: bytes) -> bool:
     return bool(struct.unpack_from("=I", attr.raw, 4)[0])
 
 
-def test_of_many_networks_of_both_families_the_kernel_says_what_the_longest_prefix_says(agent: Agent) -> None:
+def test_of_many_networks_of_both_families_the_kernel_says_what_the_longest_prefix_says(
+    agent: Agent, is_cut: bool
+) -> None:
     """Loaded, and patched twice: networks come, others go, and what covers less is seen again."""
     draw = random.Random(11)
     listed = _networks(draw, 3000)
     files = LayerFiles(Layer.FEEDS, Generation(encode(listed.values(), generation=1, created_s=1)))
     agent.kernel.tables.load(Stack([files]), time.time())
+    loaded = agent.kernel.tables._loaded
+    assert loaded is not None
+    assert [len(table.memory.maps) for table in loaded.tables] == [1, 1, 1 + is_cut, 1]
     with Fd.open(Path(agent.config.bpffs) / "packet_out") as program:
         for number in (2, 3, 4):
             asked = [

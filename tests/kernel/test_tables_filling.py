@@ -33,6 +33,8 @@ from mamplus_host.kernel.tables import renewed
 from mamplus_host.verdicts import Severity, Verdict
 from tests.table_reader import Reader
 
+from .test_tables import is_cut  # noqa: F401 -- a fixture
+
 pytestmark = pytest.mark.kernel
 SALT = bytes(range(16))
 NUMBERS = (int.from_bytes(SALT[:8], "little"), int.from_bytes(SALT[8:], "little"))
@@ -86,8 +88,10 @@ def crowd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def held(filled: Filled) -> dict[int, int]:
-    with mmap.mmap(filled.map.number, filled.bytes, prot=mmap.PROT_READ) as memory:
-        reader = Reader(memory[:], NUMBERS, filled.blocks, filled.block_buckets, filled.stashed)
+    cut = filled.memory.cut * layout.BUCKET.size
+    sizes = (cut, filled.bytes - cut) if cut else (filled.bytes,)
+    memory = b"".join(mmap.mmap(part.number, size)[:] for part, size in zip(filled.memory.maps, sizes, strict=True))
+    reader = Reader(memory, NUMBERS, filled.blocks, filled.block_buckets, filled.stashed)
     if not filled.blocks:
         return {}
     found = reader.held()
@@ -173,15 +177,15 @@ def test_patched_tables_are_those_of_a_fresh_load(
         into = empty_like(start)
         made = renewed(start, into, new, parts, names, SALT, later_s)
         wanted = held(fresh)
-        if made.map is into.map:  # patched, and not filled anew for want of room
+        if made.memory is into.memory:  # patched, and not filled anew for want of room
             named = mentioned(files, start.table)
             wanted = {identity: verdict for identity, verdict in wanted.items() if identity in named}
             wanted |= {identity: verdict for identity, verdict in held(start).items() if identity not in named}
         assert held(made) == wanted
-        assert made.unprobed == (0 if made.map is into.map else fresh.unprobed)
+        assert made.unprobed == (0 if made.memory is into.memory else fresh.unprobed)
 
 
-def test_a_patch_of_many_changes_in_large_tables_is_that_of_a_fresh_load() -> None:
+def test_a_patch_of_many_changes_in_large_tables_is_that_of_a_fresh_load(is_cut: bool) -> None:  # noqa: F811
     draw = random.Random(7)
     entries = [
         Entry(id=1, kind=Kind.IP, value=f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}", verdict=Verdict.BLOCK)
@@ -200,6 +204,7 @@ def test_a_patch_of_many_changes_in_large_tables_is_that_of_a_fresh_load() -> No
 
     tables = patched(loaded(old), new, files, ())
 
+    assert len(tables[layout.T_ADDR].memory.maps) == 1 + is_cut
     assert held(tables[layout.T_ADDR]) == held(loaded(new)[layout.T_ADDR])
     assert tables[layout.T_ADDR].words == 60_000
 
