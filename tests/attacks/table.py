@@ -98,7 +98,7 @@ def _cell(result: Mapping[str, Any] | None) -> str:
     if result["outcome"] == "missing":
         return f"– ({result['why']})"
     shown = str(result["outcome"])
-    if shown == "noticed":
+    if shown == "noticed" and result["after_ms"] is not None:
         shown += f" after {result['after_ms']:.0f} ms"
     elif shown == "not covered":
         shown = f"**{shown}**"
