@@ -70,6 +70,8 @@ static __always_inline void *part_of(__u64 word, __u64 which, __u32 part)
 	return bpf_map_lookup_elem(&ble, &part);
 }
 
+_Static_assert(!(MAMPLUS_T_MAX & (MAMPLUS_T_MAX - 1)), "ble_probe() bounds a table's number by a mask");
+
 /* A cache line of a table (below MAMPLUS_T_MAX) whose `rest` is what lies behind the cut. */
 static __always_inline struct mamplus_bucket *line_at(const struct mamplus_shape *now, __u64 word, __u64 which, void *rest, __u32 index)
 {
