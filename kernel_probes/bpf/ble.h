@@ -110,10 +110,10 @@ static __always_inline __u64 match_at(const struct mamplus_shape *now, __u64 wor
 		return 0;
 #pragma unroll
 	for (__u32 i = 0; i < MAMPLUS_BUCKET_WORDS; i++) {
-		__u64 held = bucket->word[i];
+		__u64 stored = bucket->word[i];
 
-		if (held >> MAMPLUS_VERDICT_BITS == identity)
-			return ((__u64)index * MAMPLUS_BUCKET_WORDS + i) << MAMPLUS_VERDICT_BITS | (held & MAMPLUS_VERDICT_MASK);
+		if (stored >> MAMPLUS_VERDICT_BITS == identity)
+			return ((__u64)index * MAMPLUS_BUCKET_WORDS + i) << MAMPLUS_VERDICT_BITS | (stored & MAMPLUS_VERDICT_MASK);
 	}
 	return 0;
 }
