@@ -257,7 +257,7 @@ class Service:
 
     def own_tasks(self) -> frozenset[int]:
         """The processes that no action may ever touch."""
-        return frozenset({os.getpid(), self.responder.pid, self.kernel.watching.keeper})
+        return frozenset({os.getpid(), self.responder.pid, self.kernel.keeper})
 
     def action_rules(self) -> ActionRules:
         """Return what the policy in force says of actions."""

@@ -130,6 +130,8 @@ static __always_inline void note_exit_of_ours(__u32 tgid)
 	}
 	if (beat && beat->agent_tgid == tgid)
 		beat->agent_tgid = 0;
+	if (beat && beat->keeper_tgid == tgid)
+		beat->keeper_tgid = 0;
 }
 
 SEC("tp_btf/sched_process_exit")

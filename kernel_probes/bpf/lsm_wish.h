@@ -34,13 +34,14 @@ static __always_inline void fill_wish(struct wish *wish, struct file *file, __u3
 	wish->op = op;
 }
 
-/* The responder and the agent are never asked about, and PID 1 is never refused. */
+/* Who answers and the agent are never asked about (reading a fanotify event opens its file), and PID 1 is never refused. */
 static __always_inline bool is_exempt(void)
 {
 	__u32 zero = 0, tgid = bpf_get_current_pid_tgid() >> 32;
 	struct mamplus_heartbeat *beat = bpf_map_lookup_elem(&heartbeat, &zero);
 
-	return tgid == 1 || (beat && (beat->responder_tgid == tgid || beat->agent_tgid == tgid));
+	return tgid == 1 ||
+	       (beat && (beat->responder_tgid == tgid || beat->keeper_tgid == tgid || beat->agent_tgid == tgid));
 }
 
 /* path: NULL where the hook may not ask for one. It must come from the hook's own arguments, or the verifier objects. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Signals to the agent or its responder that end or stop a process: noticed, on every kernel.
+ * Signals to the agent, its responder or keeper that end or stop a process: noticed, on every kernel.
  *
  * Hook:    tp_btf/signal_generate.
  * Emits:   struct mamplus_tamper. The ring outlives the agent, so who killed it is told by the next one.
@@ -35,11 +35,11 @@ int BPF_PROG(mamplus_tamper, int sig, void *info, struct task_struct *task)
 		return 0;
 	beat = bpf_map_lookup_elem(&heartbeat, &zero);
 	target = BPF_CORE_READ(task, tgid);
-	if (!beat || (target != beat->agent_tgid && target != beat->responder_tgid))
+	if (!beat || (target != beat->agent_tgid && target != beat->responder_tgid && target != beat->keeper_tgid))
 		return 0;
 	if (target == beat->agent_tgid && sig >= MAMPLUS_SIGSTOP && sig <= MAMPLUS_SIGTTOU)
 		beat->agent_stopped = 1;
-	if (sender == beat->agent_tgid || sender == beat->responder_tgid)
+	if (sender == beat->agent_tgid || sender == beat->responder_tgid || sender == beat->keeper_tgid)
 		return 0;
 	fill_head(&event.head, MAMPLUS_KIND_TAMPER, sizeof(event));
 	event.op = MAMPLUS_TAMPER_SIGNAL;

@@ -246,6 +246,8 @@ struct mamplus_heartbeat {
 	unsigned long long agent_awake_ns;	/* as agent_ns, but CLOCK_MONOTONIC: time asleep is no silence */
 	unsigned int agent_stopped;	/* 1: it was sent a signal that stops; set by tamper.bpf.c, the responder wakes it */
 	unsigned int agent_missed;	/* how often the responder found it silent, and woke it */
+	unsigned int keeper_tgid;	/* who answers in the responder's place; 0: none */
+	unsigned int pad;
 };
 
 /* The one element of `waiting`, memory-mapped: 1 while the agent sleeps without a timer. */
@@ -287,7 +289,7 @@ _Static_assert(sizeof(struct mamplus_asker) == 24, "hole in mamplus_asker");
 _Static_assert(sizeof(struct mamplus_wait) == 64, "hole in mamplus_wait");
 _Static_assert(sizeof(struct mamplus_opened) == 88, "hole in mamplus_opened");
 _Static_assert(sizeof(struct mamplus_held) == 504, "hole in mamplus_held");
-_Static_assert(sizeof(struct mamplus_heartbeat) == 40, "hole in mamplus_heartbeat");
+_Static_assert(sizeof(struct mamplus_heartbeat) == 48, "hole in mamplus_heartbeat");
 _Static_assert(sizeof(struct mamplus_answer_args) == 16, "hole in mamplus_answer_args");
 _Static_assert(sizeof(struct mamplus_posture) == 36, "hole in mamplus_posture");
 #endif

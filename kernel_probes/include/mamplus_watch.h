@@ -69,8 +69,8 @@ struct mamplus_watch {
 	/* Written by the responder. */
 	unsigned long long applied;	/* the `wanted` that was carried out */
 	unsigned int owner_tgid;	/* the responder; 0: none */
-	unsigned int keeper_tgid;
 	unsigned int features;		/* MAMPLUS_WATCH_ */
+	unsigned int pad_group;
 	int files_group;		/* descriptor of the group that guards paths (responder_files.c); 0: none */
 	unsigned long long files_busy_ns;	/* as busy_ns and reads, of that group */
 	unsigned long long files_reads;

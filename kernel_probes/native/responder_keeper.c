@@ -384,6 +384,7 @@ static void fill_descriptors(void)
 
 static void become_keeper(void)
 {
+	kept.heartbeat->keeper_tgid = getpid();	/* before it opens anything, which nobody answers */
 	prctl(PR_SET_NAME, "mamplus-keeper");
 	setsid();
 	responder_fd = syscall(SYS_pidfd_open, responder, 0);
@@ -407,7 +408,7 @@ int keeper_start(const struct keeper *keeper, pid_t *pid)
 	if (child == 0)
 		become_keeper();
 	*pid = child;
-	watch_pins.watch->keeper_tgid = child;
+	kept.heartbeat->keeper_tgid = child;
 	return 0;
 }
 

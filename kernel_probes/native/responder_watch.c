@@ -251,7 +251,6 @@ void watch_end(void)
 	watch_pins.watch->owner_tgid = 0;
 	if (keeper_pid)
 		keeper_end(keeper_pid);
-	watch_pins.watch->keeper_tgid = 0;
 }
 
 void files_are_in(int group)

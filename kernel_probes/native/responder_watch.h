@@ -88,7 +88,7 @@ void marks_drop(void);
 struct keeper {
 	const char *bpffs;
 	const struct pins *pins;
-	const struct mamplus_heartbeat *heartbeat;
+	struct mamplus_heartbeat *heartbeat;
 	int group;	/* -1: the fanotify tier is off */
 };
 

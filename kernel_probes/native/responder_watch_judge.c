@@ -160,12 +160,13 @@ bool opening_identify_at(struct opening *opening, const char *path)
 
 /* --- the task ------------------------------------------------------------------------------ */
 
-/* The kernel takes the agent's number out of the heartbeat when it ends: whoever gets it next is not meant. */
+/* The kernel takes a number out of the heartbeat when its process ends: whoever gets it next is not meant. */
 bool task_is_ours(uint32_t tgid)
 {
 	const struct mamplus_watch *watch = watch_pins.watch;
 
-	return tgid == 1 || tgid == (uint32_t)getpid() || tgid == watch->owner_tgid || tgid == watch->keeper_tgid ||
+	return tgid == 1 || tgid == (uint32_t)getpid() || tgid == watch->owner_tgid ||
+	       tgid == __atomic_load_n(&watch_pins.heartbeat->keeper_tgid, __ATOMIC_ACQUIRE) ||
 	       tgid == __atomic_load_n(&watch_pins.heartbeat->agent_tgid, __ATOMIC_ACQUIRE);
 }
 

@@ -616,7 +616,7 @@ HELD_FIELDS = (
     "exec_path",
 )
 
-HEARTBEAT = Struct("=QQIIQII")  # 40 bytes
+HEARTBEAT = Struct("=QQIIQIIII")  # 48 bytes
 HEARTBEAT_FIELDS = (
     "responder_ns",
     "agent_ns",
@@ -625,6 +625,8 @@ HEARTBEAT_FIELDS = (
     "agent_awake_ns",
     "agent_stopped",
     "agent_missed",
+    "keeper_tgid",
+    "pad",
 )
 
 WAITING = Struct("=Q")  # 8 bytes
@@ -647,8 +649,8 @@ WATCH_FIELDS = (
     "scope",
     "applied",
     "owner_tgid",
-    "keeper_tgid",
     "features",
+    "pad_group",
     "files_group",
     "files_busy_ns",
     "files_reads",

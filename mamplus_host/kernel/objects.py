@@ -108,7 +108,7 @@ class Kernel:
     def settle_guard(self, responder_pid: int) -> None:
         """Tell the guard, where one stands, which processes are ours now."""
         if self.guard is not None:
-            self.guard.settle(responder_pid, self.watching.keeper)
+            self.guard.settle(responder_pid, self.keeper)
 
     @contextlib.contextmanager
     def defended(self) -> Iterator[bool]:
@@ -188,8 +188,16 @@ class Kernel:
 
         `agent_missed`: how often the responder found the agent silent, or stopped, and woke it.
         """
-        found = dict(zip(layout.HEARTBEAT_FIELDS, layout.HEARTBEAT.unpack_from(self._heartbeat), strict=True))
+        found = self._heart()
         return {name: found[name] for name in ("responder_ns", "agent_ns", "agent_missed")}
+
+    @property
+    def keeper(self) -> int:
+        """Pid of the process that answers when the responder does not; 0: none."""
+        return self._heart()["keeper_tgid"]
+
+    def _heart(self) -> dict[str, int]:
+        return dict(zip(layout.HEARTBEAT_FIELDS, layout.HEARTBEAT.unpack_from(self._heartbeat), strict=True))
 
     def close(self) -> None:
         """Close what this process holds; all hooks stay attached."""

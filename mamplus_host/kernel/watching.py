@@ -97,11 +97,6 @@ class Watching:
         counters = self.counters()
         return {f"fanotify_{name}": counters[name] for name in LOSSES}
 
-    @property
-    def keeper(self) -> int:
-        """Pid of the process that answers when the responder does not; 0: none."""
-        return self._number("keeper_tgid")
-
     def _await_applied(self) -> dict[str, str]:
         end = time.monotonic() + APPLY_S
         while self._number("applied") != self._number("wanted"):

@@ -221,9 +221,9 @@ def test_the_keeper_answers_nothing_once_the_responder_goes_on(
 
 
 def test_a_keeper_that_is_stopped_is_replaced(watched: Agent, fresh: Callable[..., Path], tmpfs: Path) -> None:
-    keeper = watched.kernel.watching.keeper
+    keeper = watched.kernel.keeper
     os.kill(keeper, signal.SIGSTOP)
-    wait_until(lambda: watched.kernel.watching.keeper != keeper)
+    wait_until(lambda: watched.kernel.keeper not in (0, keeper))
 
     with stopped(responder.ensure_running(watched.config, watched.cgroup).pid):
         assert watched.run(watched.programs / "opener", fresh(directory=tmpfs)) == 0
@@ -235,7 +235,7 @@ def test_a_keeper_stays_until_its_successors_marks_stand(
 ) -> None:
     """A successor that is stopped after its first beat has marked nothing yet."""
     listed = known_and_listed(watched, fresh, tmpfs)
-    old = watched.kernel.watching.keeper
+    old = watched.kernel.keeper
     end(responder.ensure_running(watched.config, watched.cgroup).pid)
     heartbeat = Map.pinned(watched.kernel.directory / "heartbeat", 4, layout.HEARTBEAT.size)
     values = dict(zip(layout.HEARTBEAT_FIELDS, layout.HEARTBEAT.unpack(heartbeat.get(bytes(4)) or b""), strict=True))
@@ -265,9 +265,9 @@ def test_the_keeper_answers_where_a_process_may_have_no_more_descriptors_than_a_
 
 
 def test_a_keeper_that_ended_is_replaced(watched: Agent, fresh: Callable[..., Path], tmpfs: Path) -> None:
-    keeper = watched.kernel.watching.keeper
+    keeper = watched.kernel.keeper
     os.kill(keeper, signal.SIGKILL)
-    wait_until(lambda: watched.kernel.watching.keeper != keeper)
+    wait_until(lambda: watched.kernel.keeper not in (0, keeper))
 
     with stopped(responder.ensure_running(watched.config, watched.cgroup).pid):
         assert watched.run(watched.programs / "opener", fresh(directory=tmpfs)) == 0
@@ -326,9 +326,9 @@ def test_the_keeper_leaves_the_cgroup_that_the_responder_is_started_in(agent: Ag
         pid = int(
             subprocess.run([agent.programs / "enter", cgroup, *command], stdout=subprocess.PIPE, check=True).stdout
         )
-        wait_until(lambda: home_of(pid) == cgroup and agent.kernel.watching.keeper > 0)
+        wait_until(lambda: home_of(pid) == cgroup and agent.kernel.keeper > 0)
 
-        wait_until(lambda: home_of(agent.kernel.watching.keeper) == acts.MOUNT)
+        wait_until(lambda: home_of(agent.kernel.keeper) == acts.MOUNT)
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
@@ -341,7 +341,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 def test_a_successor_sends_the_keeper_of_a_dead_responder_home(
     watched: Agent, fresh: Callable[..., Path], tmpfs: Path
 ) -> None:
-    old = watched.kernel.watching.keeper
+    old = watched.kernel.keeper
     with killed(responder.ensure_running(watched.config, watched.cgroup).pid):
         assert watched.run(watched.programs / "opener", fresh(directory=tmpfs)) == 0
     responder.ensure_running(watched.config, watched.cgroup)

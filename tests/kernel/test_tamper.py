@@ -263,6 +263,16 @@ def test_a_stopped_responder_is_woken_and_told(running: Running) -> None:
     )
 
 
+def test_who_ends_the_keeper_is_told(running: Running) -> None:
+    responder = int(running.ask("status")["responder"]["pid"])
+    (keeper,) = map(int, Path(f"/proc/{responder}/task/{responder}/children").read_text().split())
+
+    os.kill(keeper, signal.SIGKILL)
+
+    told = running.await_alert("SIGKILL", f"pid {keeper}")
+    assert f"pid {os.getpid()}" in told
+
+
 def test_a_tracer_of_the_agent_is_told(running: Running) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.ptrace(PTRACE_SEIZE, running.pid, None, None) == 0

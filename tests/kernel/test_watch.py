@@ -284,7 +284,7 @@ def test_many_that_wait_for_one_file_wait_for_one_hash(watched: Agent, fresh: Ca
 def test_the_responder_that_ends_lets_everybody_go(watched: Agent, fresh: Callable[..., Path], tmpfs: Path) -> None:
     listed = fresh(directory=tmpfs)
     watched.block(listed)
-    keeper = watched.kernel.watching.keeper
+    keeper = watched.kernel.keeper
 
     responder.stop(watched.config)
 
