@@ -142,7 +142,7 @@ static uint32_t put_in(struct lru *table, uint64_t hash)
 	return n;
 }
 
-struct lru_node *lru_use(struct lru *table, uint64_t hash, struct kept *record, uint64_t *gone)
+struct lru_node *lru_use(struct lru *table, uint64_t hash, struct kept *record)
 {
 	uint32_t n = lru_find(table, hash, record);
 
@@ -153,7 +153,7 @@ struct lru_node *lru_use(struct lru *table, uint64_t hash, struct kept *record, 
 	} else {
 		if (!table->free && table->used == table->room) {
 			lru_take_out(table, lru_oldest(table));
-			++*gone;
+			table->gone++;
 		}
 		n = put_in(table, hash);
 	}

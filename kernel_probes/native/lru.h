@@ -33,6 +33,7 @@ struct lru {
 	uint16_t at, length;	/* the key in a record; length 0: up to its end. at 0: the hash alone is the key */
 	uint32_t *heads;
 	struct lru_node *nodes;
+	uint64_t gone;		/* keys that had to go for others */
 };
 
 /* room: 1 or more. False: no memory; end it all the same. */
@@ -40,8 +41,8 @@ bool lru_begin(struct lru *table, uint32_t room, uint16_t at, uint16_t length);
 void lru_end(struct lru *table);
 uint64_t lru_hash(const struct lru *table, const struct kept *record);
 uint32_t lru_find(const struct lru *table, uint64_t hash, const struct kept *like);
-/* The place of a key, made the one that was used last, with one more reference to `record`. *gone: others that had to go. */
-struct lru_node *lru_use(struct lru *table, uint64_t hash, struct kept *record, uint64_t *gone);
+/* The place of a key, made the one that was used last, with one more reference to `record`. */
+struct lru_node *lru_use(struct lru *table, uint64_t hash, struct kept *record);
 void lru_take_out(struct lru *table, uint32_t number);
 
 static inline uint32_t lru_oldest(const struct lru *table)

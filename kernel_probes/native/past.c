@@ -22,7 +22,7 @@ struct mamplus_past {
 	struct lru tasks, uses[USES];
 	struct kept **last;	/* of `room`, number `seen` in the place after the last one's */
 	uint32_t room;
-	uint64_t seen, unseen, forgotten, unused;
+	uint64_t seen, unseen, lost;
 };
 
 static const uint16_t sizes[MAMPLUS_KINDS] = {
@@ -102,7 +102,7 @@ static const struct mamplus_head *head_of(const struct kept *kept)
 
 static void put_task(struct mamplus_past *past, uint32_t tgid, uint32_t ppid, struct kept *kept, bool is_alive)
 {
-	struct lru_node *task = lru_use(&past->tasks, tgid, kept, &past->forgotten);
+	struct lru_node *task = lru_use(&past->tasks, tgid, kept);
 
 	task->ppid = ppid;
 	task->is_alive = is_alive;
@@ -149,7 +149,7 @@ static bool is_unsaid(const struct mamplus_head *head)
 
 static void note_use(struct mamplus_past *past, enum use use, struct kept *kept)
 {
-	lru_use(&past->uses[use], lru_hash(&past->uses[use], kept), kept, &past->unused);
+	lru_use(&past->uses[use], lru_hash(&past->uses[use], kept), kept);
 }
 
 static void note_program(struct mamplus_past *past, struct kept *kept)
@@ -224,8 +224,10 @@ void mamplus_past_note(struct mamplus_past *past, const void *record, uint32_t s
 	if (!fits(head, size))
 		return;
 	kept = kept_of(record, size, texts[head->kind]);
-	if (!kept)
-		return;	/* no memory: it is not remembered, and nothing waits for it */
+	if (!kept) {
+		past->lost++;	/* no memory, and nothing waits for it */
+		return;
+	}
 	note_by_kind(past, kept);
 	place = &past->last[past->seen++ % past->room];
 	kept_let_go(*place);
@@ -280,5 +282,10 @@ uint64_t mamplus_past_unseen(const struct mamplus_past *past)
 
 uint64_t mamplus_past_forgotten(const struct mamplus_past *past)
 {
-	return past->forgotten;
+	return past->tasks.gone;
+}
+
+uint64_t mamplus_past_lost(const struct mamplus_past *past)
+{
+	return past->lost;
 }

@@ -26,6 +26,7 @@ void mamplus_past_note(struct mamplus_past *past, const void *record, uint32_t s
 
 uint64_t mamplus_past_unseen(const struct mamplus_past *past);	/* records that were not wanted */
 uint64_t mamplus_past_forgotten(const struct mamplus_past *past);	/* tasks that had to go */
+uint64_t mamplus_past_lost(const struct mamplus_past *past);	/* records that found no memory */
 uint32_t mamplus_past_tasks(const struct mamplus_past *past);
 /* What is known of `tgid`: the start that made it what it is, or the fork or exit that it was first seen by. */
 uint32_t mamplus_past_task(const struct mamplus_past *past, uint32_t tgid, unsigned char *out, uint32_t *ppid,

@@ -55,6 +55,11 @@ class Past:
         """How many tasks had to go for others."""
         return int(lib.mamplus_past_forgotten(self.handle))
 
+    @property
+    def lost(self) -> int:
+        """How many records found no memory."""
+        return int(lib.mamplus_past_lost(self.handle))
+
     def task(self, tgid: int) -> tuple[Event, int, bool] | None:
         """Return what `tgid` is known by (its start, else a fork or exit that told of it), its parent, if it lives."""
         ppid, is_alive = ffi.new("uint32_t *"), ffi.new("bool *")

@@ -69,6 +69,7 @@ def losses(service: "Service") -> dict[str, int]:
         "malformed": service.loop.malformed,
         "faults": service.loop.faults + service.pipeline.counts["faults"],
         "phantoms": service.pipeline.phantoms,
+        "past": service.pipeline.past.lost,
         "unresolved_paths": service.pipeline.unresolved,
         "file_watch": service.protecting.files.lost,
         "alert_log": service.alerts.lost,

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What C keeps of the records is what Python would have kept of their events, and what it holds back is quiet."""
 
+import subprocess
+import sys
 from collections import OrderedDict, deque
 
 import msgspec
@@ -161,6 +163,31 @@ def test_a_malformed_record_is_handed_on_and_not_kept(record: bytes) -> None:
 
     assert lib.mamplus_past_wants(past.handle, record, len(record))
     assert (past.recent(), past.tasks, past.uses()) == ([], 0, [])
+
+
+IN_LITTLE_MEMORY = """
+import resource, sys
+from mamplus_host.collector.past import Past
+from mamplus_host.kernel._native import lib
+
+record, past = bytes.fromhex(sys.argv[1]), Past(tasks=1, events=1_000_000)
+before = resource.getrlimit(resource.RLIMIT_DATA)
+resource.setrlimit(resource.RLIMIT_DATA, (1, before[1]))  # what is there already stays
+for _ in range(1_000_000):
+    if past.lost:
+        break
+    lib.mamplus_past_note(past.handle, record, len(record))
+resource.setrlimit(resource.RLIMIT_DATA, before)
+print(past.lost, len(past.recent()) > 0)
+"""
+
+
+def test_a_record_that_finds_no_memory_is_counted() -> None:
+    command = (sys.executable, "-c", IN_LITTLE_MEMORY, start(1).hex())
+
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert told.split() == ["1", "True"]
 
 
 def test_events_of_files_stand_among_the_records_by_their_time() -> None:
