@@ -76,7 +76,9 @@ int waits_start(int done_fd);
 bool wait_add(const struct opening *opening, uint64_t deadline_ns, bool refuses_late, bool is_let_go);	/* takes the descriptor; false: no room */
 bool wait_can_end(uint64_t size, uint64_t within_ns);	/* by what was hashed so far: will a file of that size be done? */
 bool later_add(int fd, const struct mamplus_file *file);	/* takes the descriptor in any case; false: no room */
-void waits_each(void (*settle)(const struct opening *opening, bool is_hashed, bool is_let_go), uint64_t now_ns, uint64_t *next_ns);
+/* Gives the answer. False: what was hashed is not known any more; it is asked again, at the latest with is_hashed false. */
+typedef bool wait_settle(const struct opening *opening, bool is_hashed, bool is_let_go);
+void waits_each(wait_settle *settle, uint64_t now_ns, uint64_t *next_ns);
 
 /* responder_watch_marks.c; by the thread that answers alone. */
 void marks_open(int group_fd);

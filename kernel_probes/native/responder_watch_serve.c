@@ -105,23 +105,8 @@ static void hold(const struct opening *opening)
 	close(opening->fd);
 }
 
-/* What came of an open that waited. */
-static void settle(const struct opening *opening, bool is_hashed, bool is_let_go)
+static void answer_known(const struct opening *opening, uint32_t reply)
 {
-	struct mamplus_posture posture;
-	uint32_t reply;
-
-	if (is_let_go) {
-		if (is_hashed)
-			(void)judge_and_report(MAMPLUS_ASKED_RESPONDER, opening, MAMPLUS_ASK_HASHED | MAMPLUS_ASK_LATE);
-		return;
-	}
-	reply = is_hashed ? judge(MAMPLUS_ASKED_RESPONDER, opening, MAMPLUS_ASK_HASHED) : 0;
-	if (!(reply & MAMPLUS_ACCESS_KNOWN)) {
-		posture = watch_posture();
-		answer_declared(opening, &posture);
-		return;
-	}
 	if (reply & MAMPLUS_ACCESS_LISTED) {
 		reply = judge_and_report(MAMPLUS_ASKED_RESPONDER, opening, MAMPLUS_ASK_HASHED);
 	} else {
@@ -130,6 +115,30 @@ static void settle(const struct opening *opening, bool is_hashed, bool is_let_go
 			echo_put(opening);
 	}
 	answer_event(group, opening->fd, reply & MAMPLUS_ACCESS_REFUSE);
+}
+
+/*
+ * What came of an open that waited. False: it was hashed, and that was forgotten since (note_written() came to a close
+ * that was before the hash, or after it: nobody can tell), so it is to be hashed again.
+ */
+static bool settle(const struct opening *opening, bool is_hashed, bool is_let_go)
+{
+	struct mamplus_posture posture;
+	uint32_t reply;
+
+	if (is_let_go)
+		return !is_hashed || judge_and_report(MAMPLUS_ASKED_RESPONDER, opening,
+						      MAMPLUS_ASK_HASHED | MAMPLUS_ASK_LATE) & MAMPLUS_ACCESS_KNOWN;
+	reply = is_hashed ? judge(MAMPLUS_ASKED_RESPONDER, opening, MAMPLUS_ASK_HASHED) : 0;
+	if (reply & MAMPLUS_ACCESS_KNOWN) {
+		answer_known(opening, reply);
+		return true;
+	}
+	if (is_hashed)
+		return false;
+	posture = watch_posture();
+	answer_declared(opening, &posture);
+	return true;
 }
 
 /* --- events -------------------------------------------------------------------------------- */
@@ -245,7 +254,9 @@ static void turn(void)
 	read_written();
 	for (int i = 0; i < EVENTS_A_TURN && handle_one(); i++)
 		;
+	set_busy(boot_ns());	/* what is claimed is not noted any more */
 	waits_each(settle, boot_ns(), &next_ns);
+	set_busy(0);
 	(void)poll(polled, 3, timeout_ms(next_ns));
 	if (polled[2].revents)
 		(void)eventfd_read(wake, &unused);

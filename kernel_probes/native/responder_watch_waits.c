@@ -225,6 +225,18 @@ static void free_wait(struct wait *wait)
 	pthread_mutex_unlock(&lock);
 }
 
+/* Its deadline stays what it was. */
+static void hash_again(unsigned int at, bool is_let_go)
+{
+	pthread_mutex_lock(&lock);
+	waits[at].state = WAIT_QUEUED;
+	waits[at].is_let_go = is_let_go;
+	if (!is_let_go)
+		__atomic_store_n(&watch_pins.watch->wait[at].fd, waits[at].opening.fd, __ATOMIC_RELEASE);
+	pthread_cond_broadcast(&queued);
+	pthread_mutex_unlock(&lock);
+}
+
 static void let_go(struct wait *wait)
 {
 	pthread_mutex_lock(&lock);
@@ -232,28 +244,57 @@ static void let_go(struct wait *wait)
 	pthread_mutex_unlock(&lock);
 }
 
-void waits_each(void (*settle)(const struct opening *opening, bool is_hashed, bool is_let_go), uint64_t now_ns, uint64_t *next_ns)
+/* A hash is there, or there will be none. False: it is to be hashed again, and there is time for that. */
+static bool ends(unsigned int at, wait_settle *settle, uint64_t now_ns)
+{
+	struct wait *wait = &waits[at];
+	bool is_let_go = wait->is_let_go || !claim(at);
+
+	if (settle(&wait->opening, wait->is_hashed, is_let_go))
+		return true;
+	if (now_ns >= (is_let_go ? UINT64_MAX : watch_pins.watch->wait[at].deadline_ns))
+		return settle(&wait->opening, false, is_let_go);
+	hash_again(at, is_let_go);
+	return false;
+}
+
+/* It is hashed on, for the next time. */
+static void end_late(unsigned int at, wait_settle *settle)
+{
+	bool is_ours = claim(at);
+
+	let_go(&waits[at]);
+	if (is_ours)
+		(void)settle(&waits[at].opening, false, false);
+}
+
+static enum wait_state state_of(unsigned int at)
+{
+	enum wait_state state;
+
+	pthread_mutex_lock(&lock);
+	state = waits[at].state;
+	pthread_mutex_unlock(&lock);
+	return state;
+}
+
+void waits_each(wait_settle *settle, uint64_t now_ns, uint64_t *next_ns)
 {
 	for (unsigned int i = 0; i < MAMPLUS_WATCH_WAITS; i++) {
-		struct mamplus_watch_wait *noted = &watch_pins.watch->wait[i];
-		enum wait_state state;
+		uint64_t deadline_ns = watch_pins.watch->wait[i].deadline_ns;
+		enum wait_state state = state_of(i);
 
-		pthread_mutex_lock(&lock);
-		state = waits[i].state;
-		pthread_mutex_unlock(&lock);
 		if (state == WAIT_FREE)
 			continue;
-		if (state == WAIT_DONE) {
-			settle(&waits[i].opening, waits[i].is_hashed, waits[i].is_let_go || !claim(i));
+		if (state == WAIT_DONE && ends(i, settle, now_ns)) {
 			free_wait(&waits[i]);
-		} else if (!waits[i].is_let_go && noted->deadline_ns <= now_ns) {
-			bool is_ours = claim(i);
-
-			let_go(&waits[i]);	/* and hashed on, for the next time */
-			if (is_ours)
-				settle(&waits[i].opening, false, false);
-		} else if (!waits[i].is_let_go && noted->deadline_ns < *next_ns) {
-			*next_ns = noted->deadline_ns;
+			continue;
 		}
+		if (waits[i].is_let_go)
+			continue;
+		if (deadline_ns <= now_ns)
+			end_late(i, settle);
+		else if (deadline_ns < *next_ns)
+			*next_ns = deadline_ns;
 	}
 }

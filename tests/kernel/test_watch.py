@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,21 @@ pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("below_lsm")]
 MARK_EXIT = 7  # of mark.c, when it was let run
 REFUSED_EXIT = 126  # of enter.c, when execve failed with EPERM
 SETTLED_S = 0.06  # a younger file gets no mark
+WRITERS, FILES = 6, 250
+# Writes the first argument's content to files below the second, and opens each at once; exit 1 when one was open.
+WRITE_AND_OPEN = f"""
+import pathlib, sys
+content, directory, opened = pathlib.Path(sys.argv[1]).read_bytes(), pathlib.Path(sys.argv[2]), 0
+for number in range({FILES}):
+    file = directory / str(number)
+    file.write_bytes(content)
+    try:
+        file.open("rb").close()
+        opened += 1
+    except PermissionError:
+        file.unlink()
+sys.exit(opened > 0)
+"""
 
 
 def pid_of(agent: Agent) -> int:
@@ -197,6 +213,23 @@ def test_a_generation_drops_every_mark(watched: Agent, fresh: Callable[..., Path
     assert watched.run(watched.programs / "opener", file) == errno.EPERM
 
 
+def test_what_is_listed_is_not_open_at_the_moment_that_it_was_written(
+    watched: Agent, fresh: Callable[..., Path], tmpfs: Path
+) -> None:
+    """What tells of a file that was closed may be read after it was hashed for who opens it."""
+    listed = fresh()
+    watched.block(listed)
+    directories = [tmpfs / str(number) for number in range(WRITERS)]
+    for directory in directories:
+        directory.mkdir()
+    refused = count(watched, "refused")
+
+    writers = [watched.start(sys.executable, "-c", WRITE_AND_OPEN, listed, directory) for directory in directories]
+
+    assert [writer.wait() for writer in writers] == [0] * WRITERS
+    assert count(watched, "refused") - refused == WRITERS * FILES
+
+
 def test_monitor_mode_only_reports(watching: Callable[..., Agent], fresh: Callable[..., Path], tmpfs: Path) -> None:
     agent = watching(agent={"mode": "monitor"}, exec={"fanotify": [str(tmpfs)]})
     listed = fresh(directory=tmpfs)
@@ -269,8 +302,8 @@ def test_another_mount_of_the_file_system_leads_nowhere(
 
 def test_many_that_wait_for_one_file_wait_for_one_hash(watched: Agent, fresh: Callable[..., Path], tmpfs: Path) -> None:
     file = fresh(directory=tmpfs)
-    os.truncate(file, 64 << 20)
     await_count(watched, "hashed", 1)  # by the close after writing
+    os.truncate(file, 64 << 20)
     with file.open("rb") as opened:
         watched.kernel.tables.forget(file_of(opened.fileno()).dev, file.stat().st_ino)
     before = count(watched, "hashed")
