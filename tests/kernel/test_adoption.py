@@ -139,6 +139,7 @@ def test_another_scope_replaces_and_the_old_one_stands_until_it_is_retired(
         wait_for(  # the kernel lets go of a link from a work queue
             "the old hooks to be gone",
             lambda: old.run(old.programs / "talk", "tcp", "127.66.0.1", "9") == errno.ECONNREFUSED,
+            timeout_s=DEADLINE_S,
         )
         assert required(new) == HOOKS
     finally:

@@ -3,7 +3,9 @@
 
 import errno
 import itertools
+import os
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -13,14 +15,23 @@ from pathlib import Path
 import pytest
 
 from mamplus_host.ble.entry import Kind
-from mamplus_host.kernel import pins, responder
+from mamplus_host.kernel import pins, responder, tables
 from mamplus_host.kernel.features import YES, probe
 from mamplus_host.verdicts import Verdict
+from story.stage import wait_for
 
 from .conftest import DEADLINE_S, REFUSED, Agent, sha256
 
 pytestmark = pytest.mark.kernel
 LISTED = "127.66.0.1"
+
+
+@pytest.fixture
+def attach_patiently(attach: Callable[..., Agent], monkeypatch: pytest.MonkeyPatch) -> Callable[[], Agent]:
+    """Starts wait for their responder as long as a test does: on a slow machine, too, no clock answers for it."""
+    patience_ms = int(DEADLINE_S * 1000)
+    monkeypatch.setattr(tables, "RESPONDER_STALE_MS", patience_ms)
+    return lambda: attach(exec={"deadline_ms": patience_ms})
 
 
 def as_another_release(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,9 +65,9 @@ def hammered(act: Callable[[int], int]) -> Iterator[list[int]]:
 
 
 def test_what_is_listed_is_refused_at_every_moment_of_a_hand_over(
-    attach: Callable[..., Agent], fresh: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    attach_patiently: Callable[[], Agent], fresh: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old, listed, innocent = attach(), fresh(), fresh()
+    old, listed, innocent = attach_patiently(), fresh(), fresh()
     publish(old, listed)
     before = pins.directory_for(old.config, old.cgroup)
 
@@ -75,7 +86,7 @@ def test_what_is_listed_is_refused_at_every_moment_of_a_hand_over(
 
     with hammered(connect) as connects, hammered(run_listed_copy) as starts, hammered(run_innocent_copy) as good:
         as_another_release(monkeypatch)
-        new = attach()
+        new = attach_patiently()
         publish(new, listed)
         assert new.kernel.retire_predecessors() == 1
         done = len(starts)
@@ -133,18 +144,16 @@ def test_hooks_of_guarded_paths_that_stand_before_the_old_ones_go_are_whole_afte
 
 
 def test_a_start_that_waits_for_the_old_responder_is_answered(
-    attach: Callable[..., Agent], fresh: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    attach_patiently: Callable[[], Agent], fresh: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = attach()
-    large = fresh()
-    with large.open("ab") as file:
-        file.truncate(1 << 28)  # sparse: half a second of hashing
-    waiting = old.start(large, tmp_path / "mark")
-    old.wait_for("exec", lambda record: record.tgid == waiting.pid)
-    as_another_release(monkeypatch)
+    old = attach_patiently()
+    os.kill(responder.ensure_running(old.config).pid, signal.SIGSTOP)  # as if hashing took so long
+    with old.start(fresh(), tmp_path / "mark") as waiting:
+        wait_for("the start to wait", lambda: old.kernel.tables.counters()["held"], timeout_s=DEADLINE_S)
+        as_another_release(monkeypatch)
+        new = attach_patiently()
+        assert waiting.poll() is None
 
-    new = attach()
-    new.kernel.retire_predecessors()
+        new.kernel.retire_predecessors()
 
-    with waiting:
         assert waiting.wait() == 7
