@@ -226,9 +226,9 @@ def test_nothing_outside_of_the_scope_is_held_or_told(agent: Agent, fresh: Calla
 
 
 def test_monitor_mode_refuses_nothing_and_says_what_it_would_have_refused(
-    attach: Callable[..., Agent], fresh: Callable[..., Path]
+    reuse: Callable[..., Agent], fresh: Callable[..., Path]
 ) -> None:
-    agent = attach(agent={"mode": "monitor"})
+    agent = reuse(agent={"mode": "monitor"})
     listed = fresh("burst")
     agent.block(listed)
 
@@ -255,9 +255,9 @@ def test_a_traced_program_that_is_unknown_gets_the_declared_answer(
 
 @pytest.mark.parametrize(("answer", "exit_code"), [("refuse", -signal.SIGKILL), ("allow", MARK_EXIT)])
 def test_without_a_responder_unknown_programs_get_the_declared_answer_at_once(
-    attach: Callable[..., Agent], fresh: Callable[..., Path], tmp_path: Path, answer: str, exit_code: int
+    reuse: Callable[..., Agent], fresh: Callable[..., Path], tmp_path: Path, answer: str, exit_code: int
 ) -> None:
-    agent = attach(exec={"on_responder_down": answer})
+    agent = reuse(exec={"on_responder_down": answer})
     end(responder.ensure_running(agent.config).pid)
 
     assert agent.run(fresh(), tmp_path / "mark") == exit_code
@@ -268,9 +268,9 @@ def test_without_a_responder_unknown_programs_get_the_declared_answer_at_once(
 
 
 def test_past_the_deadline_the_declared_answer_is_given(
-    attach: Callable[..., Agent], fresh: Callable[..., Path], tmp_path: Path
+    reuse: Callable[..., Agent], fresh: Callable[..., Path], tmp_path: Path
 ) -> None:
-    agent = attach(exec={"deadline_ms": 1})
+    agent = reuse(exec={"deadline_ms": 1})
     program = fresh()
     os.truncate(program, SLOW_BYTES)  # sparse: it takes long to hash and no room
 

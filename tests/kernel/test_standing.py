@@ -37,14 +37,15 @@ def silent_for(agent: Agent, seconds: int) -> None:
 def test_unknown_programs_are_refused_once_the_agent_is_gone_for_long(
     agent: Agent, fresh: Callable[..., Path], tmp_path: Path
 ) -> None:
+    known = (agent.programs / "talk", "tcp", "127.0.0.1", "9")  # made known by the fixture; what it loads, by a run
+    assert agent.run(*known) == errno.ECONNREFUSED
     agent.kernel.tables.set_posture(agent.config, standing=REFUSES)
-    silent_for(agent, 25)
+    silent_for(agent, 15)
     assert agent.run(fresh(), tmp_path / "mark") == 7
     silent_for(agent, 31)
-    known = agent.programs / "talk"  # made known by the fixture
 
     assert agent.run(fresh(), tmp_path / "not") in REFUSED
-    assert agent.run(known, "tcp", "127.0.0.1", "9") == errno.ECONNREFUSED
+    assert agent.run(*known) == errno.ECONNREFUSED
     assert not (tmp_path / "not").exists()
     told = agent.wait_for("exec", lambda record: record.flags & layout.F_DECLARED != 0)
     assert told.flags & layout.F_REFUSED
@@ -74,7 +75,7 @@ def test_without_an_agent_only_what_is_guarded_may_be_connected_to(agent: Agent)
     def refused() -> int:
         return sum(record.flags & layout.F_DECLARED != 0 for record in agent.seen if record.kind == "connect")
 
-    silent_for(agent, 25)
+    silent_for(agent, 15)
     assert talk("203.0.113.9") != errno.EPERM
     silent_for(agent, 31)
 
@@ -87,8 +88,8 @@ def test_without_an_agent_only_what_is_guarded_may_be_connected_to(agent: Agent)
     assert refused() == 2
 
 
-def test_in_monitor_mode_what_would_be_cut_off_is_told(attach: Callable[..., Agent]) -> None:
-    agent = attach(agent={"mode": "monitor"})
+def test_in_monitor_mode_what_would_be_cut_off_is_told(reuse: Callable[..., Agent]) -> None:
+    agent = reuse(agent={"mode": "monitor"})
     agent.kernel.tables.set_posture(agent.config, standing=CUTS_OFF)
     silent_for(agent, 31)
 
