@@ -2,18 +2,26 @@
 """The list for other tools: what comes out comes in again, and what cannot be said is counted."""
 
 import csv
+import itertools
 import json
+import random
 from collections.abc import Iterable
+from ipaddress import ip_address, ip_network
 
 import pytest
 import stix2
 
 from mamplus_enterprise.ble.exports.common import About
+from mamplus_enterprise.ble.exports.decided import Decisions, Prefix, Sort, apart, changing
 from mamplus_enterprise.ble.exports.formats import EXPORTS
 from mamplus_enterprise.ble.feeds.formats import FORMATS
 from mamplus_enterprise.ble.feeds.found import Context, Found
 from mamplus_enterprise.ble.feeds.values import canonical_values
-from mamplus_host.ble.entry import Entry, Kind
+from mamplus_host.analyzer.verify import verify
+from mamplus_host.ble.encode import encode
+from mamplus_host.ble.endpoint import Endpoint, endpoint_value
+from mamplus_host.ble.entry import PROTOCOLS, Entry, Kind, address_key, canonical
+from mamplus_host.ble.format import Generation
 from mamplus_host.verdicts import Severity, Verdict
 
 CREATED, LATER = 1_790_000_000, 1_800_000_000
@@ -42,6 +50,28 @@ ENTRIES = [
     entry(14, Kind.PORT, "6667/tcp"),
     entry(15, Kind.IP, "45.66.7.3:*/udp"),
 ]
+
+A, B = Verdict.ALLOW, Verdict.BLOCK
+_NESTED = (
+    (Kind.CIDR, B, "45.66.0.0/16 45.66.9.8/29 45.66.20.0/24:443 46.0.0.0/8:*/udp 0.0.0.0/1:8080/udp"),
+    (
+        Kind.CIDR,
+        A,
+        "45.66.9.0/24 45.66.9.9/32 45.66.20.0/24:443/tcp 45.66.8.0/24:8080 46.1.0.0/16:53 46.1.2.0/24:443/udp",
+    ),
+    (Kind.CIDR, A, "45.66.7.0/25:80 2a00:1:2::/48"),
+    (Kind.CIDR, B, "2a00:1::/32 2a00:1:2:3::/64 [2a00:1:2::/48]:443/tcp"),
+    (Kind.IP, A, "45.66.7.1 45.66.9.8:443 45.67.0.1:443/tcp 45.67.0.1:*/udp 2a00:1::5"),
+    (
+        Kind.IP,
+        B,
+        "45.66.7.1:443 45.66.9.7 45.66.9.1:80/tcp 45.67.0.1 45.67.0.1:53/udp [2a00:1::5]:443 [2a00:9::5]:53/udp",
+    ),
+    (Kind.PORT, B, "6667 8080"),
+    (Kind.PORT, A, "6667/udp 8080/tcp"),
+)
+_EACH = ((kind, value, verdict) for kind, verdict, values in _NESTED for value in values.split())
+NESTED = [entry(number, *said) for number, said in enumerate(_EACH, 1)]
 
 
 def exported(name: str, entries: Iterable[Entry] = ENTRIES) -> tuple[str, About]:
@@ -166,3 +196,51 @@ def test_an_empty_list_is_a_whole_file_too(name: str) -> None:
     assert not about.left_out
     if name in FORMATS:
         assert meaning(read_back(name, text)) == set()
+
+
+def some_entries(seed: int) -> list[Entry]:
+    """Entries about few addresses and ports, so that they meet."""
+    chance, found = random.Random(seed), dict[str, Entry]()
+    for number in range(1, 30):
+        top, length = chance.choice((("45.66.7.", 32), ("2a00::", 128))), chance.choice((0, 1, 2, 3, 4))
+        network = ip_network(f"{top[0]}{chance.randrange(16)}/{top[1] - length}", strict=False)
+        is_host = length == 0 and chance.random() < 0.8
+        where = str(network.network_address if is_host else network)
+        qualifier = chance.choice(("", "", "", ":443", ":443/tcp", ":443/udp", ":*/tcp", ":*/udp", ":53"))
+        if qualifier and ":" in where:
+            where = f"[{where}]"
+        if length == 0 and not is_host and qualifier:
+            continue
+        kind = Kind.IP if is_host else Kind.CIDR
+        verdict = chance.choice((Verdict.ALLOW, Verdict.BLOCK))
+        found[where + qualifier] = entry(number, kind, canonical(kind, where + qualifier), verdict)
+    return list(found.values())
+
+
+def decided(ranges: dict[Sort, list[Prefix]], number: int, asked: Sort) -> Verdict:
+    """What a tool makes of it: the first sort of packets with ranges around the address."""
+    for sort, found in ranges.items():
+        if sort.version == asked.version and sort.protocol in ("", asked.protocol) and sort.port in (0, asked.port):
+            for one in found:
+                if one.first <= number <= one.last:
+                    return one.verdict
+    return Verdict.NOTHING
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_is_worked_out_for_tools_is_what_devices_answer_for_every_address_and_port(seed: int) -> None:
+    entries, decisions = some_entries(seed), Decisions()
+    for one in entries:
+        decisions.add(one)
+    ranges = {sort: [*apart(changing(decisions.prefixes(sort), Verdict.NOTHING))] for sort in decisions.sorts()}
+    device = Generation(encode(entries, generation=1, created_s=0))
+
+    for text, protocol, port in itertools.product(
+        [f"{top}{last:x}" if ":" in top else f"{top}{last}" for top in ("45.66.7.", "2a00::") for last in range(17)],
+        PROTOCOLS,
+        (443, 53, 80),
+    ):
+        at = Endpoint(address_key(text), 128, PROTOCOLS[protocol], port)
+        wanted = verify(device, *endpoint_value(at), now_s=1).verdict
+        said = decided(ranges, int(ip_address(text)), Sort(ip_address(text).version, protocol, port))
+        assert said is wanted, (text, protocol, port)
