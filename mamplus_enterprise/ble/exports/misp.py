@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MISP: one event, an attribute an entry; blocked ones have `to_ids`."""
+"""MISP: one event, an attribute an entry; blocked ones have `to_ids`. The protocol of a port is a tag."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -8,6 +8,7 @@ from uuid import UUID, uuid5
 import msgspec
 
 from mamplus_enterprise.ble.exports.common import About, address
+from mamplus_enterprise.ble.feeds.misp import PROTOCOL_TAG
 from mamplus_host.ble.entry import Entry, Kind
 from mamplus_host.verdicts import Verdict
 
@@ -39,7 +40,7 @@ def lines(entries: Iterable[Entry], about: About) -> Iterator[str]:
 def _attribute(entry: Entry, about: About) -> dict[str, Any] | None:
     if entry.kind not in _TYPES or entry.value.startswith("="):
         return None
-    (type_, category), value = _TYPES[entry.kind], entry.value
+    (type_, category), value, protocol = _TYPES[entry.kind], entry.value, ""
     if entry.kind in (Kind.IP, Kind.CIDR):
         where, _, protocol, port = address(entry)
         if protocol and not port:
@@ -49,4 +50,5 @@ def _attribute(entry: Entry, about: About) -> dict[str, Any] | None:
         "uuid": str(uuid5(_NAMESPACE, f"mamplus:{about.enterprise}:{entry.kind.name}:{entry.value}")), "type": type_,
         "category": category, "value": value, "to_ids": entry.verdict is Verdict.BLOCK, "comment": entry.reason,
         "timestamp": str(about.created_s),
+        "Tag": [{"name": f'{PROTOCOL_TAG}="{protocol}"'}] if protocol else [],
     }  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from mamplus_enterprise.ble.feeds.found import Dropped, Found
-from mamplus_host.ble.entry import Kind
+from mamplus_host.ble.entry import PROTOCOLS, Kind
 from mamplus_host.errors import ConfigInvalid
 
 # type -> (which part of a value split at "|", kind; None: a URL); several parts make several entries.
@@ -18,6 +18,8 @@ _TYPES: dict[str, tuple[tuple[int, Kind | None], ...]] = {
     "url": ((0, None),), "uri": ((0, None),), "x509-fingerprint-sha256": ((0, Kind.TLS),),
 }  # fmt: skip
 _WITH_PORT = frozenset({"ip-dst|port", "ip-src|port"})
+PROTOCOL_TAG = "mamplus:protocol"  # MISP's ports have none, so it is a machine tag: mamplus:protocol="udp"
+_PROTOCOLS = {f'{PROTOCOL_TAG}="{name}"': f"/{name}" for name in PROTOCOLS}
 
 
 class Attribute(msgspec.Struct):
@@ -26,6 +28,7 @@ class Attribute(msgspec.Struct):
     to_ids: bool | int | str = False  # old exports write "1"
     deleted: bool | int | str = False
     comment: str = ""
+    Tag: Any = ()
     event: str = ""  # ours: the info of its event
     fault: str = ""  # ours: why it cannot be read
 
@@ -51,11 +54,18 @@ def _taken(one: Attribute) -> list[Found | Dropped]:
     parts = one.value.split("|") if "|" in one.type else [one.value]  # a file's name and a URL may hold one, too
     if one.type in _WITH_PORT and len(parts) == 2:
         address = f"[{parts[0]}]" if ":" in parts[0] else parts[0]
-        return [Found(f"{address}:{parts[1]}", Kind.IP, reason=reason)]
+        kind = Kind.CIDR if "/" in address else Kind.IP
+        return [Found(f"{address}:{parts[1]}{_protocol(one.Tag)}", kind, reason=reason)]
     if one.type not in _TYPES:
         code = "hash" if one.type.rpartition("|")[2] in _HASHES else "unsupported"
         return [Dropped(code, f"no entry is a {one.type!r}")]
     return [_found(parts, place, kind, reason) for place, kind in _TYPES[one.type]]
+
+
+def _protocol(tags: Any) -> str:
+    """Return the protocol that our own export named, as it stands behind a port."""
+    names = (tag.get("name") for tag in tags if isinstance(tag, dict)) if isinstance(tags, list) else ()
+    return next((_PROTOCOLS[name] for name in names if isinstance(name, str) and name in _PROTOCOLS), "")
 
 
 _HASHES = frozenset({"md5", "sha1", "sha224", "sha384", "sha512", "imphash", "ssdeep", "tlsh"})
