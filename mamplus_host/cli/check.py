@@ -8,7 +8,7 @@ import typer
 
 from mamplus_host.analyzer.accounts import spellings
 from mamplus_host.analyzer.verify import Answer, verify, verify_text
-from mamplus_host.ble.entry import EXAMPLES, KIND_NAMES, Kind, canonical, parse_kind
+from mamplus_host.ble.entry import EXAMPLES, KIND_NAMES, Entry, Kind, canonical, parse_kind
 from mamplus_host.ble.stack import Stack
 from mamplus_host.cli import standing
 from mamplus_host.cli.state import CLI, print_json, printable
@@ -54,8 +54,14 @@ def _plain(answer: Answer) -> dict[str, Any]:
         "blocked": answer.verdict is Verdict.BLOCK,
         "verdict": answer.verdict.name.lower(),
         "generation": answer.generation,
-        "entry": to_builtins(answer.entry) if answer.entry else None,
+        "entry": _named(answer.entry) if answer.entry else None,
     }
+
+
+def _named(entry: Entry) -> dict[str, Any]:
+    """Return all of an entry; what is a number on disk is a word, as in `ble show` and at the enterprise."""
+    words = {name: getattr(entry, name).name.lower() for name in ("kind", "verdict", "severity")}
+    return {**to_builtins(entry), **words}
 
 
 def _kept_out(state: Path, kind: Kind, value: str, now_s: float) -> dict[str, Any] | None:

@@ -76,6 +76,9 @@ def test_check_answers_for_what_is_in_force_and_says_what_a_held_generation_woul
         "held",
     )
     assert mamplus("check", "ip", BAD[1])[:2][0] == 1
+    entry = json.loads(mamplus("check", "ip", BAD[1], "--json")[1])["entry"]
+    assert (entry["kind"], entry["value"], entry["verdict"], entry["severity"]) == ("ip", BAD[1], "block", "high")
+    assert all(type(entry[name]) is int for name in ("id", "confidence", "valid_until"))
 
 
 def test_check_says_nothing_of_a_newest_generation_that_a_person_let_in(mamplus: Terminal) -> None:
