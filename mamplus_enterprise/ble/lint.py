@@ -9,6 +9,7 @@
     ends       an entry ends soon
     ended      it has ended, and is still written
     key        a layer says what its key may not: devices would refuse its list
+    full       a layer holds more than devices take: of a kind that they search one by one, or in all
 
 Works on two passes over each layer; a million entries take some 200 MB.
 """
@@ -29,15 +30,18 @@ from mamplus_enterprise.ble.judge import beyond_key
 from mamplus_enterprise.ble.ranges import Ranges, span
 from mamplus_enterprise.storage.schema import Audit, EntryRow
 from mamplus_host.ble.entry import Entry, Kind
+from mamplus_host.ble.format import FEW_SECTIONS, MAX_FEW, TEXT_KINDS
 from mamplus_host.ble.layer import Layer
+from mamplus_host.ble.limits import LIMITS
 from mamplus_host.verdicts import Verdict
 
 LOOKS = 2
 TOLD_EVERY = 1000
 FEW, FEWEST = 20, 3  # findings of a sort that are shown
 MOST = 60_000  # networks of one verdict that shadows are looked for among
-GRAVE = frozenset({"gate", "outranked", "key"})
-_ORDER = ("gate", "key", "outranked", "overruled", "ended", "twice", "shadowed", "ends")  # what harms first
+GRAVE = frozenset({"gate", "outranked", "key", "full"})
+_FEW = frozenset(TEXT_KINDS[section] for section in FEW_SECTIONS)
+_ORDER = ("gate", "key", "full", "outranked", "overruled", "ended", "twice", "shadowed", "ends")  # what harms first
 
 
 class Finding(NamedTuple):
@@ -60,6 +64,8 @@ class _Seen:
     values: dict[tuple[Kind, str], _Known] = field(default_factory=dict)
     networks: dict[Verdict, list[tuple[str, int]]] = field(default_factory=dict)  # value and id
     overruled: frozenset[str] = frozenset()  # values
+    counts: Counter[tuple[Layer, Kind]] = field(default_factory=Counter)
+    newest: dict[tuple[Layer, Kind], Entry] = field(default_factory=dict)
 
 
 def lint(
@@ -78,6 +84,7 @@ def lint(
         for entry in author.state_at(session, layer, now_s):
             _note(seen, layer, entry)
             _tell(progress, next(looks))
+    yield from _full(seen)
     wider = {
         verdict: Ranges((value, place) for place, (value, _id) in enumerate(networks[:MOST]))
         for verdict, networks in seen.networks.items()
@@ -127,8 +134,27 @@ def _note(seen: _Seen, layer: Layer, entry: Entry) -> None:
     known = seen.values.get((entry.kind, entry.value))
     if known is None or entry.verdict > known.verdict:
         seen.values[entry.kind, entry.value] = _Known(entry.verdict, entry.id, layer)
+    seen.counts[layer, entry.kind] += 1
+    seen.newest[layer, entry.kind] = entry
     if entry.kind is Kind.CIDR and _is_every_port(entry):
         seen.networks.setdefault(entry.verdict, []).append((entry.value, entry.id))
+
+
+def _full(seen: _Seen) -> Iterator[Finding]:
+    """Yield a finding about the newest entry of what is too much: it was the one too many."""
+    for layer, limits in LIMITS.items():
+        total = sum(count for (of, _kind), count in seen.counts.items() if of is layer)
+        if total > limits.entries:
+            newest = max((one for (of, _kind), one in seen.newest.items() if of is layer), key=lambda one: one.id)
+            why = f"the layer holds {total} entries, want at most {limits.entries}; remove or move some"
+            yield _finding("full", layer, newest, why)
+    for (layer, kind), count in seen.counts.items():
+        if kind in _FEW and count > MAX_FEW:
+            why = (
+                f"the layer holds {count} of this kind, want at most {MAX_FEW}, for devices search them one by one;"
+                " write wider patterns or ranges, or remove some"
+            )
+            yield _finding("full", layer, seen.newest[layer, kind], why)
 
 
 def _about(

@@ -145,7 +145,8 @@ def lint(
 ) -> None:
     """Find entries that are wrong, useless or about to end.
 
-    Exit 1: something would harm: it blocks what the gate refuses, an allow outranks it, its layer may not say it.
+    Exit 1: something would harm: it blocks what the gate refuses, an allow outranks it, its layer may not say it, or
+    there is more of it than devices take.
     """
     from mamplus_enterprise.ble import imports
     from mamplus_enterprise.ble import lint as rules

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mamplus_enterprise.home import Home
+from mamplus_enterprise.storage.store import Store
 from tests.enterprise.company import Company
 
 
@@ -23,3 +25,10 @@ def company(tmp_path: Path) -> Iterator[Company]:
 def quiet(tmp_path: Path) -> Company:
     """A development enterprise without a server."""
     return Company(tmp_path / "enterprise").found()
+
+
+@pytest.fixture
+def store(quiet: Company) -> Iterator[Store]:
+    made = Store(Home.open(quiet.dir))
+    yield made
+    made.close()
