@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, and_, func, literal_column, or_, select
 from sqlalchemy.orm import Session
 
 from mamplus_enterprise.ble.rules import check_rule
+from mamplus_enterprise.ble.steps import Steps
 from mamplus_enterprise.errors import Unknown
 from mamplus_enterprise.storage.schema import EntryRow, GenerationRow
 from mamplus_enterprise.storage.store import note
@@ -203,40 +204,39 @@ def state_at(session: Session, layer: Layer, when: float) -> Iterator[Entry]:
 
 
 def changes_since(
-    session: Session, layer: Layer, since_s: float, until_s: float | None = None
+    session: Session, layer: Layer, since_s: float, until_s: float | None = None, steps: Steps | None = None
 ) -> tuple[list[Entry], list[Entry]]:
     """Return (upserts, withdrawn): what makes the state of `until_s` (now) out of that of `since_s`, each by id.
 
     Withdrawn entries are given as they were; a value whose entry was replaced is an upsert alone.
     """
     end = time.time() if until_s is None else until_s
-    upserts, gone = changed_rows(session, layer, since_s, end)
+    upserts, gone = changed_rows(session, layer, since_s, end, steps)
     still = {(entry.kind, entry.value) for entry in upserts}
     return upserts, [entry for entry in gone if (entry.kind, entry.value) not in still]
 
 
-def changed_rows(session: Session, layer: Layer, since_s: float, until_s: float) -> tuple[list[Entry], list[Entry]]:
+def changed_rows(
+    session: Session, layer: Layer, since_s: float, until_s: float, steps: Steps | None = None
+) -> tuple[list[Entry], list[Entry]]:
     """Return (what is in the state of `until_s` alone, what is in that of `since_s` alone), each by id.
 
     `since_s` is the earlier one. An entry that was replaced is in both lists, as it is and as it was.
     """
-    added = _in(layer).where(EntryRow.added_at > since_s, alive(until_s)).order_by(EntryRow.id)
-    upserts = [_entry(*row) for row in session.execute(added)]
-    removed = EntryRow.removed_at.between(since_s, until_s)
-    expired = and_(EntryRow.valid_until > literal_column("0"), EntryRow.valid_until.between(int(since_s), until_s))
-    # Two statements, each with its index: SQLite reads the whole layer for the two joined by OR.
-    gone = {
-        row.id: row
-        for why in (removed, expired)
-        for row in session.execute(_in(layer).where(why, alive(since_s), ~alive(until_s)))
-    }
+    steps = steps or Steps()
+    added, *removed = (_in(layer).where(why) for why in changed(since_s, until_s))
+    upserts = [_entry(*row) for row in steps.each(session.execute(added.order_by(EntryRow.id)))]
+    gone = {row.id: row for statement in removed for row in steps.each(session.execute(statement))}
     return upserts, [_entry(*gone[number]) for number in sorted(gone)]
 
 
-def by_hand(session: Session, layer: Layer, since_s: float) -> list[Entry]:
-    """Return what came into a layer after `since_s` and is there now, but from no feed."""
-    added = _in(layer).where(EntryRow.added_at > since_s, EntryRow.feed_id.is_(None), alive(time.time()))
-    return [_entry(*row) for row in session.execute(added.order_by(EntryRow.id))]
+def changed(since_s: float, until_s: float) -> list[ColumnElement[bool]]:
+    """Return the claims that a row was added, was removed, and has ended between two moments."""
+    removed = EntryRow.removed_at.between(since_s, until_s)
+    expired = and_(EntryRow.valid_until > literal_column("0"), EntryRow.valid_until.between(int(since_s), until_s))
+    # The last two apart, each with its index: SQLite reads the whole layer for the two joined by OR.
+    gone = [and_(why, alive(since_s), ~alive(until_s)) for why in (removed, expired)]
+    return [and_(EntryRow.added_at > since_s, alive(until_s)), *gone]
 
 
 def published_at(session: Session, layer: Layer, number: int) -> float | None:

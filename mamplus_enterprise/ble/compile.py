@@ -8,13 +8,14 @@ What a layer's key may not say is refused here already: devices would refuse the
 
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from mamplus_enterprise.ble import author
 from mamplus_enterprise.ble.shelf import Delta, LayerChange
+from mamplus_enterprise.ble.steps import Steps
 from mamplus_enterprise.errors import PublishFailed
 from mamplus_host.ble.compile import Compiled, compile_next
 from mamplus_host.ble.format import Generation
@@ -35,6 +36,7 @@ class Next:
     since: int  # number of the state before
     before: Path | None  # its list
     largest: int  # how many entries the layer ever had
+    steps: Steps = field(default_factory=Steps)
 
 
 def compile_layer(session: Session, wanted: Next, folder: Path) -> LayerChange:
@@ -63,9 +65,9 @@ def _compiled(session: Session, wanted: Next, folder: Path, *, may_shrink: bool)
     since_s = author.published_at(session, wanted.layer, wanted.since)
     created_s = int(min(wanted.now_s, time.time()))  # `now_s` follows the last state where a clock fell behind it
     if wanted.before is None or since_s is None:  # the row of that generation is lost: no delta
-        state = author.state_at(session, wanted.layer, wanted.now_s)
+        state = wanted.steps.each(author.state_at(session, wanted.layer, wanted.now_s))
         return compile_next(None, state, (), path, number=wanted.number, created_s=created_s, may_shrink=may_shrink)
-    upserts, gone = author.changes_since(session, wanted.layer, since_s, wanted.now_s)
+    upserts, gone = author.changes_since(session, wanted.layer, since_s, wanted.now_s, wanted.steps)
     withdrawn = [(entry.kind, entry.value) for entry in gone]
     return compile_next(
         wanted.before, upserts, withdrawn, path, number=wanted.number, created_s=created_s, may_shrink=may_shrink

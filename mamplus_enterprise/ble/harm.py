@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
 from mamplus_enterprise.ble import author, states
 from mamplus_enterprise.ble.gate import Gate, Refusal
+from mamplus_enterprise.ble.steps import Steps
 from mamplus_enterprise.errors import Harmful
-from mamplus_enterprise.storage.schema import Audit
+from mamplus_enterprise.storage.schema import Audit, EntryRow
 from mamplus_host.ble.entry import Entry
 from mamplus_host.ble.layer import Layer
 from mamplus_host.verdicts import Verdict
@@ -39,14 +40,21 @@ class Harm:
         return f"entry {self.entry.id}: {self.refusal.reason}"
 
 
-def waiting(session: Session, layers: Iterable[Layer], make_gate: Callable[[], Gate]) -> list[Harm]:
+def waiting(session: Session, layers: Iterable[Layer], make_gate: Callable[[], Gate], steps: Steps) -> list[Harm]:
     """Return what is new in `layers` since they were published and harms; the gate is made when it is needed."""
     newest, entries = str(states.newest(session)), list[Entry]()
     for layer in layers:
         since_s = states.moment_of(session, layer, newest)
-        entries += author.by_hand(session, layer, since_s) if layer is Layer.FEEDS else _new(session, layer, since_s)
+        entries += _by_hand(session, layer, since_s) if layer is Layer.FEEDS else _new(session, layer, since_s)
     refusing = [entry for entry in entries if entry.verdict is not Verdict.ALLOW]
-    return list(harms(session, make_gate(), refusing)) if refusing else []
+    return list(harms(session, make_gate(), steps.each(refusing))) if refusing else []
+
+
+def _by_hand(session: Session, layer: Layer, since_s: float) -> list[Entry]:
+    """Return what came into a layer after `since_s` and is there now, but from no feed."""
+    since = and_(EntryRow.layer == int(layer), EntryRow.added_at > since_s, author.alive(time.time()))
+    wanted = select(EntryRow).where(since, EntryRow.feed_id.is_(None)).order_by(EntryRow.id)
+    return [author.entry_of(row) for row in session.scalars(wanted)]
 
 
 def _new(session: Session, layer: Layer, since_s: float) -> list[Entry]:

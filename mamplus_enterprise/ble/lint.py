@@ -14,7 +14,6 @@
 Works on two passes over each layer; a million entries take some 200 MB.
 """
 
-import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from mamplus_enterprise.ble import author
 from mamplus_enterprise.ble.gate import Gate
 from mamplus_enterprise.ble.judge import beyond_key
 from mamplus_enterprise.ble.ranges import Ranges, span
+from mamplus_enterprise.ble.steps import Steps
 from mamplus_enterprise.storage.schema import Audit, EntryRow
 from mamplus_host.ble.entry import Entry, Kind
 from mamplus_host.ble.format import FEW_SECTIONS, MAX_FEW, TEXT_KINDS
@@ -36,7 +36,6 @@ from mamplus_host.ble.limits import LIMITS
 from mamplus_host.verdicts import Verdict
 
 LOOKS = 2
-TOLD_EVERY = 1000
 FEW, FEWEST = 20, 3  # findings of a sort that are shown
 MOST = 60_000  # networks of one verdict that shadows are looked for among
 GRAVE = frozenset({"gate", "outranked", "key", "full"})
@@ -79,26 +78,19 @@ def lint(
     forced = session.scalars(select(Audit.subject).where(Audit.what == "gate overruled"))
     seen = _Seen(overruled=frozenset(forced))
     yield from _ended(session, now_s)
-    looks = itertools.count(1)
+    steps = Steps(progress)
     for layer in Layer:
-        for entry in author.state_at(session, layer, now_s):
+        for entry in steps.each(author.state_at(session, layer, now_s)):
             _note(seen, layer, entry)
-            _tell(progress, next(looks))
     yield from _full(seen)
     wider = {
         verdict: Ranges((value, place) for place, (value, _id) in enumerate(networks[:MOST]))
         for verdict, networks in seen.networks.items()
     }
     for layer in Layer:
-        for entry in author.state_at(session, layer, now_s):
+        for entry in steps.each(author.state_at(session, layer, now_s)):
             for code, why in _about(entry, layer, gate, seen, wider, now_s, soon_s):
                 yield _finding(code, layer, entry, why)
-            _tell(progress, next(looks))
-
-
-def _tell(progress: Callable[[int], object], looks: int) -> None:
-    if looks % TOLD_EVERY == 0:
-        progress(looks)
 
 
 def written(session: Session) -> int:

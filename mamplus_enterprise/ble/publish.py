@@ -10,7 +10,7 @@ row, which the next publisher adds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from sqlalchemy import func, select
@@ -24,6 +24,7 @@ from mamplus_enterprise.ble.keys import Signers
 from mamplus_enterprise.ble.repository import Published
 from mamplus_enterprise.ble.roles import SERVING
 from mamplus_enterprise.ble.shelf import LayerChange, LayerState
+from mamplus_enterprise.ble.steps import Steps
 from mamplus_enterprise.errors import PublishFailed
 from mamplus_enterprise.home import Home
 from mamplus_enterprise.lock import locked
@@ -44,6 +45,7 @@ class Request:
     allow_shrink: bool = False
     layers: Sequence[Layer] = ()  # none: what has changed; the administrators' layer when nothing has
     make_gate: Callable[[], Gate] | None = None  # None: what is new is not asked about
+    steps: Steps = field(default_factory=Steps)  # two an entry that waits: asked about, and compiled
     force: str = ""  # why what the gate refuses is published all the same
 
 
@@ -84,7 +86,7 @@ def _moment(store: Store) -> float:
 
 
 def _harmful(session: Session, layers: Sequence[Layer], request: Request) -> list[harm.Harm]:
-    found = harm.waiting(session, layers, request.make_gate) if request.make_gate is not None else []
+    found = harm.waiting(session, layers, request.make_gate, request.steps) if request.make_gate is not None else []
     if not request.force:
         harm.refuse(found)
     return found
@@ -132,6 +134,7 @@ def _compiled(
         wanted = Next(
             layer=layer, number=number + len(changes) + 1, now_s=now_s, since=was.number,
             before=was.file(home.targets, layer), largest=max(_largest(session, layer), was.entries),
+            steps=request.steps,
         )  # fmt: skip
         try:
             change = compile_layer(session, wanted, home.targets / layer.role)

@@ -5,7 +5,7 @@ A state is a generation that was published, or what is written now ("working").
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from mamplus_enterprise.ble import author
+from mamplus_enterprise.ble.steps import Steps
 from mamplus_enterprise.errors import PublishFailed, Unknown
 from mamplus_enterprise.storage.schema import AlertRow, EntryRow, GenerationRow
 from mamplus_enterprise.storage.store import note
@@ -66,14 +67,24 @@ def moment_of(session: Session, layer: Layer, name: str) -> float:
     return moment
 
 
-def difference(session: Session, layer: Layer, earlier: str, later: str) -> Difference:
+def difference(session: Session, layer: Layer, earlier: str, later: str, steps: Steps | None = None) -> Difference:
     """Return what changed from one state to the other, which may also be the earlier one."""
     since_s, until_s = (moment_of(session, layer, name) for name in (earlier, later))
     if since_s <= until_s:
-        new, old = author.changed_rows(session, layer, since_s, until_s)
+        new, old = author.changed_rows(session, layer, since_s, until_s, steps)
     else:
-        old, new = author.changed_rows(session, layer, until_s, since_s)
+        old, new = author.changed_rows(session, layer, until_s, since_s, steps)
     return _beside(layer, old, new)
+
+
+def steps_between(session: Session, layers: Iterable[Layer], earlier: str, later: str) -> int:
+    """Return how many rows the differences of `layers` are made of."""
+    wanted = select(func.count()).select_from(EntryRow)
+    return sum(
+        session.scalar(wanted.where(EntryRow.layer == int(layer), why)) or 0
+        for layer in layers
+        for why in author.changed(*sorted(moment_of(session, layer, name) for name in (earlier, later)))
+    )
 
 
 def _beside(layer: Layer, old: Sequence[Entry], new: Sequence[Entry]) -> Difference:
@@ -88,13 +99,15 @@ def _beside(layer: Layer, old: Sequence[Entry], new: Sequence[Entry]) -> Differe
     return Difference(layer, added, changed, list(before.values()))
 
 
-def revert(session: Session, layer: Layer, number: str, *, who: str, really: bool) -> Reverted:
+def revert(
+    session: Session, layer: Layer, number: str, *, who: str, really: bool, steps: Steps | None = None
+) -> Reverted:
     """Make the working state of `layer` that of a generation; only say what that means unless `really`.
 
     Entries come back as new ones: an id says one thing for ever. What says the same already stays as it is.
     """
     then_s, now_s = moment_of(session, layer, number), author.moment(session) if really else time.time()
-    newer, older = _unlike(*author.changed_rows(session, layer, then_s, now_s))
+    newer, older = _unlike(*author.changed_rows(session, layer, then_s, now_s, steps))
     back = [entry for entry in older if not 0 < entry.valid_until <= now_s]
     ended = len(older) - len(back)
     done = Reverted(layer, len(newer), len(back), ended, now_s, _beside(layer, newer, back))

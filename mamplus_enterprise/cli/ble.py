@@ -10,7 +10,16 @@ import typer
 
 from mamplus_enterprise.cli import ble_import, ble_look, ble_states
 from mamplus_enterprise.cli.kinds import brief, kinds, text_of
-from mamplus_enterprise.cli.shared import home_of, keys_of, opened, passphrase_of, print_json, remark, who
+from mamplus_enterprise.cli.shared import (
+    home_of,
+    keys_of,
+    opened,
+    passphrase_of,
+    print_json,
+    publish_with_bar,
+    remark,
+    who,
+)
 from mamplus_host.ble.entry import EXAMPLES, KIND_NAMES
 from mamplus_host.errors import ConfigInvalid
 
@@ -111,12 +120,11 @@ def publish(
     from mamplus_enterprise.ble.imports import gate_of
     from mamplus_enterprise.ble.keys import load_signers
     from mamplus_enterprise.ble.publish import Request
-    from mamplus_enterprise.ble.publish import publish as publish_now
 
     with opened(context) as (home, store):
         signers = load_signers(home, passphrase_of(context), elsewhere=keys_of(context))
         request = Request(who(), why, allow_shrink, chosen, make_gate=lambda: gate_of(home), force=force)
-        done = publish_now(home, store, signers, request)
+        done = publish_with_bar(home, store, signers, request)
     if as_json:
         print_json(asdict(done))
     else:

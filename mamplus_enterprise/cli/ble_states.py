@@ -12,7 +12,9 @@ from mamplus_enterprise.cli.shared import (
     print_json,
     print_table,
     printable,
+    publish_with_bar,
     remark,
+    steps_bar,
     who,
 )
 from mamplus_enterprise.times import clock
@@ -20,6 +22,8 @@ from mamplus_host.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from sqlalchemy.orm import Session
 
     from mamplus_enterprise.ble.candidate import Candidate
     from mamplus_enterprise.ble.states import Difference, Reverted
@@ -104,8 +108,9 @@ def diff(
     from mamplus_enterprise.ble import states
 
     with opened(context) as (_home, store), store.reading() as session:
-        earlier = earlier or str(states.newest(session))
-        found = [states.difference(session, one, earlier, later) for one in layers_of(layer)]
+        earlier, layers = earlier or str(states.newest(session)), layers_of(layer)
+        with steps_bar("diff", states.steps_between(session, layers, earlier, later)) as steps:
+            found = [states.difference(session, one, earlier, later, steps) for one in layers]
     if as_json:
         return print_json([_difference(one) for one in found])
     for one in found:
@@ -175,7 +180,7 @@ def revert(
     if not (dry_run or no_publish):
         return _reverted(context, chosen, str(number), allow_shrink=allow_shrink, as_json=as_json)
     with opened(context) as (_home, store), store.reading() if dry_run else store.writing() as session:
-        done = [states.revert(session, one, str(number), who=who(), really=not dry_run) for one in chosen]
+        done = _revert(session, chosen, str(number), really=not dry_run)
         answers = states.answered(session, [entry for one in done for entry in _gone(one.differs)])
     _print_reverted(done, as_json=as_json)
     for one in done if dry_run and not as_json else ():
@@ -183,6 +188,13 @@ def revert(
     if dry_run or not any(one.withdrawn or one.restored for one in done):
         return remark("nothing was changed")
     return remark("not published yet; devices have it after: mamplus-enterprise ble publish")
+
+
+def _revert(session: "Session", layers: "Sequence[Layer]", number: str, *, really: bool) -> "list[Reverted]":
+    from mamplus_enterprise.ble import states
+
+    with steps_bar("revert", states.steps_between(session, layers, number, states.WORKING)) as steps:
+        return [states.revert(session, one, number, who=who(), really=really, steps=steps) for one in layers]
 
 
 def _served(home: "Home") -> int:
@@ -217,7 +229,6 @@ def _reverted(
     from mamplus_enterprise.ble.imports import gate_of
     from mamplus_enterprise.ble.keys import load_signers
     from mamplus_enterprise.ble.publish import Request
-    from mamplus_enterprise.ble.publish import publish as publish_now
     from mamplus_enterprise.errors import Harmful
     from mamplus_host.ble.layer import Layer
 
@@ -228,7 +239,7 @@ def _reverted(
             if Layer.ENTERPRISE in layers and not allow_shrink:
                 published = repository.layers(home)[Layer.ENTERPRISE].entries
                 states.check_shrinking(session, Layer.ENTERPRISE, number, published)
-            done = [states.revert(session, one, number, who=who(), really=True) for one in layers]
+            done = _revert(session, layers, number, really=True)
         if not any(one.withdrawn or one.restored for one in done):
             _print_reverted(done, as_json=as_json)
             return remark("nothing was changed")
@@ -237,7 +248,7 @@ def _reverted(
                 changed = tuple(layer for layer in layers if author.waiting(session, layer))
             why = f"reverts to generation {number}"
             request = Request(who(), why, True, changed, make_gate=lambda: gate_of(home))
-            made = publish_now(home, store, signers, request)
+            made = publish_with_bar(home, store, signers, request)
         except Exception as error:
             with store.writing() as session:
                 if _served(home) == before:  # else devices may have it

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,11 @@ from mamplus_enterprise.home import Home
 from mamplus_host.errors import ConfigInvalid
 
 if TYPE_CHECKING:
+    from mamplus_enterprise.ble.keys import Signers
+    from mamplus_enterprise.ble.publish import Request
+    from mamplus_enterprise.ble.repository import Published
     from mamplus_enterprise.ble.roles import Quorum
+    from mamplus_enterprise.ble.steps import Steps
     from mamplus_enterprise.storage.store import Store
 
 
@@ -91,6 +95,26 @@ def bar(what: str, total: int, *, is_bytes: bool = False) -> "Iterator[Callable[
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         task = shown.add_task(what, total=total)
         yield lambda done: shown.update(task, completed=done)
+
+
+@contextmanager
+def steps_bar(what: str, total: int) -> "Iterator[Steps]":
+    """Yield what counts the steps of the work; `total`: how many there are, or nearly so."""
+    from mamplus_enterprise.ble.steps import Steps
+
+    with bar(what, total) as progress:
+        yield Steps(progress)
+
+
+def publish_with_bar(home: Home, store: "Store", signers: "Signers", request: "Request") -> "Published":
+    """Publish, and say meanwhile how far it is. What asks for a passphrase comes before: a bar would write over it."""
+    from mamplus_enterprise.ble import author
+    from mamplus_enterprise.ble.publish import publish
+
+    with store.reading() as session:
+        waiting = author.unpublished(session)
+    with steps_bar("publish", 2 * waiting) as steps:
+        return publish(home, store, signers, replace(request, steps=steps))
 
 
 def _lines(what: str, total: int) -> Callable[[int], None]:

@@ -9,9 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from mamplus_enterprise.ble import author, states, steps
+from mamplus_enterprise.ble.gate import Gate
+from mamplus_enterprise.ble.keys import load_signers
+from mamplus_enterprise.ble.never import Never
+from mamplus_enterprise.ble.publish import Request, publish
 from mamplus_enterprise.cli import shared
 from mamplus_enterprise.cli.main import hoist
+from mamplus_enterprise.home import Home
+from mamplus_enterprise.storage.store import Store
+from mamplus_host.ble.entry import Kind
+from mamplus_host.ble.layer import Layer
 from tests.enterprise.company import Company, opened
+from tests.enterprise.test_states import write
 
 
 def test_init_makes_an_enterprise_and_refuses_a_directory_that_is_not_empty(tmp_path: Path) -> None:
@@ -89,6 +99,29 @@ def test_progress_is_told_in_lines_where_no_terminal_is(
 
     said = [line.partition(" after ")[0] for line in capsys.readouterr().err.splitlines()]
     assert said == ["import: 25 %", "import: 100 %"]
+
+
+def test_difference_publication_and_revert_tell_of_every_step_that_was_foreseen(
+    quiet: Company, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "TOLD_EVERY", 1)
+    for name in ("one", "two", "three"):
+        write(store, Kind.DOMAIN, f"{name}.example")
+    home, told = Home.open(quiet.dir), list[int]()
+
+    with store.reading() as session:
+        foreseen = [states.steps_between(session, [Layer.ENTERPRISE], "1", states.WORKING)]
+        states.difference(session, Layer.ENTERPRISE, "1", states.WORKING, steps.Steps(told.append))
+        foreseen.append(2 * author.unpublished(session))
+    counted = steps.Steps(told.append)
+    request = Request("test", "because", make_gate=lambda: Gate(Never(), None), steps=counted)
+    publish(home, store, load_signers(home, None), request)
+    with store.writing() as session:
+        foreseen.append(states.steps_between(session, [Layer.ENTERPRISE], "1", states.WORKING))
+        states.revert(session, Layer.ENTERPRISE, "1", who="test", really=True, steps=steps.Steps(told.append))
+
+    assert foreseen == [3, 6, 3]
+    assert told == [1, 2, 3, *range(1, 7), 1, 2, 3]
 
 
 def test_what_a_feed_wrote_moves_no_cursor(quiet: Company) -> None:
