@@ -87,6 +87,7 @@
 struct mamplus_map;
 #define MAMPLUS_MAP(fd) (*(struct mamplus_map *)bpf_pseudo_fd(1, fd))	/* 1: BPF_PSEUDO_MAP_FD */
 #define active MAMPLUS_MAP(MAMPLUS_FD_active)
+#define births MAMPLUS_MAP(MAMPLUS_FD_births)
 #define ble MAMPLUS_MAP(MAMPLUS_FD_ble)
 #define counters MAMPLUS_MAP(MAMPLUS_FD_counters)
 #define events MAMPLUS_MAP(MAMPLUS_FD_events)

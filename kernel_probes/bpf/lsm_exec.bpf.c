@@ -5,7 +5,7 @@
  * Hooks:   lsm/bprm_check_security (a program, and each script on the way to it), lsm/mmap_file and
  *          lsm/file_mprotect with PROT_EXEC (libraries, LD_PRELOAD, dlopen, a program given to its loader),
  *          lsm/file_open; for tasks below the scope's cgroup. Opening for writing is looked at everywhere, and so are
- *          lsm/task_prctl and lsm/inode_free_security.
+ *          lsm/task_prctl, lsm/inode_free_security and lsm/sb_set_mnt_opts.
  * Emits:   struct mamplus_exec for a program or script, struct mamplus_access for a file, struct mamplus_tamper for
  *          prctl(2); a struct mamplus_want for the responder.
  * Returns: -EPERM: refused. -ERESTARTNOINTR: stopped, and tried again when the content is known. -EAGAIN: not
@@ -159,6 +159,13 @@ int BPF_PROG(mamplus_inode_gone, struct inode *inode)
 	return 0;
 }
 
+SEC("lsm/sb_set_mnt_opts")
+int BPF_PROG(mamplus_mounted, struct super_block *super)
+{
+	note_birth(super);
+	return 0;
+}
+
 /*
  * The responder has opened it: say which file that is, and note that its content is being read. A writer counts
  * itself before it comes to forget(), so one that is not seen here removes the note.
@@ -176,6 +183,7 @@ static __always_inline void note_opened(struct file *file, struct inode *inode)
 	key.dev = what.file.dev;
 	key.ino = what.file.ino;
 	if (!is_for_good(believed(&what.file))) {
+		pending.flags |= born_as(key.dev);
 		last = held_last(&what.file);
 		if (last)
 			__builtin_memcpy(pending.sha256, last->sha256, sizeof(pending.sha256));

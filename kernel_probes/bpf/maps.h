@@ -40,6 +40,8 @@ MAMPLUS_KEYED(scope, CGROUP_ARRAY, 1, __u32, __u32, 0);
 
 MAMPLUS_KEYED(known, LRU_HASH, MAMPLUS_KNOWN_MAX, struct mamplus_file_key, struct mamplus_known, 0);
 
+MAMPLUS_KEYED(births, ARRAY, MAMPLUS_BIRTHS_MAX, __u32, __u32, 0);
+
 MAMPLUS_KEYED(held, HASH, MAMPLUS_HELD_MAX, __u32, struct mamplus_held, 0);
 
 /* LRU: one that is lost asks again. */

@@ -2,7 +2,8 @@
 /*
  * A program that waits for its hash is stopped; whoever may signal or trace it could let it go on.
  *
- * Hook:    fexit/get_signal: a task is done with its signals, and about to go (back) to user mode.
+ * Hooks:   fexit/get_signal: a task is done with its signals, and about to go (back) to user mode;
+ *          fentry/security_sb_set_mnt_opts, which only counts what is mounted (known.h).
  * Emits:   struct mamplus_exec (HELD, with F_DECLARED and F_REFUSED).
  * Refuses: by SIGKILL to the task itself, when its wait has no answer yet. The kernel looks for signals once more
  *          before it leaves for user mode, so not one instruction runs, whoever sent what, and however slow the sender is.
@@ -39,6 +40,14 @@ int BPF_PROG(mamplus_resumed)
 	told->head.flags |= MAMPLUS_F_DECLARED | MAMPLUS_F_REFUSED;
 	bpf_map_delete_elem(&held, &tgid);
 	submit(told, sizeof(*told), true);
+	return 0;
+}
+
+/* What lsm/sb_set_mnt_opts is to lsm_exec.bpf.c, where there is no BPF LSM. */
+SEC("?fentry/security_sb_set_mnt_opts")
+int BPF_PROG(mamplus_mounting, struct super_block *super)
+{
+	note_birth(super);
 	return 0;
 }
 

@@ -12,6 +12,7 @@
 
 #define MAMPLUS_SIDES 2
 #define MAMPLUS_KNOWN_MAX 65536		/* files whose SHA-256 is remembered (LRU) */
+#define MAMPLUS_BIRTHS_MAX 4093	/* counts of mounted file systems: of device number modulo this */
 #define MAMPLUS_HELD_MAX 1024		/* starts that may wait at one time: 0.5 MB, allocated at load */
 #define MAMPLUS_GUARD_MAX 64
 #define MAMPLUS_QUESTIONS_MAX 512	/* names that are remembered (LRU): 0.2 MB */
@@ -50,6 +51,11 @@ struct mamplus_known {
 #define MAMPLUS_KNOWN_PENDING 0x2
 /* For user space to read, where it does not know the key (known.h): believed by no program. */
 #define MAMPLUS_KNOWN_COPY 0x4
+/*
+ * The bits above say which of the file systems that have had its device number the file is on: the count of that number
+ * in `births`. It is believed while it is there. Numbers may share a count: what is known of one is hashed once more then.
+ */
+#define MAMPLUS_KNOWN_BORN_SHIFT 4
 
 /*
  * Every BLE table: blocks of buckets of eight words, each an identity (mamplus_identity.h) and a

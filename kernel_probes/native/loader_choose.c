@@ -2,7 +2,7 @@
 /*
  * Which programs of an object this kernel has a hook for.
  *
- * A program in a section that begins with "?" is loaded only where its LSM hook exists, and, when
+ * A program in a section that begins with "?" is loaded only where its LSM hook or function exists, and, when
  * its name ends in _<N>args, only where that hook has so many arguments: asked of the kernel's BTF.
  */
 #include <errno.h>
@@ -14,14 +14,14 @@
 
 #include "loader.h"
 
-/* How many arguments a hook has; -1: the kernel does not have it. */
-static int arguments_of(const struct btf *btf, const char *hook)
+/* How many arguments a hook has, "lsm/..." or a function; -1: the kernel does not have it. */
+static int arguments_of(const struct btf *btf, const char *section, const char *hook)
 {
 	char name[128];
 	const struct btf_type *type;
 	int id;
 
-	snprintf(name, sizeof(name), "bpf_lsm_%s", hook);
+	snprintf(name, sizeof(name), "%s%s", strncmp(section, "lsm", 3) ? "" : "bpf_lsm_", hook);
 	id = btf__find_by_name_kind(btf, name, BTF_KIND_FUNC);
 	type = id > 0 ? btf__type_by_id(btf, id) : NULL;
 	type = type ? btf__type_by_id(btf, type->type) : NULL;
@@ -41,9 +41,9 @@ static int wanted_arguments(const char *program)
 
 static bool has_hook(const struct btf *btf, const struct bpf_program *program)
 {
-	const char *hook = strchr(bpf_program__section_name(program), '/');
+	const char *section = bpf_program__section_name(program), *hook = strchr(section, '/');
 	int wanted = wanted_arguments(bpf_program__name(program));
-	int present = hook ? arguments_of(btf, hook + 1) : -1;
+	int present = hook ? arguments_of(btf, section, hook + 1) : -1;
 
 	return present >= 0 && (wanted < 0 || wanted == present);
 }

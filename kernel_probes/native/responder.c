@@ -271,7 +271,8 @@ static void open_pins(void)
 
 	pins = (struct pins){ .held = pin("held"), .known = pin("known"), .holds = pin("holds"), .posture = pin("posture"),
 			      .heartbeat = pin("heartbeat"), .answer = pin("prog_mamplus_answer"), .waits = pin("waits"),
-			      .opened = pin("opened"), .interpreters = pin("interpreters"), .patterns = pin("patterns") };
+			      .opened = pin("opened"), .interpreters = pin("interpreters"), .patterns = pin("patterns"),
+			      .births = pin("births") };
 	heartbeat = mmap(NULL, sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE, MAP_SHARED, pins.heartbeat, 0);
 	if (heartbeat == MAP_FAILED)
 		die("heartbeat", errno);

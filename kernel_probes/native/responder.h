@@ -36,7 +36,7 @@ struct job {
 
 /* Descriptors of the pinned objects. */
 struct pins {
-	int held, known, holds, posture, heartbeat, answer, waits, opened, interpreters, patterns;
+	int held, known, holds, posture, heartbeat, answer, waits, opened, interpreters, patterns, births;
 };
 
 uint64_t boot_ns(void);

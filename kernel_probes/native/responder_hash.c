@@ -53,6 +53,15 @@ static uint32_t known_flags(const struct found_file *file, const struct mamplus_
 	return age_ns < old_ns || fs.f_type == TMPFS_MAGIC ? MAMPLUS_KNOWN_ONCE : 0;
 }
 
+/* The file system that has this device number now, as flags of an entry (known.h). */
+static uint32_t born_as(uint64_t dev)
+{
+	uint32_t at = (uint32_t)dev % MAMPLUS_BIRTHS_MAX, count = 0;
+
+	(void)mamplus_map_lookup(pins.births, &at, &count);
+	return count << MAMPLUS_KNOWN_BORN_SHIFT;
+}
+
 static void copy_for_user_space(struct mamplus_file_key key, struct mamplus_known known)
 {
 	key.dev = (uint32_t)key.dev;
@@ -64,11 +73,12 @@ static enum hash_state remember(const struct found_file *file, const struct mamp
 {
 	struct mamplus_file_key key = { .dev = held->dev, .ino = held->ino };
 	struct mamplus_known known = { .size = held->size, .ctime_s = held->ctime_s, .ctime_ns = held->ctime_ns };
+	uint32_t once = known_flags(file, held);
 	int error;
 
-	known.flags = known_flags(file, held);
+	known.flags = once | born_as(key.dev);	/* it is open: no other file system can have that number */
 	memcpy(known.sha256, sha256, sizeof(known.sha256));
-	if (file->is_told && !known.flags)
+	if (file->is_told && !once)
 		error = mamplus_map_replace(pins.known, &key, &known);	/* the note of our reading is gone: it was written */
 	else
 		error = mamplus_map_update(pins.known, &key, &known);
@@ -76,7 +86,7 @@ static enum hash_state remember(const struct found_file *file, const struct mamp
 		return HASH_NONE;
 	if (key.dev >> 32)
 		copy_for_user_space(key, known);
-	return known.flags ? HASH_ONCE : HASH_KEPT;
+	return once ? HASH_ONCE : HASH_KEPT;
 }
 
 bool hash_remember(int fd, const struct mamplus_file *held, const unsigned char *sha256)
@@ -91,7 +101,7 @@ static bool is_remembered(const struct mamplus_file *file)
 	struct mamplus_file_key key = { .dev = file->dev, .ino = file->ino };
 	struct mamplus_known known;
 
-	return mamplus_map_lookup(pins.known, &key, &known) == 0 && !(known.flags & MAMPLUS_KNOWN_ONCE) &&
+	return mamplus_map_lookup(pins.known, &key, &known) == 0 && known.flags == born_as(key.dev) &&
 	       known.size == file->size && known.ctime_s == file->ctime_s && known.ctime_ns == file->ctime_ns;
 }
 

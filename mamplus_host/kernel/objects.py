@@ -24,7 +24,7 @@ import msgspec
 
 from mamplus_host.config import Config
 from mamplus_host.errors import KernelRefused, NotPossible
-from mamplus_host.kernel import guard, layout, pins, responder, takeover
+from mamplus_host.kernel import births, guard, layout, pins, responder, takeover
 from mamplus_host.kernel._native import lib
 from mamplus_host.kernel.bpf import Fd, Map, checked
 from mamplus_host.kernel.guard import Guard
@@ -73,7 +73,7 @@ class Kernel:
         directory = pins.directory_for(config, cgroup)
         adopted, old = pins.is_complete(directory), takeover.predecessors(config, directory)
         if not adopted:
-            _load(directory, cgroup)
+            _load(directory, cgroup, old)
         tables = Tables(directory)
         tables.set_posture(config)
         there = responder.ensure_running(config, cgroup)
@@ -224,12 +224,13 @@ def _require_machine(cgroup: Path) -> None:
         raise NotPossible(f"{str(cgroup)!r} is no cgroup; want a directory below a cgroup v2 mount")
 
 
-def _load(directory: Path, cgroup: Path) -> None:
+def _load(directory: Path, cgroup: Path, old: Iterable[Path]) -> None:
     """Load all objects into `directory`, and name the scope; nothing is attached yet."""
     if directory.exists():
         pins.remove(directory)  # left by an attach that was cut off
     directory.mkdir(mode=0o700, exist_ok=True)
     try:
+        births.share(old, directory)
         if pins.has_btf():
             _run_loader(directory, pins.OBJECTS)
         else:

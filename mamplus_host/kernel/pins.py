@@ -51,6 +51,8 @@ _OPTIONAL_HOOKS = {
     "mamplus_mmap": "lsm/mmap_file",
     "mamplus_mprotect": "lsm/file_mprotect",
     "mamplus_inode_gone": "lsm/inode_free_security",
+    "mamplus_mounting": "fentry/security_sb_set_mnt_opts",
+    "mamplus_mounted": "lsm/sb_set_mnt_opts",
     "mamplus_prctl": "lsm/task_prctl",
     "mamplus_open": "lsm/file_open",
 }
@@ -97,9 +99,9 @@ PACKET = {"in": "mamplus_packet_in", "out": "mamplus_packet_out"}
 UNATTACHED = ("mamplus_answer", "mamplus_access", *PACKET.values())
 LINKS = (*TRACING, *CGROUP)
 MAPS = (
-    "active", "asked", "ble", "counters", "events", "guard", "heartbeat", "held", "holds", "interpreters", "known",
-    "loaders", "names", "opened", "patterns", "posture", "refused", "refusing", "scope", "shape", "waiting", "waits",
-    "watch",
+    "active", "asked", "births", "ble", "counters", "events", "guard", "heartbeat", "held", "holds", "interpreters",
+    "known", "loaders", "names", "opened", "patterns", "posture", "refused", "refusing", "scope", "shape", "waiting",
+    "waits", "watch",
 )  # fmt: skip
 GUARD_MAPS = ("guard_state", "own", "own_objects")
 OPTIONAL_MAPS = ("file_rules", "guards", "guard_names", "guard_writers")  # made by the objects that read them

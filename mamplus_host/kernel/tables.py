@@ -25,6 +25,7 @@ from mamplus_host.config import Config
 from mamplus_host.errors import KernelRefused
 from mamplus_host.events import File
 from mamplus_host.kernel import layout, pins
+from mamplus_host.kernel.births import Births
 from mamplus_host.kernel.bpf import Map
 from mamplus_host.kernel.budget import BYTES_AN_ENTRY, Rules, rules
 from mamplus_host.kernel.filling import (
@@ -132,6 +133,7 @@ class Tables:
         self._posture = self._map("posture", 4, layout.POSTURE.size)
         self._guard = self._map("guard", layout.GUARD_KEY.size, 4)
         self._known = self._map("known", layout.FILE_KEY.size, layout.KNOWN.size)
+        self._births = Births(directory)
         self._names = self._map("names", layout.QUESTION.size, layout.ASKER.size)
         self._counters = self._map("counters", 4, 8 * possible_cpus())
         self._held = self._map("held", 4, layout.HELD.size)
@@ -272,15 +274,14 @@ class Tables:
         if value is None:
             return ""
         size, ctime_s, ctime_ns, flags, sha256 = layout.KNOWN.unpack(value)
-        if believed and flags & layout.KNOWN_ONCE:
-            return ""
+        unwanted = layout.KNOWN_PENDING | (layout.KNOWN_ONCE if believed else 0)
         is_same = (size, ctime_s, ctime_ns) == (file.size, file.ctime_s, file.ctime_ns)
-        is_same = is_same and not flags & layout.KNOWN_PENDING
-        return sha256.hex() if is_same else ""
+        return sha256.hex() if is_same and not flags & unwanted and self._births.is_there(flags, file.dev) else ""
 
     def remember(self, file: File, sha256: str) -> None:
-        """Make the next start of `file` be judged as content `sha256` (hex), without waiting."""
-        value = layout.KNOWN.pack(file.size, file.ctime_s, file.ctime_ns, 0, bytes.fromhex(sha256))
+        """Make the next start of `file`, which is open, be judged as content `sha256` (hex), without waiting."""
+        flags = self._births.flags(file.dev)
+        value = layout.KNOWN.pack(file.size, file.ctime_s, file.ctime_ns, flags, bytes.fromhex(sha256))
         self._known.set(layout.FILE_KEY.pack(file.dev, file.ino), value)
 
     def forget(self, dev: int, ino: int) -> bool:

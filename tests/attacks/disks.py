@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.attacks import calls
 from tests.attacks.attack import Missing
 
 DISK_BYTES = 48 << 20
+FREE_WITHIN_S = 30.0
 
 
 @contextlib.contextmanager
@@ -39,6 +41,22 @@ def mounted(what: str, where: Path, kind: str, options: str = "") -> Iterator[Pa
     finally:
         # In a machine that is thrown away an agent that did not end guards it.
         subprocess.run(["umount", "-l", where], check=not calls.is_whole_machine_ours())
+
+
+@contextlib.contextmanager
+def mounted_when_free(what: str, where: Path, kind: str, options: str) -> Iterator[Path]:
+    """As `mounted`, on a loop device that the kernel lets go of only when nobody has it open any more."""
+    end = time.monotonic() + FREE_WITHIN_S
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(mounted(what, where, kind, options))
+                break
+            except Missing:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+        yield where
 
 
 @contextlib.contextmanager

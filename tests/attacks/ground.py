@@ -132,9 +132,6 @@ class Ground:
         """A file system without a device, mounted there."""
         return mounted("mptest", where, kind, options)
 
-    def mount_image(self, kind: str, image: Path, where: Path) -> contextlib.AbstractContextManager[Path]:
-        return mounted(str(image), where, kind, "loop")
-
     @contextlib.contextmanager
     def overlay(self, directory: Path) -> Iterator[Path]:
         """An overlay made of directories `lower`, `upper` and `work`; its own is beside them."""

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from mamplus_host.clock import SystemClock
 from mamplus_host.config import CGROUP2_MOUNTS, Config, Paths, Scope
+from mamplus_host.kernel.births import Births
+from mamplus_host.kernel.tables import file_of
 from story.stage import wait_for
 
 SOON_S = 60.0  # for what takes no time on a machine at rest
@@ -211,3 +213,9 @@ def pin_filter(pin: Path, source: str, directory: Path) -> Path:
     subprocess.run(["clang", "-target", "bpf", "-O2", include, "-c", str(text), "-o", str(built)], check=True)
     subprocess.run(["bpftool", "prog", "load", str(built), str(pin), "type", "socket"], check=True)
     return pin
+
+
+def count_mount(pins: Path, file: Path) -> None:
+    """Do what the kernel's hooks do when another file system gets the device number that `file` is on."""
+    with file.open("rb") as one:
+        Births(pins).add(file_of(one.fileno()).dev)

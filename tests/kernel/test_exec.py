@@ -16,6 +16,7 @@ from mamplus_host.kernel import layout, responder
 from mamplus_host.kernel.tables import file_of
 from mamplus_host.verdicts import Verdict
 
+from .acts import count_mount
 from .conftest import Agent, end, sha256
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("below_lsm")]
@@ -174,6 +175,25 @@ def test_what_is_remembered_is_believed_and_what_is_forgotten_is_not(
     assert agent.kernel.tables.forget(identity.dev, identity.ino)
     assert agent.run(program, tmp_path / "mark") == MARK_EXIT
     assert agent.kernel.tables.counters()["held"] == 1
+
+
+def test_what_is_known_of_a_file_ends_with_its_file_system(
+    agent: Agent, fresh: Callable[..., Path], tmp_path: Path
+) -> None:
+    program = fresh()
+    agent.make_known(program, tmp_path / "mark")
+    with program.open("rb") as file:
+        identity = file_of(file.fileno())
+    held = agent.kernel.tables.counters()["held"]
+
+    count_mount(agent.kernel.directory, program)
+
+    assert agent.kernel.tables.known(identity) == ""
+    assert agent.run(program, tmp_path / "mark") == MARK_EXIT
+    assert agent.kernel.tables.counters()["held"] == held + 1
+    assert agent.kernel.tables.known(identity) == sha256(program)
+    assert agent.run(program, tmp_path / "mark") == MARK_EXIT
+    assert agent.kernel.tables.counters()["held"] == held + 1
 
 
 def test_a_program_in_a_directory_that_others_may_write_is_marked(

@@ -20,6 +20,7 @@ from mamplus_host.kernel.features import YES, probe
 from mamplus_host.verdicts import Verdict
 from story.stage import wait_for
 
+from .acts import count_mount
 from .conftest import DEADLINE_S, REFUSED, Agent, sha256
 
 pytestmark = pytest.mark.kernel
@@ -106,6 +107,7 @@ def test_hashes_move_over_and_the_old_responder_goes(
     attach: Callable[..., Agent], fresh: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, program = attach(), fresh()
+    count_mount(old.kernel.directory, program)
     old.make_known(program, tmp_path / "mark")
     before = responder.ensure_running(old.config).pid
     as_another_release(monkeypatch)

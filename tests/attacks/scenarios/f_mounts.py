@@ -10,15 +10,16 @@ from pathlib import Path
 
 from tests.attacks import calls
 from tests.attacks.attack import ELSEWHERE, OPENED, STOPPED, UNSEEN, Missing, attack
-from tests.attacks.disks import filled_image
+from tests.attacks.disks import filled_image, mounted, mounted_when_free
 from tests.attacks.ground import Ground
-from tests.attacks.outcome import Seen
+from tests.attacks.outcome import Outcome, Seen, Unexplained
 from tests.attacks.payloads import MARK_EXIT
 from tests.attacks.scenarios.d_scripts import NOT_SEEN as UNREAD
 from tests.attacks.scenarios.d_scripts import found
 
 FAMILY = "other views of the file system"
 PATHS = "tools that match paths, or look them up in another mount namespace"
+MADE_S = 1_700_000_000  # of two images
 NOT_REGISTERED = 77  # exit code
 OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH = 1, 4
 FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 1, 6
@@ -139,30 +140,48 @@ def loop_image(on: Ground, payload: Path, marker: Path) -> Seen:
         return on.execute(shutil.copy(payload, where / "program"), marker)
 
 
-@attack(
-    "squashfs image",
-    FAMILY,
-    ELSEWHERE,
-    bypasses="scanners of the disk",
-    limit="two images whose files have one number, size and second of time, mounted one after the other on one device"
-    " number, are taken for one: not covered yet",
-)
+@attack("squashfs image", FAMILY, ELSEWHERE, bypasses="scanners of the disk")
 def squashed(on: Ground, payload: Path, marker: Path) -> Seen:
     """As above, compressed, as AppImages and snaps are."""
+    image = image_of(payload, made_s=zlib.crc32(payload.read_bytes()))  # not the time of its twin: that is the next one
+    with mounted(str(image), payload.with_name("mounted"), "squashfs", "loop") as where:
+        return on.execute(where / "program", marker)
+
+
+@attack(
+    "squashfs image after a good one",
+    FAMILY,
+    ELSEWHERE | dict.fromkeys(("signal without mounting", "fanotify without mounting"), Outcome.NOT_COVERED),
+    bypasses="tools that know a file by its numbers",
+    limit="a kernel that has neither BPF LSM nor fentry (lockdown, no BTF) does not tell what is mounted: two images"
+    " whose files have one number, size and second of time, one after the other on one device, are taken for one",
+)
+def squashed_after(on: Ground, payload: Path, marker: Path) -> Seen:
+    """Mounts it where an image with a good program was: the files have one device, number, size and second of time."""
+    good = image_of(on.payloads.quiet(payload.with_name("good")), made_s=MADE_S)
+    with mounted(str(good), payload.with_name("first"), "squashfs", "loop") as where:
+        on.make_known(where / "program")
+        before = (where / "program").stat()
+    image, options = str(image_of(payload, made_s=MADE_S)), f"loop=/dev/loop{os.minor(before.st_dev)}"
+    with mounted_when_free(image, payload.with_name("second"), "squashfs", options) as where:
+        now = (where / "program").stat()
+        for name in ("st_dev", "st_ino", "st_size", "st_ctime_ns"):
+            if getattr(now, name) != getattr(before, name):
+                raise Unexplained(f"{name} is {getattr(now, name)} after {getattr(before, name)}, want the same")
+        on.forget_the_past()
+        return on.execute(where / "program", marker)
+
+
+def image_of(program: Path, *, made_s: int) -> Path:
+    """Move a program into a squashfs image, of which its time says `made_s` (seconds); Missing without the tool."""
     if not shutil.which("mksquashfs"):
         raise Missing("mksquashfs")
-    (payload.parent / "tree").mkdir()
-    program = payload.rename(payload.parent / "tree/program")
-    # Whole seconds are kept of times: the twin's image, made in the same one and mounted before this one on the same
-    # device, would hold the same file by device, inode, size and ctime.
-    made_s = zlib.crc32(program.read_bytes())
-    os.utime(program, (made_s, made_s))
-    image = payload.parent / "image.squash"
-    subprocess.run(
-        ["mksquashfs", payload.parent / "tree", image, "-quiet", "-no-progress"], check=True, stdout=subprocess.DEVNULL
-    )
-    with on.mount_image("squashfs", image, payload.parent / "mounted") as where:
-        return on.execute(where / "program", marker)
+    tree = program.with_name(f"{program.name}-tree")
+    tree.mkdir()
+    os.utime(program.rename(tree / "program"), (made_s, made_s))
+    image = program.with_name(f"{program.name}.squash")
+    subprocess.run(["mksquashfs", tree, image, "-quiet", "-no-progress"], check=True, stdout=subprocess.DEVNULL)
+    return image
 
 
 def interpreted(on: Ground, payload: Path, marker: Path, flags: str) -> Seen:
