@@ -81,6 +81,7 @@ bool is_as_held(const struct stat *stat, const struct mamplus_file *file);
 
 /* responder_hash.c */
 int hash_start(const struct pins *pins, int done_fd);	/* done_fd: an eventfd, written after each job */
+uint32_t born_as(uint64_t dev);	/* the file system that has this device number now, as flags of an entry (bpf/known.h) */
 bool hash_remember(int fd, const struct mamplus_file *file, const unsigned char *sha256);	/* into `known` */
 
 /* responder_watch.c: what the group of guarded paths (responder_files.c) is up to, for the keeper. */

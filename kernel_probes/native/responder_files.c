@@ -231,8 +231,8 @@ static const struct file_writer *writer_of(pid_t task)
 		return NULL;
 	key = (struct mamplus_file_key){ .dev = KERNEL_DEV(&about), .ino = about.stx_ino };
 	if (mamplus_map_lookup(pins->known, &key, &known) || known.flags & MAMPLUS_KNOWN_ONCE ||
-	    known.size != about.stx_size || known.ctime_s != about.stx_ctime.tv_sec ||
-	    known.ctime_ns != about.stx_ctime.tv_nsec)
+	    (known.flags ^ born_as(key.dev)) >> MAMPLUS_KNOWN_BORN_SHIFT || known.size != about.stx_size ||
+	    known.ctime_s != about.stx_ctime.tv_sec || known.ctime_ns != about.stx_ctime.tv_nsec)
 		return NULL;
 	for (unsigned int i = 0; i < now.writer_count; i++)
 		if (memcmp(now.writers[i].sha256, known.sha256, MAMPLUS_SHA256_LEN) == 0)

@@ -53,8 +53,7 @@ static uint32_t known_flags(const struct found_file *file, const struct mamplus_
 	return age_ns < old_ns || fs.f_type == TMPFS_MAGIC ? MAMPLUS_KNOWN_ONCE : 0;
 }
 
-/* The file system that has this device number now, as flags of an entry (known.h). */
-static uint32_t born_as(uint64_t dev)
+uint32_t born_as(uint64_t dev)
 {
 	uint32_t at = (uint32_t)dev % MAMPLUS_BIRTHS_MAX, count = 0;
 
