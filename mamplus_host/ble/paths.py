@@ -194,7 +194,8 @@ def _ranges(inside: str, text: str) -> list[tuple[int, int]]:
         else:
             ranges.append((ord(character), ord(character)))
             at += 1
-    if any(low > high for low, high in ranges) or any(low <= ord("/") <= high for low, high in ranges if low == high):
+    is_wrong = any(low > high or low == high == ord("/") for low, high in ranges)
+    if not ranges or is_wrong:
         raise ConfigInvalid(f"{text!r} has a class that holds nothing, or a slash; want one like [a-f0-9]")
     return ranges
 

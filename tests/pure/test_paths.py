@@ -120,8 +120,11 @@ def test_many_spellings_become_one(text: str, wanted: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "bin/sh", "/", "/**", "/*/?", "/a/*/../b", "/a/[", "/a/[]", "/a\\", "/a/[z-a]", "/a\\x00", "/" + "a" * 4096],
-)
+    [
+        "", "bin/sh", "/", "/**", "/*/?", "/a/*/../b", "/a/[", "/a/[]", "/a/[!]", "/a\\", "/a/[z-a]", "/a\\x00",
+        "/" + "a" * 4096,
+    ],
+)  # fmt: skip
 def test_what_is_no_path_is_refused_with_what_was_wanted(text: str) -> None:
     with pytest.raises(ConfigInvalid, match=r"want|write"):
         canonical(Kind.PATH, text)
