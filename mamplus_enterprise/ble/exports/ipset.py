@@ -20,12 +20,11 @@ _OTHER = {Verdict.BLOCK: Verdict.ALLOW, Verdict.ALLOW: Verdict.BLOCK}
 def lines(entries: Iterable[Entry], about: About) -> Iterator[str]:
     decisions = Decisions()
     for entry in entries:
-        if entry.kind not in NETWORK or entry.verdict not in _OTHER:
-            about.leave(entry, "" if entry.verdict in _OTHER else "suspect")
-        elif address(entry)[2] and not address(entry)[3]:
-            about.leave(entry, "protocol without port")
-        else:
+        why = _why_left(entry)
+        if why is None:
             decisions.add(entry)
+        else:
+            about.leave(entry, why)
     yield f"# {about.title()}"
     for name, members in _sets(decisions).items():
         sort = "hash:net" if name.startswith("block") else "hash:net,port"
@@ -33,6 +32,16 @@ def lines(entries: Iterable[Entry], about: About) -> Iterator[str]:
         yield f"create mamplus-{name} {sort} family {_FAMILY[int(name[-1])]} maxelem {room}"
         yield f"flush mamplus-{name}"
         yield from (f"add mamplus-{name} {member}" for member in members)
+
+
+def _why_left(entry: Entry) -> str | None:
+    """Return why no set can say it, "" where its kind tells; None: one can."""
+    if entry.verdict not in _OTHER:
+        return "suspect"
+    if entry.kind not in NETWORK:
+        return ""
+    _where, _version, protocol, port = address(entry)
+    return "protocol without port" if protocol and not port else None
 
 
 def _sets(decisions: Decisions) -> dict[str, list[str]]:
